@@ -1,0 +1,299 @@
+"""EfficientViM (arXiv 2411.15241), read from top to bottom: HSM-SSD, block, stage, network.
+
+B batch, C channels, L = H·W positions, N hidden states. Where the paper gives a formula its name
+stands beside the line that computes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .errors import UserError
+from .layers import (
+    FFN,
+    ConvNorm,
+    Downsample,
+    KeepStatistics,
+    LayerNorm2d,
+    Pointwise1d,
+    Stem,
+    freeze,
+)
+
+# Paper, table of variants: width, number of blocks and hidden states of the three stages.
+ARCHS: dict[str, dict[str, tuple[int, ...]]] = {
+    'm1': dict(widths=(128, 192, 320), depths=(2, 2, 2), state_dims=(49, 25, 9)),
+    'm2': dict(widths=(128, 256, 512), depths=(2, 2, 2), state_dims=(49, 25, 9)),
+    'm3': dict(widths=(224, 320, 512), depths=(2, 2, 2), state_dims=(49, 25, 9)),
+    'm4': dict(widths=(224, 320, 512), depths=(3, 4, 2), state_dims=(64, 32, 16)),
+}
+
+
+class FeatureInfo(NamedTuple):
+    """One output map: its channels, and the input pixels per output position."""
+
+    channels: int
+    stride: int
+
+
+def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The widths, depths and state sizes behind a name of `ARCHS` or a mapping of the same keys.
+
+    Raises:
+        UserError: unknown name, missing or unknown key, lengths that differ.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise UserError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict of '
+                            f'widths, depths and state_dims')
+        return ARCHS[arch]
+    keys = set(ARCHS['m1'])
+    if set(arch) != keys:
+        raise UserError(f'arch as a dict needs exactly the keys {sorted(keys)}, got {sorted(arch)}')
+    resolved = {key: tuple(int(v) for v in values) for key, values in arch.items()}
+    lengths = {len(values) for values in resolved.values()}
+    if len(lengths) != 1 or 0 in lengths or min(min(v) for v in resolved.values()) < 1:
+        raise UserError(f'arch needs as many positive widths as depths and state_dims, got {arch}')
+    if resolved['widths'][0] % 8:
+        raise UserError(f'the first width of arch must be a multiple of 8, got {arch}')
+    return resolved
+
+
+def feature_info(
+    arch: str | Mapping[str, Sequence[int]] = 'm4', out_indices: Sequence[int] = (0, 1, 2)
+) -> tuple[FeatureInfo, ...]:
+    """Channels and strides of the maps that `EfficientViM(arch, out_indices)` returns.
+
+    Raises:
+        UserError: `arch` is unknown or `out_indices` is not ascending, empty or out of range.
+    """
+    widths = resolve_arch(arch)['widths']
+    ascending = list(out_indices) == sorted(set(out_indices))
+    if not out_indices or not ascending or not 0 <= out_indices[0] <= out_indices[-1] < len(widths):
+        raise UserError(f'out_indices must be ascending stage numbers from 0 to {len(widths) - 1}, '
+                        f'at least one; got {tuple(out_indices)}')
+    return tuple(FeatureInfo(widths[i], 16 * 2**i) for i in out_indices)
+
+
+class HSMSSD(nn.Module):
+    """Hidden State Mixer based State Space Duality (paper, section 4.1).
+
+    L positions are compressed into N hidden states, channels are mixed among the N states instead
+    of among the L positions, O(N·C²) instead of O(L·C²), and the states are read out again.
+
+    The layer stands on its own; it adds nothing around itself (no norm, no residual):
+
+    >>> mixer = HSMSSD(dim=64, state_dim=16)
+    >>> y, h = mixer(torch.randn(2, 64, 30, 45))
+    >>> y.shape, h.shape
+    (torch.Size([2, 64, 30, 45]), torch.Size([2, 64, 16]))
+
+    Args:
+        dim: channels C of the input and the output.
+        state_dim: number N of hidden states.
+        expand: width of the mixer inside the states, in multiples of `dim`.
+    """
+
+    def __init__(self, dim: int, state_dim: int, expand: float = 1) -> None:
+        super().__init__()
+        inner = int(expand * dim)
+        if inner < 1 or state_dim < 1:
+            raise UserError(f'HSMSSD needs state_dim ≥ 1 and expand·dim ≥ 1, got state_dim='
+                            f'{state_dim}, expand={expand}, dim={dim}')
+        self.BCdt_proj = Pointwise1d(dim, 3 * state_dim)
+        depthwise = nn.Conv2d(
+            3 * state_dim, 3 * state_dim, 3, padding=1, groups=3 * state_dim, bias=False
+        )
+        self.dw = nn.Sequential(OrderedDict(conv=depthwise))  # named as in published checkpoints
+        self.hz_proj = Pointwise1d(dim, 2 * inner)
+        self.out_proj = Pointwise1d(inner, dim)
+        self.act = nn.SiLU()
+        self.D = nn.Parameter(torch.ones(1))
+        # â is constant along the axis of the softmax in `forward` and cancels there. It is kept
+        # for the published checkpoints and never trained.
+        self.A = nn.Parameter(torch.empty(state_dim).uniform_(1, 16), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix `x`, B C H W, normalised; returns the map, B C H W, and the states, B C N."""
+        height, width = x.shape[2:]
+        b, c, dt = self.dw(self.BCdt_proj.on_map(x)).flatten(2).chunk(3, dim=1)  # each B N L
+        # A = softmax_L(Δ + â); h_in = x (A ⊙ B̂)ᵀ
+        h = x.flatten(2) @ (dt.softmax(-1) * b).transpose(1, 2)  # B C N
+        # the hidden-state mixer: h = W_out (h ⊙ σ(z) + D h)
+        h, z = self.hz_proj(h).chunk(2, dim=1)  # each B expand·C N
+        h = self.out_proj(h * self.act(z) + h * self.D)  # B C N
+        # y = h C
+        return (h @ c).unflatten(2, (height, width)), h
+
+
+class EfficientViMBlock(nn.Module):
+    """Depthwise convolution, HSM-SSD, depthwise convolution, FFN (paper, section 4.3).
+
+    Each branch f blends with the gate a = sigmoid(alpha): x ← (1 − a)·x + a·f(x).
+
+    Shape: B C H W → (B C H W, hidden states B C N).
+    """
+
+    def __init__(self, dim: int, state_dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.dwconv1 = ConvNorm(dim, dim, 3, groups=dim)
+        self.norm = LayerNorm2d(dim, eps=1e-5)
+        self.mixer = HSMSSD(dim, state_dim)
+        self.dwconv2 = ConvNorm(dim, dim, 3, groups=dim)
+        self.ffn = FFN(dim, 4 * dim)
+        self.alpha = nn.Parameter(torch.full((4, dim), 1e-4))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gates = self.alpha.sigmoid()[..., None, None]  # 4 C 1 1
+        x = x + self.drop_path(gates[0] * (self.dwconv1(x) - x))
+        mixed, h = self.mixer(self.norm(x))
+        x = x + self.drop_path(gates[1] * (mixed - x))
+        x = x + self.drop_path(gates[2] * (self.dwconv2(x) - x))
+        x = x + self.drop_path(gates[3] * (self.ffn(x) - x))
+        return x, h
+
+
+class EfficientViMStage(nn.Module):
+    """Blocks at one resolution, then, except in the last stage, the downsampling.
+
+    Shape: B C H W → (the blocks' map, B C H W; the next stage's input, B D ⌈H/2⌉ ⌈W/2⌉, or the
+    same map where there is no downsampling; the last block's states, B C N).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        state_dim: int,
+        drop_paths: Sequence[float],
+        out_dim: int | None = None,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.blocks = nn.ModuleList(EfficientViMBlock(dim, state_dim, p) for p in drop_paths)
+        self.downsample = Downsample(dim, out_dim) if out_dim else nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x, h = checkpoint(
+                    block,
+                    x,
+                    use_reentrant=False,
+                    context_fn=lambda block=block: (
+                        contextlib.nullcontext(),
+                        KeepStatistics(block),
+                    ),
+                )
+            else:
+                x, h = block(x)
+        return x, self.downsample(x), h
+
+
+class EfficientViM(nn.Module):
+    """EfficientViM as a feature pyramid: images in, the maps of chosen stages out.
+
+    >>> maps = EfficientViM(arch='m4')(torch.randn(1, 3, 224, 320))
+    >>> [tuple(m.shape) for m in maps]
+    [(1, 224, 14, 20), (1, 320, 7, 10), (1, 512, 4, 5)]
+
+    A stage's map is taken before its downsampling. What lies behind the last chosen stage is not
+    built: it would hold parameters that no loss reaches.
+
+    Args:
+        arch: 'm1' to 'm4', or a dict of `widths`, `depths`, `state_dims`.
+        out_indices: ascending numbers of the stages whose maps are returned.
+        frozen_stages: −1 freezes nothing, 0 the stem, k the stem and the first k stages with their
+            downsampling; parameters and BN statistics, also after `train()`.
+        norm_eval: BN layers always normalise with their stored statistics, also after `train()`;
+            their weights are trained.
+        with_cp: gradient checkpointing; a block's activations are recomputed in the backward pass.
+        drop_path_rate: stochastic depth, 0 ≤ rate < 1, growing linearly over all blocks.
+        in_channels: channels of the input image.
+
+    Attributes:
+        feature_info: a `FeatureInfo` (channels, stride) for each output map.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'm4',
+        out_indices: Sequence[int] = (0, 1, 2),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.feature_info = feature_info(arch, out_indices)
+        widths, depths, state_dims = (
+            resolve_arch(arch)[key] for key in ('widths', 'depths', 'state_dims')
+        )
+        if not -1 <= frozen_stages <= len(widths):
+            raise UserError(f'frozen_stages must be from -1 (nothing) to {len(widths)} (all '
+                            f'stages), got {frozen_stages}')
+        if not 0 <= drop_path_rate < 1:
+            raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        self.patch_embed = Stem(in_channels, widths[0])
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        last = self.out_indices[-1]
+        self.stages = nn.ModuleList(
+            EfficientViMStage(
+                widths[i],
+                state_dims[i],
+                drop_paths[i].tolist(),
+                out_dim=widths[i + 1] if i < last else None,
+                with_cp=with_cp,
+            )
+            for i in range(last + 1)
+        )
+        self.train()
+
+    def train(self, mode: bool = True) -> EfficientViM:
+        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        for part in [self.patch_embed, *self.stages][: self.frozen_stages + 1]:
+            freeze(part)
+        return self
+
+    def forward_stages(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Every stage's map, B C_i H_i W_i, and its last block's hidden states, B C_i N_i."""
+        maps, states = [], []
+        x = self.patch_embed(x)
+        for stage in self.stages:
+            stage_map, x, h = stage(x)
+            maps.append(stage_map)
+            states.append(h)
+        return maps, states
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the chosen stages, finest first.
+
+        `x`: B 3 H W, normalised images, H and W of at least 32 and otherwise of any size; the map
+        of stage i has ⌈H/(16·2^i)⌉ × ⌈W/(16·2^i)⌉ positions.
+        """
+        maps, _ = self.forward_stages(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+

@@ -1,0 +1,63 @@
+"""`type='EfficientViM'` for configs: the one file here that knows mmengine.
+
+Registered in mmengine's root registry, where mmdet and mmseg both find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+
+from .efficientvim import EfficientViM
+from .weights import load_backbone
+
+
+@MODELS.register_module(name='EfficientViM')
+class EfficientViMBackbone(EfficientViM, BaseModule):
+    """`EfficientViM` with mmengine's `init_cfg`.
+
+    `init_cfg=dict(type='Pretrained', checkpoint=…)` takes a file in the authors' or timm's format,
+    or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file. It fails on a
+    missing tensor or one of another shape. The other arguments are `EfficientViM`'s.
+
+    Args:
+        arch: see `EfficientViM`.
+        out_indices: see `EfficientViM`.
+        frozen_stages: see `EfficientViM`.
+        norm_eval: see `EfficientViM`.
+        with_cp: see `EfficientViM`.
+        drop_path_rate: see `EfficientViM`.
+        init_cfg: mmengine's initialisation config; None keeps the network's own random start.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'm4',
+        out_indices: Sequence[int] = (0, 1, 2),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(arch, out_indices, frozen_stages, norm_eval, with_cp, drop_path_rate)
+        self.init_cfg = init_cfg
+
+    def init_weights(self) -> None:
+        """Start from `init_cfg`; called once by mmengine's Runner before training.
+
+        Raises:
+            UserError: pretrained weights were asked for and do not fit or cannot be had.
+        """
+        if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        if not self.is_init:
+            source = self.init_cfg['checkpoint']
+            report = load_backbone(self, source, self.init_cfg.get('prefix', ''))
+            print_log(f'backbone: {report} from {source}', logger='current')
+            self.is_init = True

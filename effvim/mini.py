@@ -1,0 +1,397 @@
+"""The embedded data set behind ``--mini``: scenes drawn with a seed, in COCO's own layout.
+
+Any detection config runs on it without a download. It shows that training learns, nothing more:
+a score reached here says nothing about a score on COCO or on anyone's own pictures.
+
+A scene is a textured ground with 1 to 6 objects of three classes. Objects may overlap (later ones
+hide earlier ones) and may be cut by the picture's edge; colour and texture do not depend on the
+class, so only the outline tells what an object is.
+
+The same seed gives the same bytes on every machine. Therefore this file draws random numbers only
+with ``RandomState.random_sample`` and ``.bytes`` (their streams are frozen by NumPy), computes only
+with ``+ - * /``, comparisons, ``floor`` and exact integer sums (nothing that a maths library, a
+vector unit or a fused multiply-add rounds in its own way), turns shapes by Pythagorean triples
+instead of sines, and writes uncompressed pictures. Whoever changes what is drawn or written raises
+``VERSION``, and the data sets that users have on disk are drawn anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+CLASSES = ('disc', 'triangle', 'cross')
+VERSION = 1  # of the content and of the layout on disk
+
+MAX_OBJECTS = 6
+MIN_SIDE, MAX_SIDE = 12, 100  # pixels, sides of an object's box
+MIN_VISIBLE = 0.4  # share of an object's pixels that must stay in sight
+MIN_CONTRAST = 80  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
+EMPTY_SHARE = 0.02  # of the training pictures have no object, as in COCO
+TRIES = 30  # for each object after the first; a crowded scene stays with fewer
+
+SPLITS = ('train2017', 'val2017')
+FIRST_IMAGE_ID = {'train2017': 1, 'val2017': 500_001}
+MARKER = 'mini.json'  # written last: where it is, the data set is complete
+STALE_AFTER = 24 * 3600  # seconds; what a killed process left beside the root goes after that
+
+# Sides in nearly equal ratios: interpolated, they give a log-uniform size without a logarithm.
+_SIDES = (12, 14, 16, 19, 22, 26, 31, 37, 44, 52, 62, 74, 88, 104)
+_TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25))
+
+
+class Scene(NamedTuple):
+    """A picture and what is in it.
+
+    image: H W 3, uint8, RGB. labels: N indices into CLASSES, from the rearmost object to the
+    foremost. masks: N H W, bool, the visible pixels of each object; no pixel belongs to two.
+    """
+
+    image: np.ndarray
+    labels: list[int]
+    masks: np.ndarray
+
+
+def draw_scene(rng: np.random.RandomState, size: int = 160, empty: bool = False) -> Scene:
+    """One scene. Each picture side lies between 4/5 and 11/10 of `size` pixels.
+
+    The largest object side is 100 pixels, or 5/8 of `size` if that is less.
+    """
+    height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
+    image = _texture(rng, height, width, spread=70)  # H W 3
+    objects: list[_Object] = []
+    number = 0 if empty else _whole(rng, 1, MAX_OBJECTS)
+    tries = 0
+    while len(objects) < number and (not objects or tries < number * TRIES):
+        tries += 1
+        placed = _place_object(rng, image, objects, min(MAX_SIDE, size * 5 // 8))
+        if placed is not None:
+            image, objects = placed
+    grain = np.frombuffer(rng.bytes(2 * height * width * 3), np.uint8).astype(np.float32)
+    grain = grain.reshape(2, height, width, 3).sum(0) - 255.0  # triangular, -255 .. 255, exact
+    image = image + grain * (_between(rng, 6, 18) / 255)
+    image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+    masks = np.zeros((len(objects), height, width), bool)
+    for mask, thing in zip(masks, objects, strict=True):
+        mask[:] = thing.mask
+    return Scene(image, [thing.label for thing in objects], masks)
+
+
+class _Object(NamedTuple):
+    """label: index into CLASSES. mask: H W, bool, visible pixels. whole: its pixels if unhidden."""
+
+    label: int
+    mask: np.ndarray
+    whole: int
+
+
+def _place_object(
+    rng: np.random.RandomState, image: np.ndarray, objects: list[_Object], max_side: int
+) -> tuple[np.ndarray, list[_Object]] | None:
+    """The picture (H W 3) and its objects with one more in front.
+
+    None if this attempt would hide too much of an object, stand out too little or miss the sizes.
+    """
+    height, width = image.shape[:2]
+    label = _whole(rng, 0, len(CLASSES) - 1)
+    cover = _outline(rng, label, max_side)  # h w, 0 .. 1
+    h, w = cover.shape
+    fill = _texture(rng, h, w, spread=45)  # h w 3
+    # at most a quarter of its sides beyond an edge
+    top = _whole(rng, -(h // 4), height - h + h // 4)
+    left = _whole(rng, -(w // 4), width - w + w // 4)
+    if max(h, w) > max_side:
+        return None
+
+    seen = slice(max(top, 0), min(top + h, height)), slice(max(left, 0), min(left + w, width))
+    part = tuple(slice(s.start - o, s.stop - o) for s, o in zip(seen, (top, left), strict=True))
+    solid = cover >= 0.5
+    mask = np.zeros((height, width), bool)
+    mask[seen] = solid[part]
+    after = [thing._replace(mask=thing.mask & ~mask) for thing in objects]
+    after.append(_Object(label, mask, int(solid.sum())))
+    for thing in after:
+        smaller = min(box_of(thing.mask)[2:])
+        if smaller < MIN_SIDE or thing.mask.sum() < MIN_VISIBLE * thing.whole:
+            return None
+
+    behind = image[seen][solid[part]].astype(np.int64).sum(0)  # integer sums are exact
+    front = fill[part][solid[part]].astype(np.int64).sum(0)
+    if np.abs(front - behind).sum() < MIN_CONTRAST * mask.sum():
+        return None
+
+    image = image.copy()
+    image[seen] += (fill[part] - image[seen]) * cover[part][..., None]
+    return image, after
+
+
+def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarray:
+    """Cover of each pixel by a turned shape, cut to its box: h w, float32, quarters in 0 .. 1."""
+    step = _between(rng, 0, len(_SIDES) - 1)
+    low = int(step)
+    side = _SIDES[low] + (_SIDES[low + 1] - _SIDES[low]) * (step - low)
+    side = min(side, max_side)
+    narrow = _between(rng, 0.65, 1)
+    half_u, half_v = side / 2, side / 2 * narrow
+    if rng.random_sample() < 0.5:
+        half_u, half_v = half_v, half_u
+    cos, sin = _turn(rng)
+    reach = int(side * 0.75) + 2  # no corner lies beyond half a diagonal
+    # 2x2 samples in each pixel, from the object's centre, which lies anywhere in its pixel
+    grid = (np.arange(4 * reach, dtype=np.float32) + 0.5) / 2 - reach
+    x = (grid - _between(rng, 0, 1))[None, :]
+    y = (grid - _between(rng, 0, 1))[:, None]
+    u = (x * cos + y * sin) / half_u
+    v = (y * cos - x * sin) / half_v
+    arm = _between(rng, 0.28, 0.4)
+    if CLASSES[label] == 'disc':
+        inside = u * u + v * v <= 1
+    elif CLASSES[label] == 'triangle':
+        inside = (v >= -1) & (2 * np.abs(u) + v <= 1)
+    else:
+        u, v = np.abs(u), np.abs(v)
+        inside = (np.maximum(u, v) <= 1) & (np.minimum(u, v) <= arm)
+    counts = inside.reshape(2 * reach, 2, 2 * reach, 2).sum((1, 3))
+    left, top, w, h = box_of(counts >= 2)
+    return counts[top : top + h, left : left + w].astype(np.float32) / 4
+
+
+def _texture(rng: np.random.RandomState, height: int, width: int, spread: int) -> np.ndarray:
+    """Two related colours mixed by a pattern, under a gradient of light: H W 3, float32, 0 .. 255.
+
+    spread: how far, per channel, the second colour may be from the first.
+    """
+    grey = _between(rng, 25, 230)
+    strength = _between(rng, 0.1, 0.85)
+    first = [grey + (_between(rng, 25, 230) - grey) * strength for _ in range(3)]
+    second = [c + _between(rng, -spread, spread) for c in first]
+
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    kind = _whole(rng, 0, 3)
+    cos, sin = _turn(rng)
+    period = _between(rng, 5, 36)
+    if kind == 0:  # clouds
+        mix = 0.65 * _noise(rng, height, width, period)
+        mix = mix + 0.35 * _noise(rng, height, width, period / 2)
+    elif kind == 1:  # blotches
+        mix = _sharpen(_noise(rng, height, width, period), 5)
+    elif kind == 2:  # stripes, waved a little
+        bend = _noise(rng, height, width, 30) * _between(rng, 0, 0.8)
+        mix = _wave((x * cos + y * sin) / period + bend, _between(rng, 1, 6))
+    else:  # checks
+        sharp = _between(rng, 2, 6)
+        one = _wave((x * cos + y * sin) / period, sharp)
+        two = _wave((y * cos - x * sin) / period, sharp)
+        mix = one + two - one * two * 2
+    light = (x / width - 0.5) * _between(rng, -60, 60) + (y / height - 0.5) * _between(rng, -60, 60)
+    layers = [light + mix * (b - a) + a for a, b in zip(first, second, strict=True)]
+    return np.clip(np.stack(layers, axis=-1), 0, 255)
+
+
+def _noise(rng: np.random.RandomState, height: int, width: int, cell: float) -> np.ndarray:
+    """Value noise, smooth between random nodes `cell` pixels apart: H W, float32, 0 .. 1."""
+    at, weights = [], []
+    for length in (height, width):
+        position = np.arange(length, dtype=np.float32) / cell
+        node = np.floor(position)
+        t = position - node
+        at.append(node.astype(np.int64))
+        weights.append(t * t * (3 - t * 2))
+    rows, columns = int(at[0][-1]) + 2, int(at[1][-1]) + 2
+    nodes = rng.random_sample((rows, columns)).astype(np.float32)
+    lines = nodes[at[0]] + (nodes[at[0] + 1] - nodes[at[0]]) * weights[0][:, None]
+    return lines[:, at[1]] + (lines[:, at[1] + 1] - lines[:, at[1]]) * weights[1]
+
+
+def _wave(phase: np.ndarray, sharpness: float) -> np.ndarray:
+    """A triangle wave of period 1 in `phase`, towards a square wave with sharpness: 0 .. 1."""
+    return _sharpen(np.abs((phase - np.floor(phase)) * 2 - 1), sharpness)
+
+
+def _sharpen(values: np.ndarray, sharpness: float) -> np.ndarray:
+    return np.clip((values - 0.5) * sharpness + 0.5, 0, 1)
+
+
+def _turn(rng: np.random.RandomState) -> tuple[float, float]:
+    """Cosine and sine of a random angle: two turns by Pythagorean triples, one after the other."""
+    cos, sin = 1.0, 0.0
+    for _ in range(2):
+        a, b, c = _TRIPLES[_whole(rng, 0, len(_TRIPLES) - 1)]
+        p, q = (a / c, b / c) if rng.random_sample() < 0.5 else (b / c, a / c)
+        p = p if rng.random_sample() < 0.5 else -p
+        q = q if rng.random_sample() < 0.5 else -q
+        cos, sin = cos * p - sin * q, sin * p + cos * q
+    return cos, sin
+
+
+def _between(rng: np.random.RandomState, low: float, high: float) -> float:
+    return low + (high - low) * float(rng.random_sample())  # rng.uniform may round otherwise
+
+
+def _whole(rng: np.random.RandomState, low: int, high: int) -> int:
+    """Any of low, low + 1, ..., high."""
+    return low + int(rng.random_sample() * (high - low + 1))
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """COCO's box x, y, w, h in pixels around the true pixels of H W; all 0 if there are none."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def draw_coco(
+    root: Path | str, num_train: int = 512, num_val: int = 128, size: int = 160, seed: int = 0
+) -> Path:
+    """The data set in `root`, drawn if it is not there yet; returns `root`.
+
+    Makes annotations/instances_{train,val}2017.json and {train,val}2017/*.bmp. `size` is in pixels,
+    see draw_scene. A data set drawn earlier with other parameters, or by another version, is
+    replaced. Any number of processes may call this at once; killed at any moment, it leaves no
+    half-drawn `root`.
+
+    Raises FileExistsError if `root` holds anything that was not drawn here (nothing is deleted),
+    ValueError for parameters that cannot be drawn, OSError if the disk does not let us.
+    """
+    if min(num_train, num_val) < 1 or not 64 <= size <= 1024 or not 0 <= seed < 2**32:
+        raise ValueError(
+            f'num_train={num_train}, num_val={num_val}, size={size}, seed={seed}: at least one '
+            'picture each, size within 64..1024 and seed within 0..2**32 - 1 are needed'
+        )
+    counts = {'train2017': num_train, 'val2017': num_val}
+    marker = {
+        'drawn_by': 'effvim.mini', 'version': VERSION,
+        'num_train': num_train, 'num_val': num_val, 'size': size, 'seed': seed,
+    }  # fmt: skip
+    target = Path(root).resolve()
+    if _is_complete(target, marker):
+        return Path(root)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(target)
+    # Beside the root, so that renaming needs no copy. mkdtemp's own folder is private (mode 0700);
+    # the data set inside it gets the usual rights.
+    work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+    try:
+        fresh = work / 'fresh'
+        (fresh / 'annotations').mkdir(parents=True)
+        for split in SPLITS:
+            _draw_split(fresh, split, counts[split], size, seed)
+        _write_json(fresh / MARKER, marker)
+        _put_in_place(fresh, target, marker, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Path(root)
+
+
+def _draw_split(root: Path, split: str, count: int, size: int, seed: int) -> None:
+    (root / split).mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        rng = np.random.RandomState([seed, SPLITS.index(split), index])
+        empty = split == 'train2017' and rng.random_sample() < EMPTY_SHARE
+        scene = draw_scene(rng, size, empty)
+        image_id = FIRST_IMAGE_ID[split] + index
+        name = f'{image_id:012d}.bmp'
+        Image.fromarray(scene.image).save(root / split / name, 'BMP')
+        height, width = scene.image.shape[:2]
+        images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
+        for label, mask in zip(scene.labels, scene.masks, strict=True):
+            code = rle.encode(np.asfortranarray(mask, np.uint8))
+            segmentation = {'size': [height, width], 'counts': code['counts'].decode('ascii')}
+            annotations.append({
+                'id': len(annotations) + 1, 'image_id': image_id, 'category_id': label + 1,
+                'bbox': list(box_of(mask)), 'area': int(mask.sum()),
+                'segmentation': segmentation, 'iscrowd': 0,
+            })  # fmt: skip
+    categories = [
+        {'id': i, 'name': name, 'supercategory': 'shape'} for i, name in enumerate(CLASSES, 1)
+    ]
+    info = {'description': f'EfficientViM embedded data set, {split}, seed {seed}'}
+    content = {
+        'info': info, 'licenses': [], 'images': images, 'annotations': annotations,
+        'categories': categories,
+    }  # fmt: skip
+    _write_json(root / 'annotations' / f'instances_{split}.json', content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, sort_keys=True, separators=(',', ':')) + '\n'
+    path.write_bytes(text.encode('ascii'))  # bytes: no system turns the line's end into its own
+
+
+def _put_in_place(fresh: Path, target: Path, marker: dict[str, Any], work: Path) -> None:
+    """Rename `fresh` to `target`, unless another process has put the same data set there first."""
+    for attempt in range(10):
+        if _is_complete(target, marker):
+            return
+        try:
+            if target.exists():
+                os.rename(target, work / f'replaced-{attempt}')  # ours, _is_complete has seen to it
+            os.rename(fresh, target)
+            return
+        except OSError as error:  # another process was quicker: look again
+            failure = error
+    raise failure
+
+
+def _is_complete(target: Path, marker: dict[str, Any]) -> bool:
+    """Whether `target` is the data set of `marker`; False if one may be put there.
+
+    Raises FileExistsError if something of somebody else is in the way.
+    """
+    try:
+        names = set(os.listdir(target))
+        found = json.loads((target / MARKER).read_bytes()) if MARKER in names else None
+    except NotADirectoryError as error:
+        raise FileExistsError(f'{target}: a file is where the data set is to be drawn') from error
+    except FileNotFoundError:
+        return False  # nothing there, or another process is just replacing it
+    except ValueError:
+        found = None
+    ours = isinstance(found, dict) and found.get('drawn_by') == marker['drawn_by']
+    if ours and found == marker and _has_all_files(target, marker):
+        return True
+    foreign = names - {*SPLITS, 'annotations', MARKER} if ours else names
+    if foreign:
+        raise FileExistsError(
+            f'{target}: the embedded data set cannot be drawn here, the folder holds something '
+            f'else ({", ".join(sorted(foreign)[:5])}); name another folder, or move that away'
+        )
+    return False
+
+
+def _has_all_files(target: Path, marker: dict[str, Any]) -> bool:
+    """Whether nobody has deleted a part of the data set; contents are not read."""
+    for split, count in zip(SPLITS, (marker['num_train'], marker['num_val']), strict=True):
+        pictures = sum(1 for _ in (target / split).glob('*.bmp'))
+        if pictures < count or not (target / 'annotations' / f'instances_{split}.json').is_file():
+            return False
+    return True
+
+
+def _prefix(target: Path) -> str:
+    return f'.{target.name}-drawing-'
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what processes killed long ago left beside `target`; younger ones may be at work."""
+    for left in target.parent.glob(f'{_prefix(target)}*'):
+        try:
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError:
+            continue

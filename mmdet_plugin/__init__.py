@@ -1,0 +1,14 @@
+"""Import it and detection works: operators without a compiler, backbone, neck, metric.
+
+Configs name it in `custom_imports`; programs import it before anything of mmdet's models.
+"""
+
+from . import ops
+
+ops.install()  # before anything below imports mmcv.ops
+
+from backbone import wrapper  # noqa: E402
+
+from . import metric, neck  # noqa: E402
+
+__all__ = ['metric', 'neck', 'ops', 'wrapper']
