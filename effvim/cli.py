@@ -1,0 +1,64 @@
+"""What every command line shares: one-line errors, the flags that mean the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from backbone.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UserError(f'{message}; see {self.prog} --help')
+
+
+def config_parser(description: str, **kwargs: str) -> Parser:
+    """A parser with the flags of every tool that takes a CONFIG."""
+    parser = Parser(description=description, **kwargs)
+    parser.add_argument('config', help='config file, e.g. configs/retinanet_effvim_m4.py')
+    parser.add_argument(
+        '--mini', action='store_true',
+        help='run on the embedded data set: small drawn scenes, made on the spot, from random '
+             'weights; shows that training learns, nothing more',
+    )
+    parser.add_argument(
+        '--from-scratch', action='store_true',
+        help='start from random weights: BN statistics are trained, neck and head get group norm',
+    )
+    parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
+    parser.add_argument('--work-dir', metavar='DIR', help='where results go')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
+        help='change keys of the config, e.g. train_cfg.max_epochs=1; +KEY=VALUE adds a new key',
+    )
+    return parser
+
+
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Call `main(argv)`; returns the exit status, 2 after a user's mistake.
+
+    A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
+    keeps its traceback.
+    """
+    try:
+        main(argv)
+    except UserError as error:
+        if os.environ.get('EFFVIM_DEBUG'):
+            raise
+        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    return 0

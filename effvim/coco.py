@@ -1,0 +1,102 @@
+"""COCO annotations and pictures: what can be wrong with them, found before mmdet is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import UserError
+
+LAYOUT = (
+    'annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg, '
+    'val2017/*.jpg'
+)
+
+
+def read_annotations(path: Path, root: Path) -> dict[str, Any]:
+    """A COCO annotation file.
+
+    Raises:
+        UserError: it or `root` is absent, it is not JSON, or it lacks one of COCO's lists.
+    """
+    if not root.is_dir():
+        raise UserError(f'data root {root} not found: expected there {LAYOUT}. Point --data-root to '
+                        f'it, or try --mini, which needs no data')
+    if not path.is_file():
+        raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f'{path} is not complete JSON ({error}): fetch or write it again') from error
+    for key in ('images', 'annotations', 'categories'):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
+        wanted = {'images': {'id', 'file_name', 'height', 'width'}, 'categories': {'id', 'name'},
+                  'annotations': {'id', 'image_id', 'category_id', 'bbox', 'area'}}[key]
+        for i, entry in enumerate(content[key]):
+            if not isinstance(entry, dict) or not wanted <= entry.keys():
+                have = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+                raise UserError(f'{path}: {key}[{i}] needs {sorted(wanted)}, has {have}')
+    if not content['categories']:
+        raise UserError(f'{path} has no categories')
+    return content
+
+
+def check(dataset: Any) -> tuple[str, ...]:
+    """Check one data set config (CocoDataset) against the disk; returns its classes, in order.
+
+    Raises:
+        UserError: as `read_annotations`; no annotation at all, pictures missing, or classes in the
+            config that the file does not have.
+    """
+    root = Path(dataset.data_root)
+    path = root / dataset.ann_file
+    content = read_annotations(path, root)
+    names = [category['name'] for category in content['categories']]
+    wanted = (dataset.get('metainfo') or {}).get('classes') or names
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    foreign = [name for name in wanted if name not in names]
+    if foreign:
+        raise UserError(f'{path} has no category {_some(foreign)}, which the config asks for; it '
+                        f'has {_some(names)}')
+    ids = {c['id'] for c in content['categories'] if c['name'] in wanted}
+    if not any(a['category_id'] in ids for a in content['annotations']):
+        raise UserError(f'{path} has no annotation of {_some(wanted)}: there is nothing to '
+                        f'train on or to measure')
+    folder = root / (dataset.data_prefix.get('img') or '')
+    _check_pictures(path, folder, [image['file_name'] for image in content['images']])
+    return tuple(name for name in names if name in wanted)
+
+
+def _check_pictures(path: Path, folder: Path, names: Sequence[str]) -> None:
+    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    missing = [n for n in names if n not in present and not (folder / n).is_file()]
+    if missing:
+        raise UserError(f'{len(missing)} of {len(names)} images that {path} names are not in '
+                        f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}')
+
+
+def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
+    """Check the data sets of several loaders; returns the classes, which must agree.
+
+    Raises:
+        UserError: as `check`, or two files list the classes in different orders.
+    """
+    seen: dict[tuple[str, str], tuple[str, ...]] = {}
+    for loader in loaders:
+        where = (loader.dataset.data_root, loader.dataset.ann_file)
+        if where not in seen:
+            seen[where] = check(loader.dataset)
+    (first, classes), *others = seen.items()
+    for where, found in others:
+        if found != classes:
+            raise UserError(f'{where[1]} and {first[1]} do not list the same categories in the '
+                            f'same order: {_some(found)}; {_some(classes)}')
+    return classes
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ', '.join(map(repr, names[:limit])) + (f' … ({len(names)})' if len(names) > limit else '')

@@ -1,0 +1,183 @@
+"""Configs: read, changed by flags, made ready for a Runner. Nothing here imports mmdet."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from backbone.errors import UserError
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def load_config(path: str) -> Config:
+    """The config in a file; its `custom_imports` are not imported yet.
+
+    Raises:
+        UserError: absent, not Python that runs, or without a model and data.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'config {path} not found: give a file such as '
+                        f'configs/retinanet_effvim_m4.py')
+    try:
+        cfg = Config.fromfile(path, import_custom_modules=False)
+    except Exception as error:  # a config is code: it may raise anything
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    missing = [key for key in ('model', *LOADERS) if key not in cfg]
+    if missing:
+        raise UserError(f'{path} is not a config of a detector or segmentor: it has no '
+                        f'{" and no ".join(missing)}')
+    return cfg
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` strings as mmengine reads them; a leading + stays on its key.
+
+    Raises:
+        UserError: a pair without =.
+    """
+    import argparse
+
+    for pair in pairs:
+        if '=' not in pair or pair.startswith('='):
+            raise UserError(f'--cfg-options takes KEY=VALUE, got {pair!r}')
+    parser = argparse.ArgumentParser(prefix_chars=chr(0))
+    parser.add_argument('options', nargs='*', action=DictAction)
+    return dict(parser.parse_args(list(pairs)).options or {})
+
+
+def apply_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Change keys of `cfg` in place.
+
+    Raises:
+        UserError: a key that the config does not have (the message names the nearest) unless it is
+            marked with +, or one that leads through something that has no keys.
+    """
+    known = set(dotted_keys(cfg._cfg_dict))
+    changes = {}
+    for key, value in options.items():
+        if not key.startswith('+') and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+            raise UserError(f'--cfg-options: the config has no {key!r}; the nearest is {near[0]!r}. '
+                            f'To add a new key write +{key}=…')
+        changes[key.removeprefix('+')] = value
+    try:
+        cfg.merge_from_dict(changes)
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
+
+
+def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
+    """Every key below `node` as `--cfg-options` writes it, e.g. train_pipeline.2.scale."""
+    if isinstance(node, dict):
+        items: Any = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    else:
+        return
+    for key, value in items:
+        yield f'{prefix}{key}'
+        yield from dotted_keys(value, f'{prefix}{key}.')
+
+
+def datasets(cfg: Config) -> list[Any]:
+    """The data set configs of the training, validation and test loaders."""
+    return [cfg[loader].dataset for loader in LOADERS]
+
+
+def set_data_root(cfg: Config, root: str | os.PathLike[str]) -> None:
+    """Point the data sets, and the metrics that read their annotations, to `root`."""
+    root = str(root).rstrip('/') + '/'
+    for dataset in datasets(cfg):
+        dataset.data_root = root
+    if 'data_root' in cfg:
+        cfg.data_root = root
+    for evaluator, loader in zip(EVALUATORS, LOADERS[1:]):
+        if cfg[evaluator].get('ann_file'):
+            cfg[evaluator].ann_file = root + cfg[loader].dataset.ann_file
+
+
+def set_classes(cfg: Config, classes: Sequence[str]) -> None:
+    """Give data sets these class names, and the model as many classes."""
+    for dataset in datasets(cfg):
+        dataset.metainfo = dict(classes=tuple(classes))
+
+    def count(node: Any) -> None:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if key == 'num_classes':
+                node[key] = len(classes)
+            elif isinstance(value, (dict, list)):
+                count(value)
+
+    count(cfg.model)
+
+
+def limit_workers(cfg: Config) -> None:
+    """No more loader workers than this machine has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    for loader in LOADERS:
+        cfg[loader].num_workers = min(cfg[loader].num_workers, cores or 1)
+
+
+def work_dir(cfg: Config, path: str, given: str | None, overlays: Sequence[str]) -> Path:
+    """The folder for results: the flag's, the config's, or one named after the config.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    name = '-'.join([Path(path).stem, *(o for o in overlays if o == 'mini')])
+    folder = Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
+    probe = folder / f'.writable-{os.getpid()}'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f'work dir {folder} cannot be written: {error.strerror}; choose another '
+                        f'with --work-dir') from error
+    cfg.work_dir = str(folder)
+    return folder
+
+
+def import_plugins(cfg: Config) -> None:
+    """Import what the config names in `custom_imports`; mmdet comes with it and takes seconds.
+
+    Raises:
+        UserError: a module is not there.
+    """
+    import contextlib
+    import importlib
+    import io
+
+    for module in cfg.get('custom_imports', {}).get('imports', []):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # mmdet greets with optional parts
+                importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f'custom_imports: {error}; install the project with '
+                            f'"pip install -e ." or set PYTHONPATH') from error
+
+
+def check_model(cfg: Config) -> None:
+    """Arguments of the model that can be checked against each other without building it.
+
+    Raises:
+        UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone.
+    """
+    from backbone import feature_info
+
+    backbone, neck = cfg.model.get('backbone', {}), cfg.model.get('neck', {})
+    if backbone.get('type') != 'EfficientViM':
+        return
+    info = feature_info(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
+    channels = [i.channels for i in info]
+    if neck and list(neck.get('in_channels', channels)) != channels:
+        raise UserError(f'model.neck.in_channels is {list(neck.in_channels)}, but the backbone '
+                        f'arch={backbone.get("arch", "m4")!r} gives maps of {channels} channels '
+                        f'at strides {[i.stride for i in info]}: set model.neck.in_channels')

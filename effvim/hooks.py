@@ -1,0 +1,177 @@
+"""Hooks around training and testing: progress for a person, random states, curves and pictures."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from . import checkpoint as ckpt
+from . import plots
+
+
+def peak_memory() -> int:
+    """Peak memory in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == 'darwin' else 2**10)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:03:20."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02d}:{rest:02d}'
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """One updating line on a terminal; a plain line every `interval` iterations elsewhere."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self.console = Console()
+        self.bar: Progress | None = None
+
+    def _start(self, runner: Any) -> None:
+        self.began, self.first = time.monotonic(), getattr(runner, 'iter', 0)
+        if self.console.is_terminal and runner.rank == 0:
+            self.bar = Progress(
+                TextColumn('{task.description}'), BarColumn(bar_width=24),
+                TextColumn('{task.completed}/{task.total}  {task.fields[text]}'),
+                console=self.console,
+            )
+            self.task = self.bar.add_task('', total=None, text='')
+            self.bar.start()
+
+    def _show(self, what: str, done: int, total: int, text: str, line: bool) -> None:
+        if self.bar:
+            self.bar.update(self.task, description=what, completed=done, total=total, text=text)
+        elif line:
+            print(f'{what}  {done}/{total}  {text}', flush=True)
+
+    def before_train(self, runner: Any) -> None:
+        """Open the line."""
+        self._start(runner)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Epoch, iteration, loss, time left, memory."""
+        done = runner.iter + 1 - self.first
+        left = (time.monotonic() - self.began) / done * (runner.max_iters - runner.iter - 1)
+        loss = runner.message_hub.get_scalar('train/loss').mean(10)
+        total = len(runner.train_dataloader)
+        text = f'loss {loss:.3f}  eta {duration(left)}  memory {peak_memory():,} MiB'
+        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
+        if runner.rank == 0:
+            self._show(f'epoch {runner.epoch + 1}/{runner.max_epochs}', batch_idx + 1, total, text,
+                       line)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """How far validation is."""
+        self._eval('validation', runner, batch_idx, len(runner.val_dataloader))
+
+    def before_test(self, runner: Any) -> None:
+        """Open the line."""
+        self._start(runner)
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """How far the test is."""
+        self._eval('test', runner, batch_idx, len(runner.test_dataloader))
+
+    def _eval(self, what: str, runner: Any, batch_idx: int, total: int) -> None:
+        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
+        if runner.rank == 0:
+            self._show(what, batch_idx + 1, total, f'memory {peak_memory():,} MiB', line)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """The main number of a validation."""
+        main = next(iter((metrics or {}).items()), None)
+        if main and runner.rank == 0:
+            (self.bar.console.print if self.bar else print)(
+                f'epoch {runner.epoch}  {main[0]} {main[1]:.4f}')
+
+    def after_run(self, runner: Any) -> None:
+        """Close the line."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+@HOOKS.register_module()
+class RandomStatesHook(Hook):
+    """Random states of this process go into every checkpoint."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Add them."""
+        checkpoint['random_states'] = ckpt.random_states()
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Draws `curves.png` in the work dir after each validation and at the end of training."""
+
+    priority = 'LOWEST'
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Draw what there is so far."""
+        if runner.rank == 0 and runner.iter:
+            plots.curves(Path(runner.work_dir))
+
+    def after_train(self, runner: Any) -> None:
+        """Draw the whole run."""
+        if runner.rank == 0:
+            plots.curves(Path(runner.work_dir))
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Saves pictures of predictions beside the truth, the first `limit` of each evaluation.
+
+    Args:
+        folder: where to; a later evaluation replaces the pictures of an earlier one.
+        limit: how many; None for all.
+        score_thr: predictions of lower score, 0 to 1, are not drawn.
+    """
+
+    def __init__(self, folder: str, limit: int | None = 8, score_thr: float = 0.3) -> None:
+        self.folder, self.limit, self.score_thr = Path(folder), limit, score_thr
+        self.count = 0
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Begin anew."""
+        self.count = 0
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
+    ) -> None:
+        """Draw the samples of this batch."""
+        if runner.rank != 0:
+            return
+        for sample in outputs:
+            if self.limit is not None and self.count >= self.limit:
+                return
+            self.count += 1
+            classes = runner.visualizer.dataset_meta['classes']
+            name = Path(sample.img_path).stem + '.png'
+            plots.prediction_beside_truth(sample, classes, self.folder / name, self.score_thr)
+
+    after_test_iter = after_val_iter

@@ -1,0 +1,62 @@
+"""Overlays: `--from-scratch` and `--mini`, what they change in any config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from . import mini as drawn
+from .config import LOADERS, datasets, set_data_root
+
+GROUP_NORM = dict(type='GN', num_groups=32, requires_grad=True)
+
+
+def apply(cfg: Config, overlays: list[str]) -> None:
+    """Apply overlays by name, in a fixed order; `mini` brings `from_scratch` with it."""
+    if 'from_scratch' in overlays or 'mini' in overlays:
+        from_scratch(cfg)
+    if 'mini' in overlays:
+        mini(cfg)
+
+
+def from_scratch(cfg: Config) -> None:
+    """Random weights: BN statistics are trained, neck and head get group normalisation.
+
+    The published recipe relies on pretrained weights: its statistics are frozen and neck and head
+    have no norm at all. From random weights that does not learn (box mAP 0.005 where group norm
+    reaches 0.12 after as many images).
+    """
+    cfg.load_from = None
+    backbone = cfg.model.backbone
+    backbone.init_cfg = None
+    backbone.norm_eval = False
+    backbone.frozen_stages = -1
+    if cfg.model.get('neck', {}).get('type') == 'EfficientViMFPN':
+        cfg.model.neck.norm_cfg = GROUP_NORM
+    if cfg.model.get('bbox_head', {}).get('type') == 'RetinaHead':
+        cfg.model.bbox_head.norm_cfg = GROUP_NORM
+
+
+def mini(cfg: Config) -> None:
+    """Small drawn scenes and a schedule of minutes."""
+    root = drawn.draw_coco(Path('data') / 'mini-coco')
+    set_data_root(cfg, root)
+    for dataset in datasets(cfg):
+        for step in dataset.pipeline:
+            if step.type == 'Resize':
+                step.scale = (176, 176)
+    for loader in LOADERS:
+        cfg[loader].num_workers = 2
+    cfg.train_dataloader.batch_size = 4
+    cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
+    epochs = 10
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=2)
+    cfg.optim_wrapper.optimizer.lr = 1e-3
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs,
+             eta_min_ratio=0.01, convert_to_iter_based=True),
+    ]
+    cfg.default_hooks.logger.interval = 16
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 2

@@ -1,0 +1,114 @@
+"""Pictures for people: training curves, predictions beside the truth."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+
+def scalars(work_dir: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """What all runs in `work_dir` logged: training records by iteration, validations by epoch.
+
+    Where a resumed run repeats iterations of an earlier one, the later run's records count.
+    """
+    train: dict[int, dict[str, float]] = {}
+    val: dict[int, dict[str, float]] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            (train if 'loss' in record else val)[record['step']] = record
+    return [train[i] for i in sorted(train)], [val[i] for i in sorted(val)]
+
+
+def curves(work_dir: Path) -> Path:
+    """Draw losses, learning rate and metrics of the runs in `work_dir` to `curves.png` there."""
+    train, val = scalars(work_dir)
+    figure = Figure(figsize=(12, 3.6), layout='constrained')
+    losses, rate, metrics = figure.subplots(1, 3)
+    steps = [record['step'] for record in train]
+    names = [k for k in (train[-1] if train else {}) if k.startswith('loss')]
+    for name in names:
+        losses.plot(steps, [record.get(name, np.nan) for record in train], label=name)
+    losses.set(title='training losses', xlabel='iteration', ylim=(0, None))
+    rate.plot(steps, [record.get('lr', np.nan) for record in train], color='tab:gray')
+    rate.set(title='learning rate', xlabel='iteration', ylim=(0, None))
+    epochs = [record['step'] for record in val]
+    for name in [k for k in (val[-1] if val else {}) if _main(k)]:
+        metrics.plot(epochs, [record.get(name, np.nan) for record in val], 'o-', label=name)
+    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    for axes in (losses, metrics):
+        if axes.lines:
+            axes.legend(frameon=False, fontsize='small')
+    for axes in (losses, rate, metrics):
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.3)
+    path = work_dir / 'curves.png'
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _main(name: str) -> bool:
+    return name.endswith(('mAP', 'mAP_50', 'mAP_75', 'mIoU', 'mAcc', 'aAcc'))
+
+
+def colour(index: int) -> tuple[float, float, float]:
+    """A colour for class `index`; neighbours differ much (golden-ratio steps of hue)."""
+    return colorsys.hsv_to_rgb(index * 0.61803 % 1, 0.85, 1.0)
+
+
+def prediction_beside_truth(
+    sample: Any, classes: Sequence[str], path: Path, score_thr: float = 0.3
+) -> None:
+    """Save one picture of two panels.
+
+    Args:
+        sample: mmdet's data sample with `gt_instances` and `pred_instances`, boxes x1 y1 x2 y2 in
+            pixels of the original picture.
+        classes: names by label.
+        path: the PNG to write; its folder is made.
+        score_thr: predictions of lower score are left out.
+    """
+    image = np.asarray(Image.open(sample.img_path).convert('RGB'))
+    height, width = image.shape[:2]
+    scale = 4.5 / max(height, width)
+    figure = Figure(figsize=(2 * width * scale + 0.2, height * scale + 0.35), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    truth, found = sample.gt_instances, sample.pred_instances
+    found = found[found.scores >= score_thr]
+    _panel(left, image, 'truth', truth.bboxes, truth.labels, None, classes)
+    _panel(right, image, f'prediction (score ≥ {score_thr})', found.bboxes, found.labels,
+           found.scores, classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _panel(
+    axes: Axes,
+    image: np.ndarray,
+    title: str,
+    boxes: Any,
+    labels: Any,
+    scores: Any,
+    classes: Sequence[str],
+) -> None:
+    axes.imshow(image)
+    axes.set_title(title, fontsize=9)
+    axes.axis('off')
+    boxes = getattr(boxes, 'tensor', boxes)
+    for i in range(len(labels)):
+        x1, y1, x2, y2 = (float(v) for v in boxes[i])
+        label = int(labels[i])
+        edge = colour(label)
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.4, ec=edge))
+        text = classes[label] + ('' if scores is None else f' {float(scores[i]):.2f}')
+        axes.text(x1, y1, text, fontsize=6, va='bottom', clip_on=True,
+                  bbox=dict(boxstyle='square,pad=0.1', fc=edge, ec='none', alpha=0.8))

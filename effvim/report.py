@@ -1,0 +1,59 @@
+"""What is said at the end of a run: the numbers as a table, and where the files are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import plots
+from .checkpoint import write_whole
+
+
+def table(metrics: Mapping[str, float], title: str) -> Table:
+    """Metric names and numbers; −1 is COCO's "no such object in the truth"."""
+    drawn = Table('metric', title=title, title_justify='left')
+    drawn.add_column('value', justify='right')
+    for name, value in metrics.items():
+        drawn.add_row(name, '–' if value == -1 else f'{value:.4f}')
+    return drawn
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are finite numbers."""
+    return {k: float(v) for k, v in metrics.items()
+            if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+def after_training(runner: Any) -> None:
+    """The last validation's table, then the main numbers and the paths to look at."""
+    work_dir = Path(runner.work_dir)
+    _, val = plots.scalars(work_dir)
+    metrics = {k: v for k, v in (val[-1] if val else {}).items() if '/' in k}
+    Console().print(table(metrics, f'validation after epoch {runner.epoch}'))
+    for name, value in metrics.items():
+        if name.endswith(('mAP', 'mAP_50')):
+            print(f'{name}: {value:.4f}')
+    if 'mini' in runner.about['overlays']:
+        print('(drawn scenes: this shows that training learns, nothing more)')
+    paths(work_dir)
+
+
+def paths(work_dir: Path) -> None:
+    """Where checkpoint, curves and pictures are, as far as they exist."""
+    pointer = work_dir / 'last_checkpoint'
+    if pointer.is_file():
+        print(f'checkpoint: {pointer.read_text().strip()}')
+    for name, path in (('curves', work_dir / 'curves.png'), ('pictures', work_dir / 'pictures')):
+        if path.exists():
+            print(f'{name}: {path}')
+
+
+def write_metrics(metrics: Mapping[str, float], path: str) -> None:
+    """One flat JSON object, metric name to number."""
+    write_whole(path, (json.dumps(metrics, indent=2) + '\n').encode())

@@ -1,0 +1,177 @@
+"""mmengine's Runner with quiet logs, strict loading, and checkpoints that know what they are."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
+from mmengine.runner import Runner as MMRunner
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from backbone.errors import UserError
+
+from . import checkpoint as ckpt
+from . import hooks as hooks  # registers them
+
+# Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
+CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
+
+
+class Runner(MMRunner):
+    """`mmengine.runner.Runner`, with what is said above.
+
+    Args:
+        cfg: the config, ready to run.
+        about: what a checkpoint of this run says of itself, see `effvim.checkpoint.describe`.
+    """
+
+    def __init__(self, cfg: Config, about: Mapping[str, Any]) -> None:
+        self.about = dict(about)
+        parts = {
+            key: cfg.get(key)
+            for key in (
+                'model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader',
+                'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'param_scheduler',
+                'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks',
+                'data_preprocessor', 'load_from', 'visualizer',
+            )
+        }  # fmt: skip
+        super().__init__(
+            **parts,
+            auto_scale_lr=cfg.get('auto_scale_lr'),
+            resume=cfg.get('resume', False),
+            launcher=cfg.get('launcher', 'none'),
+            env_cfg=cfg.get('env_cfg', dict(dist_cfg=dict(backend='nccl'))),
+            log_processor=cfg.get('log_processor'),
+            log_level=cfg.get('log_level', 'INFO'),
+            default_scope=cfg.get('default_scope', 'mmengine'),
+            randomness=cfg.get('randomness', dict(seed=None)),
+            experiment_name=cfg.get('experiment_name'),
+            cfg=cfg,
+        )
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """The usual logger: everything into the file, warnings only on the console."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
+        return logger
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        """The usual loader, whose pipeline names a picture that cannot be read."""
+        loader = MMRunner.build_dataloader(*args, **kwargs)
+        transforms = getattr(getattr(loader.dataset, 'pipeline', None), 'transforms', [])
+        for i, transform in enumerate(transforms):
+            if isinstance(transform, mmcv.transforms.LoadImageFromFile):
+                transforms[i] = NamesUnreadable(transform)
+        return loader
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = True, **_: Any
+    ) -> dict[str, Any]:
+        """Load weights; nothing may be missing, left over or of another shape.
+
+        With `strict=False` (fine-tuning through `load_from`) layers whose size depends on the
+        classes may differ; they keep their random start and are listed.
+
+        Raises:
+            UserError: the file cannot be read or does not fit.
+        """
+        checkpoint = ckpt.read(filename)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = getattr(self.model, 'module', self.model)
+        load_strictly(model, checkpoint['state_dict'], filename, not strict)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def load_or_resume(self) -> None:
+        """As mmengine's, `load_from` being what may have other classes."""
+        if not self._has_loaded and not self._resume and self._load_from:
+            self.load_checkpoint(self._load_from, strict=False)
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from `filename`, with the random states it was written with."""
+        super().resume(filename, *args, **kwargs)
+        states = ckpt.read(filename).get('random_states')
+        if states:
+            ckpt.restore_random_states(states)
+
+    def save_checkpoint(self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Save as mmengine does, and say what the checkpoint is."""
+        place = {'epoch': self.epoch, 'iter': self.iter,
+                 'batches_per_epoch': len(self.train_dataloader)}
+        about = {**self.about, 'versions': ckpt.versions(), 'place': place}
+        super().save_checkpoint(*args, meta={**(meta or {}), 'effvim': about}, **kwargs)
+
+
+def load_strictly(
+    model: Any, state: Mapping[str, Any], filename: str, other_classes: bool = False
+) -> None:
+    """Set every tensor of `model` from `state`.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape; the model is unchanged.
+    """
+    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    strange = [name for name in state if name not in own]
+    differ = [name for name in own if name in state and own[name].shape != state[name].shape]
+    left = [name for name in differ if other_classes and CLASS_LAYERS.search(name)]
+    differ = [name for name in differ if name not in left]
+    if differ:
+        name = differ[0]
+        raise UserError(
+            f'{filename} is of another variant: {len(differ)} tensors differ in shape, the first '
+            f'{name}, {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the '
+            f'config\'s model: use the config it was trained with')
+    if missing or strange:
+        first = (missing or strange)[0]
+        raise UserError(
+            f'{filename} does not fit the config\'s model: {len(missing)} tensors missing, '
+            f'{len(strange)} left over, the first {first}: use the config it was trained with')
+    model.load_state_dict({**state, **{name: own[name] for name in left}})
+    if left:
+        print_log(f'{filename}: other classes; kept at their random start: {", ".join(left)}',
+                  logger='current', level=logging.WARNING)
+
+
+class NamesUnreadable:
+    """A loading transform whose failure names the picture, truncated ones included."""
+
+    def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
+        self.transform = transform
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        path = Path(results['img_path'])
+        try:
+            loaded = self.transform(results)
+            self.check_end(path)
+        except Exception as error:  # decoders raise what they like over foreign bytes
+            raise UserError(f'image {path} cannot be read: {error}; mend or replace it, or take '
+                            f'it out of the annotation file') from error
+        return loaded
+
+    @staticmethod
+    def check_end(path: Path) -> None:
+        """Raise if a JPEG stops early, which OpenCV would fill with grey and pass on."""
+        if path.suffix.lower() not in ('.jpg', '.jpeg'):
+            return
+        with path.open('rb') as file:
+            file.seek(-2, io.SEEK_END)
+            if file.read() == b'\xff\xd9':
+                return
+        with Image.open(path) as image:  # something after the end mark is allowed: look closer
+            image.load()

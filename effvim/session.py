@@ -1,0 +1,102 @@
+"""What a run is, from its command line or from the checkpoint that it left."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from backbone import weights
+from backbone.errors import UserError
+
+from . import checkpoint, coco, config, overlays
+
+
+def overlays_of(args: Namespace) -> list[str]:
+    """Names of the overlays that the flags ask for.
+
+    Raises:
+        UserError: `--mini` together with `--data-root`.
+    """
+    if args.mini and args.data_root:
+        raise UserError('--mini draws its own data: leave out --data-root, or --mini')
+    return ['from_scratch', 'mini'] if args.mini else ['from_scratch'] * args.from_scratch
+
+
+def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """What a run of these flags is; a checkpoint of it says so, see `adopt`."""
+    return {
+        'format': 1,
+        'config': Path(args.config).name,
+        'overlays': list(names),
+        'data_root': str(Path(args.data_root).absolute()) if args.data_root else None,
+        'options': config.parse_options(args.cfg_options),
+    }
+
+
+def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What a run on this checkpoint is: as it was trained, unless a flag says otherwise.
+
+    A checkpoint that our training did not write says nothing; the flags decide alone.
+
+    Raises:
+        UserError: a flag contradicts the checkpoint.
+    """
+    given = describe(args, overlays_of(args))
+    about = checkpoint.describe(content)
+    if not about:
+        return {**given, 'classes': list(checkpoint.classes_of(content))}
+    if about['config'] != given['config']:
+        raise UserError(f'{path} was trained with {about["config"]}, not {given["config"]}: name '
+                        f'the config it was trained with')
+    for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
+        if name in given['overlays'] and name not in about['overlays']:
+            raise UserError(f'{path} was trained without {flag}: leave the flag out')
+    if 'mini' in about['overlays'] and given['data_root']:
+        raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')
+    return {
+        **about,
+        'data_root': given['data_root'] or about['data_root'],
+        'options': {**about['options'], **given['options']},
+    }
+
+
+def apply(cfg: Config, about: Mapping[str, Any]) -> None:
+    """Make `cfg` the config of the run that `about` describes."""
+    overlays.apply(cfg, about['overlays'])
+    if about['data_root']:
+        config.set_data_root(cfg, about['data_root'])
+    config.apply_options(cfg, about['options'])
+
+
+def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> None:
+    """Check the data on disk and settle the classes, in `cfg` and `about`.
+
+    Raises:
+        UserError: as `coco.check_all`, or the data has other classes than the checkpoint.
+    """
+    classes = coco.check_all(loaders)
+    trained = tuple(about.get('classes') or ())
+    if trained and trained != classes:
+        raise UserError(f'the checkpoint was trained for {len(trained)} classes ('
+                        f'{", ".join(trained[:5])}…), the data has {len(classes)} ('
+                        f'{", ".join(classes[:5])}…): use data of the same classes; to fine-tune '
+                        f'on others start a new run with --cfg-options load_from=CHECKPOINT')
+    about['classes'] = list(classes)
+    config.set_classes(cfg, classes)
+
+
+def fetch_weights(cfg: Config) -> None:
+    """Turn the backbone's pretrained weights into a local file, and see that `load_from` is one.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    start = cfg.model.get('backbone', {}).get('init_cfg')
+    if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
+        start['checkpoint'] = str(weights.resolve(start['checkpoint']))
+    if cfg.get('load_from') and not Path(cfg.load_from).is_file():
+        raise UserError(f'load_from: {cfg.load_from} not found')

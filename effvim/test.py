@@ -1,0 +1,75 @@
+"""`tools/test.py`: evaluate a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backbone.errors import UserError
+
+from .cli import config_parser
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from mmengine.config import Config
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line."""
+    parser = config_parser('Evaluate a checkpoint.', prog='tools/test.py')
+    parser.add_argument('checkpoint', help='the checkpoint; it knows how it was trained')
+    parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
+    parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate as the command line says.
+
+    Raises:
+        UserError: a mistake in it, in the config, the data or the checkpoint.
+    """
+    args = parse(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg, about = prepare(args)
+
+    from rich.console import Console
+
+    from . import report, runner
+    from .config import import_plugins
+
+    import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+    running.load_checkpoint(args.checkpoint)
+    metrics = report.numbers(running.test())
+    if running.rank == 0:
+        Console().print(report.table(metrics, args.checkpoint))
+        if args.out:
+            report.write_metrics(metrics, args.out)
+            print(f'metrics: {args.out}')
+        if args.show_dir:
+            print(f'pictures: {args.show_dir}')
+
+
+def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
+    """The config as it will run, all checked that can be without mmdet, and its description."""
+    from . import checkpoint, config, session
+
+    cfg = config.load_config(args.config)
+    about = session.adopt(args, checkpoint.read(args.checkpoint), args.checkpoint)
+    session.apply(cfg, about)
+    config.check_model(cfg)
+    session.check_data(cfg, about, [cfg.test_dataloader])
+    if args.out and Path(args.out).is_dir():
+        raise UserError(f'--out {args.out} is a folder: name a file')
+    config.work_dir(cfg, args.config, args.work_dir, about['overlays'])
+    cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
+    cfg.load_from, cfg.resume = None, False
+    cfg.custom_hooks = [dict(type='ProgressHook')]
+    if args.show_dir:
+        cfg.custom_hooks.append(dict(type='PicturesHook', folder=args.show_dir, limit=None))
+    config.limit_workers(cfg)
+    return cfg, about

@@ -1,0 +1,114 @@
+"""`tools/train.py`: train a detector or segmentor from a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backbone.errors import UserError
+
+from .cli import config_parser
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from mmengine.config import Config
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line."""
+    parser = config_parser('Train a detector or segmentor.', prog='tools/train.py')
+    parser.add_argument(
+        '--resume', nargs='?', const='latest', metavar='CKPT',
+        help='go on from this checkpoint; without a name from the latest in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (on a GPU)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train as the command line says.
+
+    Raises:
+        UserError: a mistake in it, in the config, the data or the weights.
+    """
+    args = parse(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg, about = prepare(args)
+
+    from . import report, runner
+    from .config import import_plugins
+
+    import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+    running.train()
+    if running.rank == 0:
+        report.after_training(running)
+
+
+def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
+    """The config as it will run, all checked that can be without mmdet, and its description."""
+    from . import checkpoint, config, session
+
+    cfg = config.load_config(args.config)
+    overlays = session.overlays_of(args)
+    resumed = None
+    if args.resume:
+        folder = config.work_dir(cfg, args.config, args.work_dir, overlays)
+        latest = args.resume == 'latest'
+        resumed = checkpoint.find_latest(folder) if latest else Path(args.resume)
+        about = session.adopt(args, checkpoint.read(resumed), str(resumed))
+    else:
+        about = session.describe(args, overlays)
+    session.apply(cfg, about)
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise UserError(f'--auto-scale-lr: {args.config} does not say auto_scale_lr.'
+                            f'base_batch_size, the batch that its learning rate is meant for')
+        cfg.auto_scale_lr.enable = True
+    config.check_model(cfg)
+    folder = config.work_dir(cfg, args.config, args.work_dir, about['overlays'])
+    session.check_data(cfg, about, [cfg.train_dataloader, cfg.val_dataloader])
+    if resumed:
+        cfg.load_from, cfg.resume = str(resumed), True
+        cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
+    session.fetch_weights(cfg)
+    add_hooks(cfg, folder)
+    config.limit_workers(cfg)
+    return cfg, about
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision: bfloat16 where the GPU has it, else float16 with a scaled loss.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU: mmengine\'s mixed precision does not run on a CPU; '
+                        'leave it out')
+    dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=dtype)
+
+
+def add_hooks(cfg: Config, folder: Path) -> None:
+    """Progress, curves, pictures; checkpoints written whole."""
+    interval = cfg.default_hooks.logger.get('interval', 50)
+    cfg.default_hooks.checkpoint.backend_args = dict(backend='whole_file')
+    cfg.custom_hooks = [
+        *cfg.get('custom_hooks', []),
+        dict(type='ProgressHook', interval=interval),
+        dict(type='RandomStatesHook'),
+        dict(type='CurvesHook'),
+        dict(type='PicturesHook', folder=str(folder / 'pictures')),
+    ]
