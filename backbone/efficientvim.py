@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -162,6 +163,15 @@ class EfficientViMBlock(nn.Module):
         return x, h
 
 
+def recomputed(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`block(x)`, its activations not kept but computed again in the backward pass."""
+
+    def contexts() -> tuple[contextlib.nullcontext, KeepStatistics]:
+        return contextlib.nullcontext(), KeepStatistics(block)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
 class EfficientViMStage(nn.Module):
     """Blocks at one resolution, then, except in the last stage, the downsampling.
 
@@ -184,18 +194,7 @@ class EfficientViMStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x, h = checkpoint(
-                    block,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda block=block: (
-                        contextlib.nullcontext(),
-                        KeepStatistics(block),
-                    ),
-                )
-            else:
-                x, h = block(x)
+            x, h = recomputed(block, x) if self.with_cp else block(x)
         return x, self.downsample(x), h
 
 
@@ -252,13 +251,14 @@ class EfficientViM(nn.Module):
         self.norm_eval = norm_eval
 
         self.patch_embed = Stem(in_channels, widths[0])
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        blocks = max(1, sum(depths) - 1)
+        rates = iter([drop_path_rate * i / blocks for i in range(sum(depths))])
         last = self.out_indices[-1]
         self.stages = nn.ModuleList(
             EfficientViMStage(
                 widths[i],
                 state_dims[i],
-                drop_paths[i].tolist(),
+                list(islice(rates, depths[i])),
                 out_dim=widths[i + 1] if i < last else None,
                 with_cp=with_cp,
             )

@@ -4,6 +4,8 @@ Activations are B C H W. No convolution here has a bias (squeeze-excite excepted
 inside the mixer, nothing does.
 """
 
+import contextlib
+
 from timm.layers import LayerNorm2d, SqueezeExcite
 from torch import Tensor, nn
 
@@ -116,7 +118,7 @@ def freeze(module: nn.Module) -> None:
         parameter.requires_grad = False
 
 
-class KeepStatistics:
+class KeepStatistics(contextlib.AbstractContextManager):
     """While entered, BN layers of `module` normalise as always but their statistics stay.
 
     A recomputed forward sees each batch a second time; it must not be counted twice.

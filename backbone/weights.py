@@ -77,8 +77,8 @@ def _from_hub(repo: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repo, name))
     except Exception as error:  # the client raises its own, its HTTP library's and the system's
         raise UserError(
-            f'weights {repo} cannot be fetched ({type(error).__name__}) and are not in {HF_HUB_CACHE}'
-            f': on a machine with a network run "hf download {repo} {name}" and copy the file here, '
+            f'weights {repo} cannot be fetched ({type(error).__name__}) and are not in '
+            f'{HF_HUB_CACHE}: with a network run "hf download {repo} {name}", copy the file here, '
             f'then name it with --cfg-options model.backbone.init_cfg.checkpoint=FILE; or start '
             f'from random weights with --from-scratch'
         ) from error

@@ -56,8 +56,7 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
-        if not self.is_init:
-            source = self.init_cfg['checkpoint']
-            report = load_backbone(self, source, self.init_cfg.get('prefix', ''))
-            print_log(f'backbone: {report} from {source}', logger='current')
-            self.is_init = True
+        source = self.init_cfg['checkpoint']
+        report = load_backbone(self, source, self.init_cfg.get('prefix', ''))
+        print_log(f'backbone: {report} from {source}', logger='current')
+        self.is_init = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import platform
 import random
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer
 
 from backbone import weights
 from backbone.errors import UserError
@@ -82,10 +84,10 @@ def versions() -> dict[str, str]:
 
 def random_states() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's generators, of plain numbers and tensors only."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {
         'python': random.getstate(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        'numpy': (name, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         'torch': torch.get_rng_state(),
         'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -109,14 +111,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     from mmengine.runner.checkpoint import get_torch_safe_globals
 
-    # getattr is on mmengine's list for enums; it would let a file reach into any module
     allowed = [item for item in get_torch_safe_globals() if item is not getattr]
-    content = weights.read(path, allowed)
+    content = weights.read(path, [*allowed, (_history_method, 'builtins.getattr')])
     if not isinstance(content, Mapping):
         raise UserError(f'{path} is not a checkpoint: it holds a {type(content).__name__}')
     if 'state_dict' not in content:
         content = {'state_dict': weights.state_dict_of(content)}
     return dict(content)
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """What stands for `getattr` in a checkpoint: mmengine's log buffers pickle their methods so.
+
+    The real one would let a file reach into any module.
+    """
+    if owner is not HistoryBuffer and type(owner) is not HistoryBuffer:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr of something else')
+    return getattr(owner, name)
 
 
 def find_latest(folder: Path) -> Path:

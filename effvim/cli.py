@@ -19,9 +19,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-def config_parser(description: str, **kwargs: str) -> Parser:
+def config_parser(prog: str, description: str) -> Parser:
     """A parser with the flags of every tool that takes a CONFIG."""
-    parser = Parser(description=description, **kwargs)
+    parser = Parser(prog=prog, description=description)
     parser.add_argument('config', help='config file, e.g. configs/retinanet_effvim_m4.py')
     parser.add_argument(
         '--mini', action='store_true',

@@ -23,14 +23,14 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
         UserError: it or `root` is absent, it is not JSON, or it lacks one of COCO's lists.
     """
     if not root.is_dir():
-        raise UserError(f'data root {root} not found: expected there {LAYOUT}. Point --data-root to '
-                        f'it, or try --mini, which needs no data')
+        raise UserError(f'data root {root} not found: expected there {LAYOUT}. Point --data-root '
+                        f'to it, or try --mini, which needs no data')
     if not path.is_file():
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f'{path} is not complete JSON ({error}): fetch or write it again') from error
+        raise UserError(f'{path} is not complete JSON ({error}): fetch it again') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
@@ -99,4 +99,5 @@ def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ', '.join(map(repr, names[:limit])) + (f' … ({len(names)})' if len(names) > limit else '')
+    rest = f' … ({len(names)})' if len(names) > limit else ''
+    return ', '.join(map(repr, names[:limit])) + rest

@@ -64,8 +64,8 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     for key, value in options.items():
         if not key.startswith('+') and key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            raise UserError(f'--cfg-options: the config has no {key!r}; the nearest is {near[0]!r}. '
-                            f'To add a new key write +{key}=…')
+            raise UserError(f'--cfg-options: the config has no {key!r}; the nearest is '
+                            f'{near[0]!r}. To add a new key write +{key}=…')
         changes[key.removeprefix('+')] = value
     try:
         cfg.merge_from_dict(changes)
@@ -118,8 +118,12 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     count(cfg.model)
 
 
-def limit_workers(cfg: Config) -> None:
-    """No more loader workers than this machine has cores."""
+def fit_machine(cfg: Config) -> None:
+    """No more loader workers than cores, and processes that talk over what there is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     for loader in LOADERS:
         cfg[loader].num_workers = min(cfg[loader].num_workers, cores or 1)

@@ -132,12 +132,17 @@ class CurvesHook(Hook):
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Draw what there is so far."""
         if runner.rank == 0 and runner.iter:
-            plots.curves(Path(runner.work_dir))
+            self.draw(runner)
 
     def after_train(self, runner: Any) -> None:
         """Draw the whole run."""
         if runner.rank == 0:
-            plots.curves(Path(runner.work_dir))
+            self.draw(runner)
+
+    @staticmethod
+    def draw(runner: Any) -> None:
+        """Draw `curves.png`."""
+        plots.curves(Path(runner.work_dir), runner.about['began'])
 
 
 @HOOKS.register_module()

@@ -35,7 +35,7 @@ VERSION = 1  # of the content and of the layout on disk
 MAX_OBJECTS = 6
 MIN_SIDE, MAX_SIDE = 12, 100  # pixels, sides of an object's box
 MIN_VISIBLE = 0.4  # share of an object's pixels that must stay in sight
-MIN_CONTRAST = 80  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
+MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
 EMPTY_SHARE = 0.02  # of the training pictures have no object, as in COCO
 TRIES = 30  # for each object after the first; a crowded scene stays with fewer
 
@@ -44,9 +44,10 @@ FIRST_IMAGE_ID = {'train2017': 1, 'val2017': 500_001}
 MARKER = 'mini.json'  # written last: where it is, the data set is complete
 STALE_AFTER = 24 * 3600  # seconds; what a killed process left beside the root goes after that
 
-# Sides in nearly equal ratios: interpolated, they give a log-uniform size without a logarithm.
-_SIDES = (12, 14, 16, 19, 22, 26, 31, 37, 44, 52, 62, 74, 88, 104)
+# Interpolated: uniform sizes, a few more small ones. Cutting to MAX_SIDE comes later.
+_SIDES = (12, 17, 23, 30, 38, 46, 54, 62, 70, 78, 86, 95, 104)
 _TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25))
+_TILTS = ((1, 0, 1), (99, 20, 101), (24, 7, 25), (12, 5, 13))  # 0 to 22.6 degrees
 
 
 class Scene(NamedTuple):
@@ -67,7 +68,7 @@ def draw_scene(rng: np.random.RandomState, size: int = 160, empty: bool = False)
     The largest object side is 100 pixels, or 5/8 of `size` if that is less.
     """
     height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
-    image = _texture(rng, height, width, spread=70)  # H W 3
+    image = _texture(rng, height, width, spread=35)  # H W 3
     objects: list[_Object] = []
     number = 0 if empty else _whole(rng, 1, MAX_OBJECTS)
     tries = 0
@@ -105,7 +106,7 @@ def _place_object(
     label = _whole(rng, 0, len(CLASSES) - 1)
     cover = _outline(rng, label, max_side)  # h w, 0 .. 1
     h, w = cover.shape
-    fill = _texture(rng, h, w, spread=45)  # h w 3
+    fill = _texture(rng, h, w, spread=25)  # h w 3
     # at most a quarter of its sides beyond an edge
     top = _whole(rng, -(h // 4), height - h + h // 4)
     left = _whole(rng, -(w // 4), width - w + w // 4)
@@ -144,7 +145,7 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarra
     half_u, half_v = side / 2, side / 2 * narrow
     if rng.random_sample() < 0.5:
         half_u, half_v = half_v, half_u
-    cos, sin = _turn(rng)
+    cos, sin = _tilt(rng)
     reach = int(side * 0.75) + 2  # no corner lies beyond half a diagonal
     # 2x2 samples in each pixel, from the object's centre, which lies anywhere in its pixel
     grid = (np.arange(4 * reach, dtype=np.float32) + 0.5) / 2 - reach
@@ -152,7 +153,7 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarra
     y = (grid - _between(rng, 0, 1))[:, None]
     u = (x * cos + y * sin) / half_u
     v = (y * cos - x * sin) / half_v
-    arm = _between(rng, 0.28, 0.4)
+    arm = _between(rng, 0.22, 0.34)
     if CLASSES[label] == 'disc':
         inside = u * u + v * v <= 1
     elif CLASSES[label] == 'triangle':
@@ -232,6 +233,12 @@ def _turn(rng: np.random.RandomState) -> tuple[float, float]:
         q = q if rng.random_sample() < 0.5 else -q
         cos, sin = cos * p - sin * q, sin * p + cos * q
     return cos, sin
+
+
+def _tilt(rng: np.random.RandomState) -> tuple[float, float]:
+    """Cosine and sine of an angle within 23 degrees: objects stand more or less upright."""
+    a, b, c = _TILTS[_whole(rng, 0, len(_TILTS) - 1)]
+    return a / c, b / c if rng.random_sample() < 0.5 else -b / c
 
 
 def _between(rng: np.random.RandomState, low: float, high: float) -> float:

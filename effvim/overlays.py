@@ -40,23 +40,27 @@ def from_scratch(cfg: Config) -> None:
 
 def mini(cfg: Config) -> None:
     """Small drawn scenes and a schedule of minutes."""
-    root = drawn.draw_coco(Path('data') / 'mini-coco')
+    root = drawn.draw_coco(Path('data') / 'mini-coco', num_train=1024, num_val=128, size=160)
     set_data_root(cfg, root)
     for dataset in datasets(cfg):
         for step in dataset.pipeline:
             if step.type == 'Resize':
-                step.scale = (176, 176)
+                step.scale = (160, 160)
     for loader in LOADERS:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
-    epochs = 10
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=2)
-    cfg.optim_wrapper.optimizer.lr = 1e-3
+    if cfg.model.type == 'RetinaNet':
+        # objects of 12 to 100 pixels: anchors of 16 to 256 instead of 32 to 512
+        cfg.model.bbox_head.anchor_generator.octave_base_scale = 4
+    epochs = 4
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
+    cfg.optim_wrapper.optimizer.update(lr=2.5e-4, fused=True)
+    cfg.optim_wrapper.clip_grad = dict(max_norm=3, norm_type=2)  # the mixer can explode early
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs,
              eta_min_ratio=0.01, convert_to_iter_based=True),
     ]
-    cfg.default_hooks.logger.interval = 16
+    cfg.default_hooks.logger.interval = 32
     cfg.default_hooks.checkpoint.max_keep_ckpts = 2

@@ -15,23 +15,28 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 
-def scalars(work_dir: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """What all runs in `work_dir` logged: training records by iteration, validations by epoch.
+def scalars(
+    work_dir: Path, began: str = ''
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """What the runs in `work_dir` logged: training records by iteration, validations by epoch.
 
-    Where a resumed run repeats iterations of an earlier one, the later run's records count.
+    Runs before `began` (mmengine's time stamp, e.g. 20250131_235959) are left out. Where a resumed
+    run repeats iterations of an earlier one, the later run's records count.
     """
     train: dict[int, dict[str, float]] = {}
     val: dict[int, dict[str, float]] = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        if path.parts[-3] < began:
+            continue
         for line in path.read_text().splitlines():
             record = json.loads(line)
             (train if 'loss' in record else val)[record['step']] = record
     return [train[i] for i in sorted(train)], [val[i] for i in sorted(val)]
 
 
-def curves(work_dir: Path) -> Path:
+def curves(work_dir: Path, began: str = '') -> Path:
     """Draw losses, learning rate and metrics of the runs in `work_dir` to `curves.png` there."""
-    train, val = scalars(work_dir)
+    train, val = scalars(work_dir, began)
     figure = Figure(figsize=(12, 3.6), layout='constrained')
     losses, rate, metrics = figure.subplots(1, 3)
     steps = [record['step'] for record in train]

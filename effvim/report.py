@@ -30,10 +30,21 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(v, (int, float)) and math.isfinite(v)}
 
 
+def before_training(runner: Any) -> None:
+    """What is going to be trained on what."""
+    about, classes = runner.about, runner.about['classes']
+    overlays = f' ({", ".join(about["overlays"])})' if about['overlays'] else ''
+    train, val = (len(d.dataset) for d in (runner.train_dataloader, runner.val_dataloader))
+    names = ', '.join(classes[:5]) + (' …' if len(classes) > 5 else '')
+    print(f'{about["config"]}{overlays}: {train:,} pictures to train on, {val:,} to validate on, '
+          f'{len(classes)} classes: {names}')
+    print(f'results go to {runner.work_dir}', flush=True)
+
+
 def after_training(runner: Any) -> None:
     """The last validation's table, then the main numbers and the paths to look at."""
     work_dir = Path(runner.work_dir)
-    _, val = plots.scalars(work_dir)
+    _, val = plots.scalars(work_dir, runner.about['began'])
     metrics = {k: v for k, v in (val[-1] if val else {}).items() if '/' in k}
     Console().print(table(metrics, f'validation after epoch {runner.epoch}'))
     for name, value in metrics.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
+import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner as MMRunner
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 
 from backbone.errors import UserError
@@ -64,12 +68,26 @@ class Runner(MMRunner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
+                handler.addFilter(lambda record: 'deprecated' not in record.getMessage())
         return logger
+
+    def build_evaluator(self, *args: Any, **kwargs: Any) -> Evaluator:
+        """The usual evaluator, built in silence."""
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
+            return super().build_evaluator(*args, **kwargs)
+
+    def build_model(self, model: Any) -> nn.Module:
+        """The usual model; on a CPU in channels-last, where its convolutions are faster."""
+        built = super().build_model(model)
+        if not torch.cuda.is_available():
+            built = built.to(memory_format=torch.channels_last)
+        return built
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         """The usual loader, whose pipeline names a picture that cannot be read."""
-        loader = MMRunner.build_dataloader(*args, **kwargs)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
+            loader = MMRunner.build_dataloader(*args, **kwargs)
         transforms = getattr(getattr(loader.dataset, 'pipeline', None), 'transforms', [])
         for i, transform in enumerate(transforms):
             if isinstance(transform, mmcv.transforms.LoadImageFromFile):
@@ -108,7 +126,9 @@ class Runner(MMRunner):
         if states:
             ckpt.restore_random_states(states)
 
-    def save_checkpoint(self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Save as mmengine does, and say what the checkpoint is."""
         place = {'epoch': self.epoch, 'iter': self.iter,
                  'batches_per_epoch': len(self.train_dataloader)}

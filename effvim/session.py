@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
-from backbone import weights
+from backbone import ARCHS, EfficientViM, weights
 from backbone.errors import UserError
 
 from . import checkpoint, coco, config, overlays
@@ -34,6 +36,7 @@ def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
         'overlays': list(names),
         'data_root': str(Path(args.data_root).absolute()) if args.data_root else None,
         'options': config.parse_options(args.cfg_options),
+        'began': time.strftime('%Y%m%d_%H%M%S'),
     }
 
 
@@ -49,9 +52,6 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     about = checkpoint.describe(content)
     if not about:
         return {**given, 'classes': list(checkpoint.classes_of(content))}
-    if about['config'] != given['config']:
-        raise UserError(f'{path} was trained with {about["config"]}, not {given["config"]}: name '
-                        f'the config it was trained with')
     for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
         if name in given['overlays'] and name not in about['overlays']:
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
@@ -89,6 +89,31 @@ def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> No
     config.set_classes(cfg, classes)
 
 
+def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
+    """See whether a checkpoint's backbone has the shapes of the config's.
+
+    Raises:
+        UserError: it has not; says which variant it is.
+    """
+    backbone = cfg.model.get('backbone', {})
+    state = {n.removeprefix('backbone.'): v for n, v in content['state_dict'].items()
+             if n.startswith('backbone.')}
+    if backbone.get('type') != 'EfficientViM':
+        return
+
+    def fits(arch: Any) -> bool:
+        with torch.device('meta'):
+            own = EfficientViM(arch, backbone.get('out_indices', (0, 1, 2))).state_dict()
+        return own.keys() == state.keys() and all(own[n].shape == state[n].shape for n in own)
+
+    arch = backbone.get('arch', 'm4')
+    if not fits(arch):
+        found = [name for name in ARCHS if fits(name)]
+        what = f'holds the variant {found[0]}' if found else 'holds another network'
+        raise UserError(f'{path} {what}, the config says arch={arch!r}: use the config that it was '
+                        f'trained with')
+
+
 def fetch_weights(cfg: Config) -> None:
     """Turn the backbone's pretrained weights into a local file, and see that `load_from` is one.
 
@@ -96,7 +121,7 @@ def fetch_weights(cfg: Config) -> None:
         UserError: they cannot be had.
     """
     start = cfg.model.get('backbone', {}).get('init_cfg')
-    if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
+    if isinstance(start, dict) and start.get('type') == 'Pretrained':
         start['checkpoint'] = str(weights.resolve(start['checkpoint']))
     if cfg.get('load_from') and not Path(cfg.load_from).is_file():
         raise UserError(f'load_from: {cfg.load_from} not found')

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
-    parser = config_parser('Evaluate a checkpoint.', prog='tools/test.py')
+    parser = config_parser('tools/test.py', 'Evaluate a checkpoint.')
     parser.add_argument('checkpoint', help='the checkpoint; it knows how it was trained')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
@@ -59,9 +59,11 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     from . import checkpoint, config, session
 
     cfg = config.load_config(args.config)
-    about = session.adopt(args, checkpoint.read(args.checkpoint), args.checkpoint)
+    content = checkpoint.read(args.checkpoint)
+    about = session.adopt(args, content, args.checkpoint)
     session.apply(cfg, about)
     config.check_model(cfg)
+    session.check_variant(cfg, content, args.checkpoint)
     session.check_data(cfg, about, [cfg.test_dataloader])
     if args.out and Path(args.out).is_dir():
         raise UserError(f'--out {args.out} is a folder: name a file')
@@ -71,5 +73,5 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     cfg.custom_hooks = [dict(type='ProgressHook')]
     if args.show_dir:
         cfg.custom_hooks.append(dict(type='PicturesHook', folder=args.show_dir, limit=None))
-    config.limit_workers(cfg)
+    config.fit_machine(cfg)
     return cfg, about

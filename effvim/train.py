@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
-    parser = config_parser('Train a detector or segmentor.', prog='tools/train.py')
+    parser = config_parser('tools/train.py', 'Train a detector or segmentor.')
     parser.add_argument(
         '--resume', nargs='?', const='latest', metavar='CKPT',
         help='go on from this checkpoint; without a name from the latest in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (on a GPU)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate with the total batch size',
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import_plugins(cfg)
     running = runner.Runner(cfg, about)
+    if running.rank == 0:
+        report.before_training(running)
     running.train()
     if running.rank == 0:
         report.after_training(running)
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     """The config as it will run, all checked that can be without mmdet, and its description."""
-    from . import checkpoint, config, session
+    from . import amp, checkpoint, config, session
 
     cfg = config.load_config(args.config)
     overlays = session.overlays_of(args)
@@ -63,18 +65,21 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         folder = config.work_dir(cfg, args.config, args.work_dir, overlays)
         latest = args.resume == 'latest'
         resumed = checkpoint.find_latest(folder) if latest else Path(args.resume)
-        about = session.adopt(args, checkpoint.read(resumed), str(resumed))
+        content = checkpoint.read(resumed)
+        about = session.adopt(args, content, str(resumed))
     else:
         about = session.describe(args, overlays)
     session.apply(cfg, about)
     if args.amp:
-        use_amp(cfg)
+        amp.use_amp(cfg)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise UserError(f'--auto-scale-lr: {args.config} does not say auto_scale_lr.'
                             f'base_batch_size, the batch that its learning rate is meant for')
         cfg.auto_scale_lr.enable = True
     config.check_model(cfg)
+    if resumed:
+        session.check_variant(cfg, content, str(resumed))
     folder = config.work_dir(cfg, args.config, args.work_dir, about['overlays'])
     session.check_data(cfg, about, [cfg.train_dataloader, cfg.val_dataloader])
     if resumed:
@@ -82,23 +87,8 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     session.fetch_weights(cfg)
     add_hooks(cfg, folder)
-    config.limit_workers(cfg)
+    config.fit_machine(cfg)
     return cfg, about
-
-
-def use_amp(cfg: Config) -> None:
-    """Mixed precision: bfloat16 where the GPU has it, else float16 with a scaled loss.
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError('--amp needs a GPU: mmengine\'s mixed precision does not run on a CPU; '
-                        'leave it out')
-    dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=dtype)
 
 
 def add_hooks(cfg: Config, folder: Path) -> None:

@@ -36,10 +36,8 @@ class FullCocoMetric(CocoMetric):
         with tempfile.TemporaryDirectory() as folder:
             prefix = self.outfile_prefix or str(Path(folder) / 'results')
             truth = self.truth()
-            if self.cat_ids is None:
-                self.cat_ids = truth.getCatIds(catNms=self.dataset_meta['classes'])
-            if self.img_ids is None:
-                self.img_ids = truth.getImgIds()
+            # results2json reads cat_ids
+            self.cat_ids = truth.getCatIds(catNms=self.dataset_meta['classes'])
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 return {}
@@ -66,7 +64,7 @@ class FullCocoMetric(CocoMetric):
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval_faster(truth, truth.loadRes(detections), metric)
             evaluation.params.catIds = self.cat_ids
-            evaluation.params.imgIds = self.img_ids
+            evaluation.params.imgIds = truth.getImgIds()
             evaluation.params.maxDets = list(self.proposal_nums)
             evaluation.params.iouThrs = self.iou_thrs
             evaluation.evaluate()

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Makes .venv: `tools/setup.sh` for running, `tools/setup.sh dev` also for tests and lint.
+# Does nothing if .venv is as requirements.txt says. Called by make, see the Makefile for
+# PYTHON and TORCH.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv
+ready=$venv/.ready  # written last: a .venv without it was left half-made
+dev=${1:-}
+
+stamp() { # of what a finished .venv was made from: inputs, PyTorch choice, interpreter
+    cat requirements.txt pyproject.toml tools/setup.sh | cksum
+    echo "torch ${TORCH:-}"
+    "$1" -c 'import sys; print(sys.version)'
+}
+
+had=$(cat "$ready" 2>/dev/null || true)
+if [ -n "$had" ]; then
+    # not asked for again, the choices of last time stay
+    [ -n "${TORCH:-}" ] || TORCH=$(sed -n 's/^torch //p' <<<"$had")
+    [ -n "${PYTHON:-}" ] || PYTHON=$venv/bin/python
+fi
+PYTHON=${PYTHON:-python3}
+if ! command -v "$PYTHON" >/dev/null; then
+    echo "error: no interpreter $PYTHON; name one of version 3.10 or newer: make setup PYTHON=…" >&2
+    exit 2
+fi
+"$PYTHON" - <<'PY' || exit 2
+import sys
+if sys.version_info < (3, 10):
+    sys.exit(f'error: Python 3.10 or newer is needed, {sys.executable} is '
+             f'{sys.version.split()[0]}: make setup PYTHON=python3.11')
+PY
+
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+pip() { "$venv/bin/python" -m pip --quiet "$@"; }
+want=$(stamp "$PYTHON")
+if [ "$had" != "$want" ]; then
+    rm -f "$ready" "$venv/.ready-dev"
+    if [ -z "$had" ] || [ "$(tail -n 2 <<<"$had")" != "$(tail -n 2 <<<"$want")" ]; then
+        [ "$PYTHON" != "$venv/bin/python" ] || PYTHON=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
+        echo "making $venv with $("$PYTHON" --version) …"
+        "$PYTHON" -m venv --clear "$venv"
+    fi
+    echo 'installing from the package registry, about three minutes …'
+    mmcv=$(grep '^onedl-mmcv==' requirements.txt)
+    headless=$(grep '^opencv-python-headless==' requirements.txt)
+    if [ -n "${TORCH:-}" ]; then
+        pip install $TORCH
+        pip install -r <(grep -v -e '^onedl-mmcv==' -e '^torch==' -e '^torchvision==' requirements.txt)
+    else
+        pip install -r <(grep -v '^onedl-mmcv==' requirements.txt)
+    fi
+    # From the source package, never a cached wheel: that may hold operators compiled for another
+    # PyTorch. Without a compiler and in seconds.
+    MMCV_WITH_OPS=0 pip install --no-cache-dir --no-binary onedl-mmcv --no-deps --force-reinstall "$mmcv"
+    # Both OpenCV packages write the folder cv2; the one installed last wins, and only the headless
+    # one works without libGL.
+    pip install --no-deps --force-reinstall "$headless"
+    pip install --no-deps -e .
+    "$venv/bin/python" -c 'import cv2, torch, mmcv'
+    echo "$want" >"$ready"
+    echo "ready: $venv"
+fi
+if [ "$dev" = dev ] && ! cmp -s requirements-dev.txt "$venv/.ready-dev"; then
+    pip install -r requirements-dev.txt
+    cp requirements-dev.txt "$venv/.ready-dev"
+fi
