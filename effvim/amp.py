@@ -25,9 +25,14 @@ class CpuAmpOptimWrapper(OptimWrapper):
             yield
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16, which make it pay."""
-    return torch.cpu._is_avx512_bf16_supported()
+def available() -> bool:
+    """Whether mixed precision pays: a GPU, or a CPU with instructions for products of bfloat16."""
+    return torch.cuda.is_available() or _cpu_has_bfloat16()
+
+
+def _cpu_has_bfloat16() -> bool:
+    has = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # not in every torch
+    return bool(has and has())
 
 
 def use_amp(cfg: Config) -> None:
@@ -39,7 +44,7 @@ def use_amp(cfg: Config) -> None:
     if torch.cuda.is_available():
         dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=dtype)
-    elif cpu_has_bfloat16():
+    elif _cpu_has_bfloat16():
         cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
     else:
         raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: leave it out')

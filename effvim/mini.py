@@ -4,8 +4,9 @@ Any detection config runs on it without a download. It shows that training learn
 a score reached here says nothing about a score on COCO or on anyone's own pictures.
 
 A scene is a textured ground with 1 to 6 objects of three classes. Objects may overlap (later ones
-hide earlier ones) and may be cut by the picture's edge; colour and texture do not depend on the
-class, so only the outline tells what an object is.
+hide earlier ones) and may be cut by the picture's edge. Outline and surface tell what an object
+is (striped discs, smooth triangles, checked crosses); colour does not, and grounds have the same
+surfaces.
 
 The same seed gives the same bytes on every machine. Therefore this file draws random numbers only
 with ``RandomState.random_sample`` and ``.bytes`` (their streams are frozen by NumPy), computes only
@@ -30,11 +31,12 @@ from PIL import Image
 from pycocotools import mask as rle
 
 CLASSES = ('disc', 'triangle', 'cross')
+_KINDS = (2, 0, 3)  # the surface of each class, see _texture
 VERSION = 1  # of the content and of the layout on disk
 
 MAX_OBJECTS = 6
 MIN_SIDE, MAX_SIDE = 12, 100  # pixels, sides of an object's box
-MIN_VISIBLE = 0.4  # share of an object's pixels that must stay in sight
+MIN_VISIBLE = 0.6  # share of an object's pixels that must stay in sight
 MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
 EMPTY_SHARE = 0.02  # of the training pictures have no object, as in COCO
 TRIES = 30  # for each object after the first; a crowded scene stays with fewer
@@ -44,8 +46,8 @@ FIRST_IMAGE_ID = {'train2017': 1, 'val2017': 500_001}
 MARKER = 'mini.json'  # written last: where it is, the data set is complete
 STALE_AFTER = 24 * 3600  # seconds; what a killed process left beside the root goes after that
 
-# Interpolated: uniform sizes, a few more small ones. Cutting to MAX_SIDE comes later.
-_SIDES = (12, 17, 23, 30, 38, 46, 54, 62, 70, 78, 86, 95, 104)
+# Interpolated: half of the objects between 31 and 56 pixels, the rest from 12 to 100.
+_SIDES = (12, 20, 26, 31, 36, 40, 45, 50, 56, 63, 72, 84, 104)
 _TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25))
 _TILTS = ((1, 0, 1), (99, 20, 101), (24, 7, 25), (12, 5, 13))  # 0 to 22.6 degrees
 
@@ -68,9 +70,10 @@ def draw_scene(rng: np.random.RandomState, size: int = 160, empty: bool = False)
     The largest object side is 100 pixels, or 5/8 of `size` if that is less.
     """
     height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
-    image = _texture(rng, height, width, spread=35)  # H W 3
+    image = _texture(rng, height, width, _whole(rng, 0, 3), _between(rng, 5, 36))  # H W 3
     objects: list[_Object] = []
-    number = 0 if empty else _whole(rng, 1, MAX_OBJECTS)
+    # fewer objects more often: the smaller of two draws
+    number = 0 if empty else min(_whole(rng, 1, MAX_OBJECTS) for _ in range(2))
     tries = 0
     while len(objects) < number and (not objects or tries < number * TRIES):
         tries += 1
@@ -106,7 +109,7 @@ def _place_object(
     label = _whole(rng, 0, len(CLASSES) - 1)
     cover = _outline(rng, label, max_side)  # h w, 0 .. 1
     h, w = cover.shape
-    fill = _texture(rng, h, w, spread=25)  # h w 3
+    fill = _surface(rng, label, h, w)  # h w 3
     # at most a quarter of its sides beyond an edge
     top = _whole(rng, -(h // 4), height - h + h // 4)
     left = _whole(rng, -(w // 4), width - w + w // 4)
@@ -166,21 +169,34 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarra
     return counts[top : top + h, left : left + w].astype(np.float32) / 4
 
 
-def _texture(rng: np.random.RandomState, height: int, width: int, spread: int) -> np.ndarray:
+def _surface(rng: np.random.RandomState, label: int, height: int, width: int) -> np.ndarray:
+    """What an object of this class is made of, coarse enough to be seen: H W 3."""
+    side = (height + width) / 2
+    return _texture(rng, height, width, _KINDS[label], side / _between(rng, 2.5, 4), contrast=45)
+
+
+def _texture(
+    rng: np.random.RandomState,
+    height: int,
+    width: int,
+    kind: int,
+    period: float,
+    contrast: int = 0,
+) -> np.ndarray:
     """Two related colours mixed by a pattern, under a gradient of light: H W 3, float32, 0 .. 255.
 
-    spread: how far, per channel, the second colour may be from the first.
+    kind: 0 clouds, 1 blotches, 2 stripes, 3 checks. period: of the pattern, in pixels. contrast:
+    how far the two colours are apart in each channel, give or take 35.
     """
     grey = _between(rng, 25, 230)
     strength = _between(rng, 0.1, 0.85)
     first = [grey + (_between(rng, 25, 230) - grey) * strength for _ in range(3)]
-    second = [c + _between(rng, -spread, spread) for c in first]
+    towards = -1 if grey > 127 else 1
+    second = [c + towards * contrast + _between(rng, -35, 35) for c in first]
 
     y = np.arange(height, dtype=np.float32)[:, None]
     x = np.arange(width, dtype=np.float32)[None, :]
-    kind = _whole(rng, 0, 3)
     cos, sin = _turn(rng)
-    period = _between(rng, 5, 36)
     if kind == 0:  # clouds
         mix = 0.65 * _noise(rng, height, width, period)
         mix = mix + 0.35 * _noise(rng, height, width, period / 2)

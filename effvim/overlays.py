@@ -6,6 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from backbone.errors import UserError
+
+from . import amp
 from . import mini as drawn
 from .config import LOADERS, datasets, set_data_root
 
@@ -32,6 +35,8 @@ def from_scratch(cfg: Config) -> None:
     backbone.init_cfg = None
     backbone.norm_eval = False
     backbone.frozen_stages = -1
+    # without it the mixer's products explode in the first epochs at learning rates from 5e-4
+    cfg.optim_wrapper.clip_grad = dict(max_norm=3, norm_type=2)
     if cfg.model.get('neck', {}).get('type') == 'EfficientViMFPN':
         cfg.model.neck.norm_cfg = GROUP_NORM
     if cfg.model.get('bbox_head', {}).get('type') == 'RetinaHead':
@@ -39,8 +44,15 @@ def from_scratch(cfg: Config) -> None:
 
 
 def mini(cfg: Config) -> None:
-    """Small drawn scenes and a schedule of minutes."""
-    root = drawn.draw_coco(Path('data') / 'mini-coco', num_train=1024, num_val=128, size=160)
+    """Small drawn scenes and a schedule of minutes on two CPU cores.
+
+    Small batches, since more and smaller steps learn faster per minute; mixed precision where the
+    device has it; two convolutions in RetinaNet's towers instead of four, which learn sooner.
+    """
+    try:
+        root = drawn.draw_coco(Path('data/mini-coco'), num_train=1024, num_val=128, size=160)
+    except FileExistsError as error:
+        raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
     for dataset in datasets(cfg):
         for step in dataset.pipeline:
@@ -51,16 +63,16 @@ def mini(cfg: Config) -> None:
     cfg.train_dataloader.batch_size = 4
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'RetinaNet':
-        # objects of 12 to 100 pixels: anchors of 16 to 256 instead of 32 to 512
-        cfg.model.bbox_head.anchor_generator.octave_base_scale = 4
-    epochs = 4
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
-    cfg.optim_wrapper.optimizer.update(lr=2.5e-4, fused=True)
-    cfg.optim_wrapper.clip_grad = dict(max_norm=3, norm_type=2)  # the mixer can explode early
+        cfg.model.bbox_head.stacked_convs = 2
+    epochs = 6
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=2)
+    cfg.optim_wrapper.optimizer.update(lr=4e-4, fused=True)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs,
              eta_min_ratio=0.01, convert_to_iter_based=True),
     ]
+    if amp.available():
+        amp.use_amp(cfg)
     cfg.default_hooks.logger.interval = 32
     cfg.default_hooks.checkpoint.max_keep_ckpts = 2
