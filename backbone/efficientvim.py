@@ -57,6 +57,8 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int
                             f'widths, depths and state_dims')
         return ARCHS[arch]
     keys = set(ARCHS['m1'])
+    if not isinstance(arch, Mapping):
+        raise UserError(f'arch must be one of {", ".join(ARCHS)} or a dict, got {arch!r}')
     if set(arch) != keys:
         raise UserError(f'arch as a dict needs exactly the keys {sorted(keys)}, got {sorted(arch)}')
     resolved = {key: tuple(int(v) for v in values) for key, values in arch.items()}
@@ -77,6 +79,8 @@ def feature_info(
         UserError: `arch` is unknown or `out_indices` is not ascending, empty or out of range.
     """
     widths = resolve_arch(arch)['widths']
+    if isinstance(out_indices, (int, str)) or not all(isinstance(i, int) for i in out_indices):
+        raise UserError(f'out_indices must be a sequence of stage numbers, got {out_indices!r}')
     ascending = list(out_indices) == sorted(set(out_indices))
     if not out_indices or not ascending or not 0 <= out_indices[0] <= out_indices[-1] < len(widths):
         raise UserError(f'out_indices must be ascending stage numbers from 0 to {len(widths) - 1}, '

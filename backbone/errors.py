@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line that says what is wrong, where, and what to do. The command lines
     print it as ``error: …`` and exit with status 2; in Python it is an ordinary ``ValueError``.
     """
+
+    def __str__(self) -> str:
+        # PyTorch's loader workers hand an exception on with their traceback as its message
+        return super().__str__().rpartition('UserError: ')[2].strip()

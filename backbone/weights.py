@@ -6,6 +6,7 @@ a config object; LayerNorm weights of shape (1, C, 1) or (1, C, 1, 1)) and timm'
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -35,10 +36,11 @@ class LoadReport(NamedTuple):
     """What `load_backbone` did: tensors set, and names in the file that had no place."""
 
     loaded: int
+    wanted: int
     left_over: list[str]
 
     def __str__(self) -> str:
-        text = f'loaded {self.loaded}/{self.loaded} tensors'
+        text = f'loaded {self.loaded}/{self.wanted} tensors'
         if self.left_over:
             head = sum(bool(CLASSIFIER.match(name)) for name in self.left_over)
             rest = len(self.left_over) - head
@@ -70,6 +72,7 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = 'model.safetensors'
+    logging.getLogger('huggingface_hub').setLevel(logging.CRITICAL)  # it announces each retry
     cached = huggingface_hub.try_to_load_from_cache(repo, name)
     if isinstance(cached, str):
         return Path(cached)
@@ -181,12 +184,15 @@ def load_backbone(
             raise UserError(f'{path}: {name} has shape {tuple(given.shape)}, the network needs '
                             f'{tuple(value.shape)}: the weights are of another variant')
         chosen[name] = given
-    strange = [n for n in tensors if not CLASSIFIER.match(n) and not n.startswith('stages.')]
+    # stages that are not built, and the downsampling that would lead to them
+    stages = sorted({int(name.split('.')[1]) for name in own if name.startswith('stages.')})
+    unused = re.compile(rf'stages\.({stages[-1]}\.downsample|(?!({"|".join(map(str, stages))})\.))')
+    strange = [n for n in tensors if not CLASSIFIER.match(n) and not unused.match(n)]
     if strange:
         raise UserError(f'{path} has {len(strange)} tensors that belong to nothing in the network, '
                         f'the first {strange[0]}')
     network.load_state_dict(chosen)
-    return LoadReport(len(chosen), sorted(tensors))
+    return LoadReport(len(chosen), len(own), sorted(tensors))
 
 
 def _counter(name: str) -> bool:

@@ -53,10 +53,12 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         Raises:
             UserError: pretrained weights were asked for and do not fit or cannot be had.
         """
-        if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get('type') != 'Pretrained':
-            super().init_weights()
-            return
-        source = self.init_cfg['checkpoint']
-        report = load_backbone(self, source, self.init_cfg.get('prefix', ''))
-        print_log(f'backbone: {report} from {source}', logger='current')
-        self.is_init = True
+        steps = self.init_cfg or []
+        steps = [steps] if isinstance(steps, Mapping) else steps
+        pretrained = [step for step in steps if step['type'] == 'Pretrained']
+        self.init_cfg = [step for step in steps if step['type'] != 'Pretrained']
+        super().init_weights()
+        self.init_cfg = steps
+        for step in pretrained:
+            self.load_report = load_backbone(self, step['checkpoint'], step.get('prefix', ''))
+            print_log(f'backbone: {self.load_report} from {step["checkpoint"]}', logger='current')

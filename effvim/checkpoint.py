@@ -115,9 +115,25 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     content = weights.read(path, [*allowed, (_history_method, 'builtins.getattr')])
     if not isinstance(content, Mapping):
         raise UserError(f'{path} is not a checkpoint: it holds a {type(content).__name__}')
+    content = dict(content)
     if 'state_dict' not in content:
         content = {'state_dict': weights.state_dict_of(content)}
-    return dict(content)
+    for part in ('state_dict', 'meta'):
+        if not isinstance(content.setdefault(part, {}), Mapping):
+            raise UserError(f'{path} is not a checkpoint: its {part} is a '
+                            f'{type(content[part]).__name__}')
+    return content
+
+
+def check_resumable(content: Mapping[str, Any], path: Path) -> None:
+    """See that a checkpoint holds the state of a training run, not weights alone.
+
+    Raises:
+        UserError: it does not.
+    """
+    if 'optimizer' not in content or not {'epoch', 'iter'} <= content['meta'].keys():
+        raise UserError(f'--resume: {path} holds weights but no state of a training run: start '
+                        f'from them with --cfg-options load_from={path}')
 
 
 def _history_method(owner: Any, name: str) -> Any:
@@ -137,12 +153,12 @@ def find_latest(folder: Path) -> Path:
         UserError: there is none.
     """
     pointer = folder / 'last_checkpoint'
-    if pointer.is_file():
-        # the folder may have been moved since the pointer was written
-        for candidate in (Path(pointer.read_text().strip()),
-                          folder / Path(pointer.read_text().strip()).name):
-            if candidate.is_file():
-                return candidate
+    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
+    if named and (folder / named).is_file():
+        return folder / named
+    others = sorted(folder.glob('*_[0-9]*.pth'), key=lambda path: path.stat().st_mtime)
+    if others:  # the pointer itself was lost
+        return others[-1]
     raise UserError(f'--resume: there is no checkpoint in {folder} to go on from; start without '
                     f'--resume, or name a checkpoint: --resume FILE')
 

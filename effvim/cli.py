@@ -30,7 +30,8 @@ def config_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument(
         '--from-scratch', action='store_true',
-        help='start from random weights: BN statistics are trained, neck and head get group norm',
+        help='start from random weights: BN statistics are trained, neck and head get group norm, '
+             'gradients are clipped',
     )
     parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
     parser.add_argument('--work-dir', metavar='DIR', help='where results go')
@@ -39,7 +40,7 @@ def config_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
+        '--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
         help='change keys of the config, e.g. train_cfg.max_epochs=1; +KEY=VALUE adds a new key',
     )
     return parser
@@ -51,6 +52,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
     keeps its traceback.
     """
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # errors come as ours, with the file's name
     try:
         main(argv)
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from backbone.errors import UserError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
+# Variables of configs that were copied to their places when the file was read: too late to change.
+COPIED = ('train_pipeline', 'test_pipeline', 'data_root', 'dataset_type', 'backend_args')
+PARTS = ('model', 'optim_wrapper', 'train_cfg', 'default_hooks', *LOADERS, *EVALUATORS)
 
 
 def load_config(path: str) -> Config:
@@ -49,7 +52,10 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f'--cfg-options takes KEY=VALUE, got {pair!r}')
     parser = argparse.ArgumentParser(prefix_chars=chr(0))
     parser.add_argument('options', nargs='*', action=DictAction)
-    return dict(parser.parse_args(list(pairs)).options or {})
+    try:
+        return dict(parser.parse_args(list(pairs)).options or {})
+    except (AssertionError, ValueError, SyntaxError) as error:
+        raise UserError(f'--cfg-options {" ".join(pairs)}: {error}') from error
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -59,7 +65,7 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         UserError: a key that the config does not have (the message names the nearest) unless it is
             marked with +, or one that leads through something that has no keys.
     """
-    known = set(dotted_keys(cfg._cfg_dict))
+    known = {k for k in dotted_keys(cfg._cfg_dict) if k.split('.')[0] not in COPIED}
     changes = {}
     for key, value in options.items():
         if not key.startswith('+') and key not in known:
@@ -71,14 +77,34 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         cfg.merge_from_dict(changes)
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
+    for key in (*PARTS, 'model.backbone', *(f'{loader}.dataset' for loader in LOADERS)):
+        if not isinstance(cfg.get(key) if '.' not in key else _at(cfg, key), dict):
+            raise UserError(f'--cfg-options: {key} must keep its keys, it cannot be one value')
+    point_metrics(cfg, set(changes))
+
+
+def _at(cfg: Config, key: str) -> Any:
+    first, second = key.split('.')
+    return cfg[first].get(second)
+
+
+def point_metrics(cfg: Config, keep: Container[str] = ()) -> None:
+    """Let metrics that read annotations read those of their loader's data set.
+
+    `keep`: keys that were set by hand.
+    """
+    for evaluator, loader in zip(EVALUATORS, LOADERS[1:]):
+        if cfg[evaluator].get('ann_file') and f'{evaluator}.ann_file' not in keep:
+            dataset = cfg[loader].dataset
+            cfg[evaluator].ann_file = str(Path(dataset.get('data_root') or '') / dataset.ann_file)
 
 
 def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
     """Every key below `node` as `--cfg-options` writes it, e.g. train_pipeline.2.scale."""
     if isinstance(node, dict):
         items: Any = node.items()
-    elif isinstance(node, (list, tuple)):
-        items = enumerate(node)
+    elif isinstance(node, list):
+        items = [(i, value) for i, value in enumerate(node) if isinstance(value, dict)]
     else:
         return
     for key, value in items:
@@ -98,9 +124,7 @@ def set_data_root(cfg: Config, root: str | os.PathLike[str]) -> None:
         dataset.data_root = root
     if 'data_root' in cfg:
         cfg.data_root = root
-    for evaluator, loader in zip(EVALUATORS, LOADERS[1:]):
-        if cfg[evaluator].get('ann_file'):
-            cfg[evaluator].ann_file = root + cfg[loader].dataset.ann_file
+    point_metrics(cfg)
 
 
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
@@ -127,25 +151,30 @@ def fit_machine(cfg: Config) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     for loader in LOADERS:
         cfg[loader].num_workers = min(cfg[loader].num_workers, cores or 1)
+        if not cfg[loader].num_workers:
+            cfg[loader].persistent_workers = False
 
 
-def work_dir(cfg: Config, path: str, given: str | None, overlays: Sequence[str]) -> Path:
-    """The folder for results: the flag's, the config's, or one named after the config.
+def result_folder(cfg: Config, path: str, given: str | None, overlays: Sequence[str]) -> Path:
+    """The folder for results: the flag's, the config's, or one named after the config."""
+    name = '-'.join([Path(path).stem, *(o for o in overlays if o == 'mini')])
+    return Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
+
+
+def writable(folder: Path, flag: str) -> Path:
+    """`folder`, made and tried.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: it cannot be made or written to; names the flag that chooses another.
     """
-    name = '-'.join([Path(path).stem, *(o for o in overlays if o == 'mini')])
-    folder = Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
     probe = folder / f'.writable-{os.getpid()}'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f'work dir {folder} cannot be written: {error.strerror}; choose another '
-                        f'with --work-dir') from error
-    cfg.work_dir = str(folder)
+        raise UserError(f'folder {folder} cannot be written: {error.strerror}; choose another '
+                        f'with {flag}') from error
     return folder
 
 
@@ -174,14 +203,21 @@ def check_model(cfg: Config) -> None:
     Raises:
         UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone.
     """
-    from backbone import feature_info
+    import inspect
+
+    from backbone import EfficientViM, feature_info
 
     backbone, neck = cfg.model.get('backbone', {}), cfg.model.get('neck', {})
     if backbone.get('type') != 'EfficientViM':
         return
+    known = {*inspect.signature(EfficientViM).parameters, 'type', 'init_cfg'} - {'in_channels'}
+    if backbone.keys() - known:
+        raise UserError(f'model.backbone has no argument {sorted(backbone.keys() - known)[0]!r}; '
+                        f'it has {", ".join(sorted(known))}')
     info = feature_info(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
     channels = [i.channels for i in info]
-    if neck and list(neck.get('in_channels', channels)) != channels:
-        raise UserError(f'model.neck.in_channels is {list(neck.in_channels)}, but the backbone '
+    wanted = neck.get('in_channels', channels) if neck else channels
+    if not isinstance(wanted, (list, tuple)) or list(wanted) != channels:
+        raise UserError(f'model.neck.in_channels is {wanted}, but the backbone '
                         f'arch={backbone.get("arch", "m4")!r} gives maps of {channels} channels '
                         f'at strides {[i.stride for i in info]}: set model.neck.in_channels')

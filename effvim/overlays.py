@@ -51,7 +51,7 @@ def mini(cfg: Config) -> None:
     """
     try:
         root = drawn.draw_coco(Path('data/mini-coco'), num_train=1024, num_val=128, size=160)
-    except FileExistsError as error:
+    except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
     for dataset in datasets(cfg):
@@ -64,9 +64,9 @@ def mini(cfg: Config) -> None:
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
-    epochs = 6
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=2)
-    cfg.optim_wrapper.optimizer.update(lr=4e-4, fused=True)
+    epochs = 7
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=3)
+    cfg.optim_wrapper.optimizer.update(lr=5e-4, fused=True)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs,

@@ -29,7 +29,10 @@ def scalars(
         if path.parts[-3] < began:
             continue
         for line in path.read_text().splitlines():
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed while writing it
             (train if 'loss' in record else val)[record['step']] = record
     return [train[i] for i in sorted(train)], [val[i] for i in sorted(val)]
 

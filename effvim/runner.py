@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from backbone.errors import UserError
 
 from . import checkpoint as ckpt
-from . import hooks as hooks  # registers them
+from . import hooks
 
 # Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
 CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
@@ -106,6 +106,7 @@ class Runner(MMRunner):
             UserError: the file cannot be read or does not fit.
         """
         checkpoint = ckpt.read(filename)
+        (checkpoint.get('meta') or {}).pop('config', None)  # mmengine's resume would execute it
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = getattr(self.model, 'module', self.model)
         load_strictly(model, checkpoint['state_dict'], filename, not strict)
@@ -130,10 +131,22 @@ class Runner(MMRunner):
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Save as mmengine does, and say what the checkpoint is."""
-        place = {'epoch': self.epoch, 'iter': self.iter,
-                 'batches_per_epoch': len(self.train_dataloader)}
+        batches = len(self.train_dataloader)
+        done: int = (meta or {})['iter'] if meta and 'iter' in meta else self.iter
+        place = {'epoch': done // batches, 'batch': done % batches, 'batches_per_epoch': batches}
         about = {**self.about, 'versions': ckpt.versions(), 'place': place}
         super().save_checkpoint(*args, meta={**(meta or {}), 'effvim': about}, **kwargs)
+
+
+@contextlib.contextmanager
+def closing(runner: Runner) -> Iterator[None]:
+    """Leave the terminal as it was, also after an error or an interruption."""
+    try:
+        yield
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, hooks.ProgressHook):
+                hook.after_run(runner)
 
 
 def load_strictly(

@@ -36,6 +36,8 @@ def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
         'overlays': list(names),
         'data_root': str(Path(args.data_root).absolute()) if args.data_root else None,
         'options': config.parse_options(args.cfg_options),
+        'amp': getattr(args, 'amp', False),
+        'auto_scale_lr': getattr(args, 'auto_scale_lr', False),
         'began': time.strftime('%Y%m%d_%H%M%S'),
     }
 
@@ -58,6 +60,7 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     if 'mini' in about['overlays'] and given['data_root']:
         raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')
     return {
+        **given,
         **about,
         'data_root': given['data_root'] or about['data_root'],
         'options': {**about['options'], **given['options']},
@@ -96,8 +99,8 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
         UserError: it has not; says which variant it is.
     """
     backbone = cfg.model.get('backbone', {})
-    state = {n.removeprefix('backbone.'): v for n, v in content['state_dict'].items()
-             if n.startswith('backbone.')}
+    names = {n.removeprefix('module.'): v for n, v in content['state_dict'].items()}
+    state = {n.removeprefix('backbone.'): v for n, v in names.items() if n.startswith('backbone.')}
     if backbone.get('type') != 'EfficientViM':
         return
 
@@ -120,8 +123,11 @@ def fetch_weights(cfg: Config) -> None:
     Raises:
         UserError: they cannot be had.
     """
-    start = cfg.model.get('backbone', {}).get('init_cfg')
-    if isinstance(start, dict) and start.get('type') == 'Pretrained':
-        start['checkpoint'] = str(weights.resolve(start['checkpoint']))
+    backbone = cfg.model.backbone
     if cfg.get('load_from') and not Path(cfg.load_from).is_file():
         raise UserError(f'load_from: {cfg.load_from} not found')
+    if cfg.get('load_from'):
+        backbone.init_cfg = None  # that file holds all weights
+    start = backbone.get('init_cfg')
+    if isinstance(start, dict) and start.get('type') == 'Pretrained':
+        start['checkpoint'] = str(weights.resolve(start.get('checkpoint') or ''))

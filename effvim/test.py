@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import_plugins(cfg)
     running = runner.Runner(cfg, about)
     running.load_checkpoint(args.checkpoint)
-    metrics = report.numbers(running.test())
+    with runner.closing(running):
+        metrics = report.numbers(running.test())
     if running.rank == 0:
         Console().print(report.table(metrics, args.checkpoint))
         if args.out:
@@ -65,9 +66,16 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     config.check_model(cfg)
     session.check_variant(cfg, content, args.checkpoint)
     session.check_data(cfg, about, [cfg.test_dataloader])
-    if args.out and Path(args.out).is_dir():
-        raise UserError(f'--out {args.out} is a folder: name a file')
-    config.work_dir(cfg, args.config, args.work_dir, about['overlays'])
+    if args.out:
+        if Path(args.out).is_dir():
+            raise UserError(f'--out {args.out} is a folder: name a file')
+        config.writable(Path(args.out).parent, '--out')
+    if args.show_dir:
+        config.writable(Path(args.show_dir), '--show-dir')
+    folder = config.result_folder(cfg, args.config, args.work_dir, about['overlays'])
+    # apart from training's files when it is training's folder
+    cfg.work_dir = str(config.writable(folder / 'test', '--work-dir'))
+    cfg.launcher = args.launcher
     cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     cfg.load_from, cfg.resume = None, False
     cfg.custom_hooks = [dict(type='ProgressHook')]

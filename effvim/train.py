@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     running = runner.Runner(cfg, about)
     if running.rank == 0:
         report.before_training(running)
-    running.train()
+    with runner.closing(running):
+        running.train()
     if running.rank == 0:
         report.after_training(running)
 
@@ -62,17 +63,19 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     overlays = session.overlays_of(args)
     resumed = None
     if args.resume:
-        folder = config.work_dir(cfg, args.config, args.work_dir, overlays)
+        folder = config.result_folder(cfg, args.config, args.work_dir, overlays)
         latest = args.resume == 'latest'
         resumed = checkpoint.find_latest(folder) if latest else Path(args.resume)
         content = checkpoint.read(resumed)
         about = session.adopt(args, content, str(resumed))
+        checkpoint.check_resumable(content, resumed)
     else:
         about = session.describe(args, overlays)
     session.apply(cfg, about)
-    if args.amp:
+    cfg.launcher = args.launcher
+    if about['amp']:
         amp.use_amp(cfg)
-    if args.auto_scale_lr:
+    if about['auto_scale_lr']:
         if 'auto_scale_lr' not in cfg:
             raise UserError(f'--auto-scale-lr: {args.config} does not say auto_scale_lr.'
                             f'base_batch_size, the batch that its learning rate is meant for')
@@ -80,7 +83,15 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     config.check_model(cfg)
     if resumed:
         session.check_variant(cfg, content, str(resumed))
-    folder = config.work_dir(cfg, args.config, args.work_dir, about['overlays'])
+        done, epochs = content['meta']['epoch'], cfg.train_cfg.get('max_epochs')
+        if epochs and done >= epochs:
+            raise UserError(f'--resume: {resumed} has finished its {done} epochs; to go on raise '
+                            f'them: --cfg-options train_cfg.max_epochs=…')
+    folder = config.result_folder(cfg, args.config, args.work_dir, about['overlays'])
+    if not resumed and 'mini' not in overlays and any(folder.glob('*_[0-9]*.pth')):
+        raise UserError(f'{folder} holds checkpoints of an earlier run, which this one would '
+                        f'overwrite: go on with --resume, or choose another --work-dir')
+    cfg.work_dir = str(config.writable(folder, '--work-dir'))
     session.check_data(cfg, about, [cfg.train_dataloader, cfg.val_dataloader])
     if resumed:
         cfg.load_from, cfg.resume = str(resumed), True

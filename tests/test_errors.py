@@ -141,9 +141,17 @@ def test_not_a_config(capsys, root, text):
     ('model.backbone.out_indices=[0,1]', ['[128, 192, 320]', '[128, 192]']),
     ('model.neck.in_channels=[1,2,3]', ['[1, 2, 3]', '[128, 192, 320]', 'model.neck.in_channels']),
     ('train_cfg.max_epoch=3', ["'train_cfg.max_epochs'", '+train_cfg.max_epoch']),
-    ('train_pipeline.9.scale=3', ['train_pipeline.']),
     ('nonsense', ['KEY=VALUE', 'nonsense']),
     ('=3', ['KEY=VALUE']),
+    ('train_pipeline.2.scale=(9,9)', ["'train_dataloader.dataset.pipeline.2.scale'"]),
+    ('train_dataloader.dataset.pipeline.2.scale=(9,9', ['Imbalanced']),
+    ('param_scheduler.1.milestones.0=3', ['param_scheduler.1.milestones']),
+    ('model.backbone.out_indices=1', ['out_indices', '1']),
+    ('model.backbone.arch=5', ['arch', '5']),
+    ('model.backbone=None', ['model.backbone']),
+    ('train_dataloader=None', ['train_dataloader']),
+    ('model.neck.in_channels=224', ['224', 'model.neck.in_channels']),
+    ('+model.backbone.depth=50', ["'depth'", 'frozen_stages']),
     ('load_from=absent.pth', ['absent.pth']),
 ])
 def test_options(capsys, root, option, parts):
@@ -164,6 +172,32 @@ def test_work_dir_not_writable(capsys, root):
                              'file/below'])
     assert 'file/below' in message and '--work-dir' in message
     assert Path('file').read_text() == 'mine'
+
+
+def test_options_given_twice_both_count(capsys, root):
+    message = error(capsys, scratch(root, '--cfg-options', 'nonsense.key=1', '--cfg-options',
+                                    'train_cfg.max_epochs=1'))
+    assert 'nonsense.key' in message
+
+
+def test_an_earlier_runs_checkpoints_are_kept(capsys, root):
+    Path('out').mkdir()
+    Path('out/epoch_3.pth').write_text('mine')
+    assert '--resume' in error(capsys, scratch(root))
+    assert Path('out/epoch_3.pth').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('content', [
+    {}, {'meta': {}}, {'meta': 'text'}, {'optimizer': {}}, {'state_dict': [1]}], ids=str)
+def test_resuming_from_weights_alone(capsys, root, content):
+    torch.save({'state_dict': checkpoint_of('m1'), **content}, 'weights.pth')
+    assert 'weights.pth' in error(capsys, scratch(root, '--resume', 'weights.pth'))
+
+
+def test_resuming_a_finished_run(capsys, root):
+    torch.save({'state_dict': checkpoint_of('m1'), 'optimizer': {},
+                'meta': {'epoch': 12, 'iter': 24}}, 'epoch_12.pth')
+    assert 'max_epochs' in error(capsys, scratch(root, '--resume', 'epoch_12.pth'))
 
 
 def test_nothing_to_resume(capsys, root):
@@ -188,9 +222,10 @@ def test_command_line(capsys, argv):
     assert '--help' in error(capsys, argv)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU can')
-def test_amp_without_a_gpu(capsys, root):
-    assert 'GPU' in error(capsys, scratch(root, '--amp'))
+def test_amp_where_it_does_not_pay(capsys, root, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.cpu._is_avx512_bf16_supported', lambda: False)
+    assert '--amp' in error(capsys, scratch(root, '--amp'))
 
 
 def checkpoint_of(arch):
@@ -205,7 +240,7 @@ def test_checkpoint(capsys, root, how):
     path = Path('ckpt.pth')
     if how in ('variant', 'not ours'):
         state = checkpoint_of('m2') if how == 'variant' else {'backbone.conv.weight': torch.ones(1)}
-        torch.save({'state_dict': state, 'meta': {}}, path)
+        torch.save({'state_dict': state, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1}}, path)
     elif how == 'list':
         torch.save([1, 2], path)
     elif how != 'absent':
@@ -244,10 +279,13 @@ def test_flags_that_contradict_the_checkpoint(capsys, flags, made, part):
     assert part in error(capsys, [CONFIG, 'c.pth', *flags], test_tool)
 
 
-def test_out_is_a_folder(capsys, root):
+@pytest.mark.parametrize('flag, value', [('--out', '.'), ('--out', 'file/m.json'),
+                                         ('--show-dir', 'file/shown')])
+def test_where_results_cannot_go(capsys, root, flag, value):
+    Path('file').write_text('mine')
     torch.save({'state_dict': checkpoint_of('m1'), 'meta': {}}, 'c.pth')
-    assert '--out' in error(capsys, [CONFIG, 'c.pth', '--data-root', str(root), '--out', '.'],
-                            test_tool)
+    assert flag in error(capsys, [CONFIG, 'c.pth', '--data-root', str(root), flag, value],
+                         test_tool)
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])

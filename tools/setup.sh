@@ -10,11 +10,12 @@ dev=${1:-}
 
 stamp() { # of what a finished .venv was made from: inputs, PyTorch choice, interpreter
     cat requirements.txt pyproject.toml tools/setup.sh | cksum
+    echo "in $PWD"
     echo "torch ${TORCH:-}"
     "$1" -c 'import sys; print(sys.version)'
 }
 
-had=$(cat "$ready" 2>/dev/null || true)
+had=$([ -x "$venv/bin/python" ] && cat "$ready" 2>/dev/null || true)
 if [ -n "$had" ]; then
     # not asked for again, the choices of last time stay
     [ -n "${TORCH:-}" ] || TORCH=$(sed -n 's/^torch //p' <<<"$had")
@@ -37,7 +38,7 @@ pip() { "$venv/bin/python" -m pip --quiet "$@"; }
 want=$(stamp "$PYTHON")
 if [ "$had" != "$want" ]; then
     rm -f "$ready" "$venv/.ready-dev"
-    if [ -z "$had" ] || [ "$(tail -n 2 <<<"$had")" != "$(tail -n 2 <<<"$want")" ]; then
+    if [ -z "$had" ] || [ "$(tail -n +2 <<<"$had")" != "$(tail -n +2 <<<"$want")" ]; then
         [ "$PYTHON" != "$venv/bin/python" ] || PYTHON=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
         echo "making $venv with $("$PYTHON" --version) …"
         "$PYTHON" -m venv --clear "$venv"

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT …"""
 
 import sys
