@@ -148,6 +148,8 @@ def fit_machine(cfg: Config) -> None:
 
     if not torch.cuda.is_available():
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        cfg.setdefault('model_wrapper_cfg', dict(
+            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     for loader in LOADERS:
         cfg[loader].num_workers = min(cfg[loader].num_workers, cores or 1)

@@ -62,7 +62,10 @@ class ProgressHook(Hook):
             print(f'{what}  {done}/{total}  {text}', flush=True)
 
     def before_train(self, runner: Any) -> None:
-        """Open the line."""
+        """Say what the backbone starts from; open the line."""
+        backbone = getattr(getattr(runner.model, 'module', runner.model), 'backbone', None)
+        if runner.rank == 0 and hasattr(backbone, 'load_report'):
+            print(f'backbone: {backbone.load_report}')
         self._start(runner)
 
     def after_train_iter(

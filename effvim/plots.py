@@ -92,6 +92,7 @@ def prediction_beside_truth(
     left, right = figure.subplots(1, 2)
     truth, found = sample.gt_instances, sample.pred_instances
     found = found[found.scores >= score_thr]
+    found = found[found.scores.argsort()]  # the surest last, on top of the others
     _panel(left, image, 'truth', truth.bboxes, truth.labels, None, classes)
     _panel(right, image, f'prediction (score ≥ {score_thr})', found.bboxes, found.labels,
            found.scores, classes)

@@ -13,6 +13,7 @@ from typing import Any
 import mmcv
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner as MMRunner
@@ -61,6 +62,12 @@ class Runner(MMRunner):
             experiment_name=cfg.get('experiment_name'),
             cfg=cfg,
         )
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """The usual environment; also for several processes without a GPU."""
+        if self.distributed and not torch.cuda.is_available() and not is_distributed():
+            torch.distributed.init_process_group('gloo')  # mmengine would ask for a GPU
+        super().setup_env(env_cfg)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """The usual logger: everything into the file, warnings only on the console."""

@@ -18,9 +18,9 @@ def timm_state(arch='m1'):
     return randomised(timm.create_model(f'efficientvim_{arch}')).state_dict()
 
 
-def authors_state(arch='m1'):
+def authors_state(state):
     """The same weights as the authors' files shape them."""
-    state = timm_state(arch)
+    state = dict(state)
     for name, value in state.items():
         if name.startswith('norm.3.'):
             state[name] = value.reshape(1, -1, 1, 1)
@@ -71,7 +71,7 @@ def test_both_formats_load_whole(arch, form, tmp_path, monkeypatch):
         save_file(state, path)
     else:
         path = tmp_path / 'checkpoint.pth'
-        save_authors(path, authors_state(arch), monkeypatch)
+        save_authors(path, authors_state(state), monkeypatch)
     backbone = MODELS.build(dict(type='EfficientViM', arch=arch,
                                  init_cfg=dict(type='Pretrained', checkpoint=str(path))))
     backbone.init_weights()
@@ -83,11 +83,19 @@ def test_both_formats_load_whole(arch, form, tmp_path, monkeypatch):
     assert f'loaded {len(own)}/{len(own)} tensors, left over {len(state) - len(own)}' in str(report)
 
 
-def test_runner_logs_the_report(tmp_path, capsys):
-    save_file(timm_state(), tmp_path / 'model.safetensors')
-    MODELS.build(dict(type='EfficientViM', arch='m1', init_cfg=dict(
-        type='Pretrained', checkpoint=str(tmp_path / 'model.safetensors')))).init_weights()
-    assert 'loaded 290/290 tensors' in capsys.readouterr().out
+def test_a_list_of_steps_does_not_pass_by_the_checks(tmp_path):
+    save_file(timm_state('m2'), tmp_path / 'm.safetensors')
+    backbone = MODELS.build(dict(type='EfficientViM', arch='m1', init_cfg=[dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'm.safetensors'))]))
+    with pytest.raises(UserError, match='another variant'):
+        backbone.init_weights()
+
+
+def test_surplus_blocks_are_not_left_in_silence(tmp_path):
+    save_file(timm_state('m4'), tmp_path / 'm.safetensors')
+    arch = dict(widths=(224, 320, 512), depths=(1, 2, 1), state_dims=(64, 32, 16))
+    with pytest.raises(UserError, match='belong to nothing'):
+        weights.load_backbone(EfficientViM(arch), tmp_path / 'm.safetensors')
 
 
 def test_prefix_takes_a_detectors_backbone(tmp_path):
