@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,12 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
             if not isinstance(entry, dict) or not wanted <= entry.keys():
                 have = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
                 raise UserError(f'{path}: {key}[{i}] needs {sorted(wanted)}, has {have}')
+            if key == 'annotations' and not _is_box(entry['bbox']):
+                raise UserError(f'{path}: {key}[{i}].bbox must be four numbers x, y, width, height, '
+                                f'got {entry["bbox"]!r}')
+            if key == 'images' and not isinstance(entry['file_name'], str):
+                raise UserError(f'{path}: {key}[{i}].file_name must be text, got '
+                                f'{entry["file_name"]!r}')
     if not content['categories']:
         raise UserError(f'{path} has no categories')
     return content
@@ -63,9 +70,12 @@ def check(dataset: Any) -> tuple[str, ...]:
         raise UserError(f'{path} has no category {_some(foreign)}, which the config asks for; it '
                         f'has {_some(names)}')
     ids = {c['id'] for c in content['categories'] if c['name'] in wanted}
-    if not any(a['category_id'] in ids for a in content['annotations']):
-        raise UserError(f'{path} has no annotation of {_some(wanted)}: there is nothing to '
-                        f'train on or to measure')
+    annotated = {a['image_id'] for a in content['annotations'] if a['category_id'] in ids}
+    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    if not any(i['id'] in annotated and min(i['height'], i['width']) >= least
+               for i in content['images']):
+        raise UserError(f'{path} has no annotation of {_some(wanted)} in a picture of at least '
+                        f'{least} pixels: there is nothing to train on or to measure')
     folder = root / (dataset.data_prefix.get('img') or '')
     _check_pictures(path, folder, [image['file_name'] for image in content['images']])
     return tuple(name for name in names if name in wanted)
@@ -77,6 +87,11 @@ def _check_pictures(path: Path, folder: Path, names: Sequence[str]) -> None:
     if missing:
         raise UserError(f'{len(missing)} of {len(names)} images that {path} names are not in '
                         f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}')
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(
+        isinstance(v, (int, float)) and math.isfinite(v) for v in box)
 
 
 def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ class PicturesHook(Hook):
                 return
             self.count += 1
             classes = runner.visualizer.dataset_meta['classes']
-            name = Path(sample.img_path).stem + '.png'
+            name = f'{self.count:03d}_{Path(sample.img_path).stem}.png'
             plots.prediction_beside_truth(sample, classes, self.folder / name, self.score_thr)
 
     after_test_iter = after_val_iter

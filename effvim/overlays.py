@@ -65,7 +65,7 @@ def mini(cfg: Config) -> None:
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
     epochs = 7
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=3)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=4)
     cfg.optim_wrapper.optimizer.update(lr=5e-4, fused=True)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -75,4 +75,4 @@ def mini(cfg: Config) -> None:
     if amp.available():
         amp.use_amp(cfg)
     cfg.default_hooks.logger.interval = 32
-    cfg.default_hooks.checkpoint.max_keep_ckpts = 2
+    cfg.default_hooks.checkpoint.update(interval=4, max_keep_ckpts=2)

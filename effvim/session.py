@@ -57,6 +57,9 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
         if name in given['overlays'] and name not in about['overlays']:
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
+    for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr')):
+        if given[name] and not about.get(name):
+            raise UserError(f'{path} was trained without {flag}: leave the flag out')
     if 'mini' in about['overlays'] and given['data_root']:
         raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')
     return {

@@ -105,7 +105,10 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
 def add_hooks(cfg: Config, folder: Path) -> None:
     """Progress, curves, pictures; checkpoints written whole."""
     interval = cfg.default_hooks.logger.get('interval', 50)
-    cfg.default_hooks.checkpoint.backend_args = dict(backend='whole_file')
+    keep = cfg.default_hooks.checkpoint
+    keep.backend_args = dict(backend='whole_file')
+    if keep.get('max_keep_ckpts') == 1:
+        keep.max_keep_ckpts = 2  # mmengine removes an old one before the new one is written
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
         dict(type='ProgressHook', interval=interval),

@@ -89,6 +89,17 @@ def test_an_entry_lacks_a_field(capsys, root, key, field):
     assert f'{key}[1]' in message and field in message
 
 
+@pytest.mark.parametrize('box', [[1, 2], None, [1, 2, 3, 'x'], [1, 2, 3, float('nan')]], ids=str)
+def test_a_box_that_is_none(capsys, root, box):
+    edit(root / TRAIN, lambda c: c['annotations'][2].update(bbox=box))
+    assert 'annotations[2].bbox' in error(capsys, scratch(root))
+
+
+def test_all_pictures_too_small(capsys, root):
+    edit(root / TRAIN, lambda c: [i.update(height=20) for i in c['images']])
+    assert '32 pixels' in error(capsys, scratch(root))
+
+
 def test_no_categories(capsys, root):
     edit(root / TRAIN, lambda c: c['categories'].clear())
     assert 'categories' in error(capsys, scratch(root))
