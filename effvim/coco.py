@@ -42,8 +42,8 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
                 have = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
                 raise UserError(f'{path}: {key}[{i}] needs {sorted(wanted)}, has {have}')
             if key == 'annotations' and not _is_box(entry['bbox']):
-                raise UserError(f'{path}: {key}[{i}].bbox must be four numbers x, y, width, height, '
-                                f'got {entry["bbox"]!r}')
+                raise UserError(f'{path}: {key}[{i}].bbox must be four numbers x, y, width, '
+                                f'height, got {entry["bbox"]!r}')
             if key == 'images' and not isinstance(entry['file_name'], str):
                 raise UserError(f'{path}: {key}[{i}].file_name must be text, got '
                                 f'{entry["file_name"]!r}')
