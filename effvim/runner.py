@@ -118,6 +118,7 @@ class Runner(MMRunner):
         model = getattr(self.model, 'module', self.model)
         load_strictly(model, checkpoint['state_dict'], filename, not strict)
         self._has_loaded = True
+        self.loaded_random_states = checkpoint.get('random_states')
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
@@ -130,9 +131,8 @@ class Runner(MMRunner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from `filename`, with the random states it was written with."""
         super().resume(filename, *args, **kwargs)
-        states = ckpt.read(filename).get('random_states')
-        if states:
-            ckpt.restore_random_states(states)
+        if self.loaded_random_states:
+            ckpt.restore_random_states(self.loaded_random_states)
 
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any

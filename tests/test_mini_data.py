@@ -69,7 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def scenes() -> list[mini.Scene]:
     rng = np.random.RandomState(99)
-    return [mini.draw_scene(rng) for _ in range(400)]
+    return [mini.draw_scene(rng) for _ in range(500)]
 
 
 # ---------------------------------------------------------------- the same bytes everywhere
@@ -193,7 +193,7 @@ def test_colour_tells_nothing_about_the_class(scenes: list[mini.Scene]) -> None:
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             colours[label].append(scene.image[mask].mean(0))
     values = [np.array(c) for c in colours]  # per class: n 3
-    assert min(len(v) for v in values) > 280
+    assert min(len(v) for v in values) > 350
     for a, b in ((0, 1), (0, 2), (1, 2)):
         # the means of two classes differ by chance alone
         error = np.sqrt(values[a].var(0) / len(values[a]) + values[b].var(0) / len(values[b]))
