@@ -78,6 +78,8 @@ def check(dataset: Any) -> tuple[str, ...]:
                         f'{least} pixels: there is nothing to train on or to measure')
     folder = root / (dataset.data_prefix.get('img') or '')
     _check_pictures(path, folder, [image['file_name'] for image in content['images']])
+    if any(step.get('with_mask') for step in dataset.get('pipeline', [])):
+        _check_masks(path, content)
     return tuple(name for name in names if name in wanted)
 
 
@@ -87,6 +89,37 @@ def _check_pictures(path: Path, folder: Path, names: Sequence[str]) -> None:
     if missing:
         raise UserError(f'{len(missing)} of {len(names)} images that {path} names are not in '
                         f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}')
+
+
+def _check_masks(path: Path, content: dict[str, Any]) -> None:
+    """Every object needs an outline; mmdet would ignore a bad one, or learn an empty mask."""
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    for annotation in content['annotations']:
+        problem = _outline_problem(annotation.get('segmentation'),
+                                   *sizes.get(annotation['image_id'], (math.inf, math.inf)))
+        if problem:
+            raise UserError(f'{path}: the mask of annotation {annotation["id"]} (image '
+                            f'{annotation["image_id"]}) {problem}: mend it or take it out')
+
+
+def _outline_problem(segmentation: Any, width: float, height: float) -> str:
+    """What is wrong with polygons [[x1, y1, x2, y2, …], …] or a run-length mask; '' if nothing."""
+    if isinstance(segmentation, dict):
+        if not isinstance(segmentation.get('counts'), (list, str)):
+            return 'is run-length encoded but has no counts'
+        size = segmentation.get('size')
+        if width < math.inf and size != [height, width]:
+            return f'is of size {size}, its image {[height, width]} (height, width)'
+        return ''
+    if not isinstance(segmentation, list) or not segmentation:
+        return 'is missing'
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return 'has a polygon that is not a list of at least three points x, y'
+        x, y = polygon[0::2], polygon[1::2]
+        if max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height:
+            return f'has a polygon outside the {width} × {height} pixels of the image'
+    return ''
 
 
 def _is_box(box: Any) -> bool:

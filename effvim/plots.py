@@ -93,31 +93,29 @@ def prediction_beside_truth(
     truth, found = sample.gt_instances, sample.pred_instances
     found = found[found.scores >= score_thr]
     found = found[found.scores.argsort()]  # the surest last, on top of the others
-    _panel(left, image, 'truth', truth.bboxes, truth.labels, None, classes)
-    _panel(right, image, f'prediction (score ≥ {score_thr})', found.bboxes, found.labels,
-           found.scores, classes)
+    _panel(left, image, 'truth', truth, classes)
+    _panel(right, image, f'prediction (score ≥ {score_thr})', found, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def _panel(
-    axes: Axes,
-    image: np.ndarray,
-    title: str,
-    boxes: Any,
-    labels: Any,
-    scores: Any,
-    classes: Sequence[str],
-) -> None:
+def _panel(axes: Axes, image: np.ndarray, title: str, objects: Any, classes: Sequence[str]) -> None:
+    """`objects`: mmdet's instances with bboxes (N, 4), labels (N,), perhaps scores and masks."""
     axes.imshow(image)
     axes.set_title(title, fontsize=9)
     axes.axis('off')
-    boxes = getattr(boxes, 'tensor', boxes)
-    for i in range(len(labels)):
+    boxes = getattr(objects.bboxes, 'tensor', objects.bboxes)
+    for i in range(len(objects)):
         x1, y1, x2, y2 = (float(v) for v in boxes[i])
-        label = int(labels[i])
+        label = int(objects.labels[i])
         edge = colour(label)
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.4, ec=edge))
-        text = classes[label] + ('' if scores is None else f' {float(scores[i]):.2f}')
+        if 'masks' in objects:
+            mask = objects.masks[i]  # a tensor predicted, BitmapMasks in the truth
+            mask = np.asarray(mask.masks[0] if hasattr(mask, 'masks') else mask.cpu(), bool)
+            axes.imshow(mask[..., None] * (*edge, 0.5))
+        text = classes[label]
+        if 'scores' in objects:
+            text += f' {float(objects.scores[i]):.2f}'
         axes.text(x1, y1, text, fontsize=6, va='bottom', clip_on=True,
                   bbox=dict(boxstyle='square,pad=0.1', fc=edge, ec='none', alpha=0.8))
