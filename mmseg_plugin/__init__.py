@@ -1,5 +1,10 @@
-"""Import it and mmsegmentation knows `type='EfficientViM'`; its own FPN and heads suffice."""
+"""Import it and segmentation works: backbone and metric; mmseg's own FPN and heads suffice.
+
+Configs name it in `custom_imports`.
+"""
 
 from backbone import wrapper
 
-__all__ = ['wrapper']
+from . import metric
+
+__all__ = ['metric', 'wrapper']
