@@ -1,11 +1,13 @@
-"""Published weight files, read safely, into our networks.
+"""Weight files and hub ids, read safely, into our networks.
 
-Two formats of ImageNet weights are known: the authors' pickles (`model` beside optimiser state and
-a config object; LayerNorm weights of shape (1, C, 1) or (1, C, 1, 1)) and timm's safetensors.
+Known are the authors' ImageNet pickles (`model` and `model_ema` beside optimiser state and a config
+object), timm's safetensors, checkpoints of mmdet, mmseg and mmengine, and what
+tools/convert_weights.py writes: safetensors that say in their metadata what they are.
 """
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import pickle
@@ -15,20 +17,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
+import numpy as np
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .names import CLASSIFIER, difference, translate
 
 HUB_ID = re.compile(r'(?:hf-hub:)?(timm/efficientvim_m[1-4](?:_dist)?\.[\w.]+)')
-CLASSIFIER = re.compile(r'(weights|weights_dist|norm\.\d|heads\.\d|heads_dist\.\d)(\.|$)')
+METADATA = 'effvim'  # the key in a safetensors file's metadata; a Python literal, see `read`
 
-# Plain containers that published pickles hold beside their tensors. They are read as dicts: no
-# code of theirs is imported or run. Every other class in a file is refused by name.
-_INERT = [
+# What published pickles hold beside their tensors. Containers are read as dicts: no code of theirs
+# is imported or run. NumPy's numbers, such as a best score, go by the name they had before NumPy 2.
+# Every other class in a file is refused by name.
+_INERT: list[Any] = [
     (OrderedDict, 'yacs.config.CfgNode'),
     (OrderedDict, 'argparse.Namespace'),
+    (np.float64(0).__reduce__()[0], 'numpy.core.multiarray.scalar'),
+    np.dtype,
+    type(np.dtype(np.float64)),
 ]
 
 
@@ -63,7 +71,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     hub_id = HUB_ID.fullmatch(str(source))
     if not hub_id:
         raise UserError(f'weights {source} not found: give a file, or one of the hub ids '
-                        f'timm/efficientvim_m{{1..4}}.e450_in1k')
+                        f'timm/efficientvim_m{{1..4}}.e450_in1k, .e300_in1k and _dist.in1k')
     return _from_hub(hub_id[1])
 
 
@@ -81,14 +89,17 @@ def _from_hub(repo: str) -> Path:
     except Exception as error:  # the client raises its own, its HTTP library's and the system's
         raise UserError(
             f'weights {repo} cannot be fetched ({type(error).__name__}) and are not in '
-            f'{HF_HUB_CACHE}: with a network run "hf download {repo} {name}", copy the file here, '
-            f'then name it with --cfg-options model.backbone.init_cfg.checkpoint=FILE; or start '
-            f'from random weights with --from-scratch'
+            f'{HF_HUB_CACHE}: with a network run "hf download {repo} {name}", copy the file here '
+            f'and give its path instead of the id (for a config with --cfg-options '
+            f'model.backbone.init_cfg.checkpoint=FILE), or start from random weights with '
+            f'--from-scratch'
         ) from error
 
 
 def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
     """The content of a safetensors or `torch.save` file, on the CPU, running none of its code.
+
+    A safetensors file that says what it is comes as ``state_dict`` and ``meta``, like a checkpoint.
 
     Args:
         path: the file.
@@ -104,7 +115,7 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
         raise UserError(f'{path} is empty (0 bytes): fetch or write it again')
     try:
         if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals([*_INERT, *(extra or [])]):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -114,87 +125,131 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
                             f'must not execute') from error
         raise UserError(f'{path} is damaged or not a weight file: fetch it again') from error
     except (RuntimeError, EOFError, safetensors.SafetensorError, OSError, ValueError, KeyError,
-            AttributeError, TypeError, IndexError, AssertionError, UnicodeDecodeError) as error:
+            AttributeError, TypeError, IndexError, AssertionError, UnicodeDecodeError,
+            SyntaxError, MemoryError) as error:
         # what the readers raise over truncated and foreign bytes
         raise UserError(f'{path} is truncated, damaged or not a weight file '
                         f'({type(error).__name__}): fetch it again') from error
 
 
-def state_dict_of(content: Any, prefix: str = '') -> dict[str, Tensor]:
-    """The tensors of a file's content, by name, those below `prefix` with it stripped.
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, 'pt') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = (file.metadata() or {}).get(METADATA)
+    return {'state_dict': tensors, 'meta': ast.literal_eval(about)} if about else tensors
 
-    Of the authors' ImageNet files the raw ``model`` is taken, not ``model_ema``: their published
-    detectors and segmentors start from it.
+
+def entry_of(
+    content: Any, path: str | os.PathLike[str], ema: bool | None = None
+) -> str | None:
+    """Under which name a file's content has its weights; None if it is the tensors themselves.
+
+    Args:
+        content: what `read` returned.
+        path: where it is from, for messages.
+        ema: True for averaged weights (EMA), False for raw ones; None for those that the file has
+            in first place. In the authors' ImageNet files these are the raw ``model``, from which
+            their published detectors and segmentors start (``model_ema`` has the published top-1);
+            in our checkpoints those that are evaluated, averaged if the run averaged.
 
     Raises:
-        UserError: no tensors, or none below `prefix`.
+        UserError: averaged weights are asked for and there are none.
     """
-    for key in ('state_dict', 'model'):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    keys = content if isinstance(content, Mapping) else {}
+    main = next((key for key in ('state_dict', 'model') if key in keys), None)
+    raw, averaged = main, 'model_ema'
+    if 'ema_state_dict' in keys:  # where mmengine's hook puts the raw ones
+        raw, averaged = 'ema_state_dict', 'state_dict'
+    if ema and averaged not in keys:
+        raise UserError(f'{path} holds one set of weights, none that is averaged (EMA): do not ask '
+                        f'for it')
+    return main if ema is None else averaged if ema else raw
+
+
+def state_dict_of(
+    content: Any, path: str | os.PathLike[str], prefix: str = '', ema: bool | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a file's content, by name, those below `prefix` with it stripped.
+
+    Args:
+        content: what `read` returned.
+        path: where it is from, for messages.
+        prefix: take the tensors below this name, e.g. ``backbone`` in a detector's file.
+        ema: see `entry_of`.
+
+    Raises:
+        UserError: no tensors, none below `prefix`, or no averaged ones.
+    """
+    key = entry_of(content, path, ema)
+    entry = content if key is None else content[key]
     tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {str(k).removeprefix('module.'): v for k, v in content.items()
+    if isinstance(entry, Mapping):
+        tensors = {str(k).removeprefix('module.'): v for k, v in entry.items()
                    if isinstance(v, Tensor)}
+    if key == 'ema_state_dict':
+        tensors.pop('steps', None)  # the hook's counter
     if not tensors:
-        raise UserError('the file holds no tensors by name')
+        raise UserError(f'{path} holds no tensors by name')
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         names = sorted({name.split('.')[0] for name in tensors})
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not tensors:
-            raise UserError(f'no tensor is called {prefix}…; names in it begin with '
+            raise UserError(f'{path}: no tensor is called {prefix}…; names in it begin with '
                             f'{", ".join(names)}')
     return tensors
 
 
 def load_backbone(
-    network: nn.Module, source: str | os.PathLike[str], prefix: str = ''
+    network: nn.Module,
+    source: str | os.PathLike[str],
+    prefix: str = '',
+    ema: bool | None = None,
 ) -> LoadReport:
     """Set every tensor of `network` from a file or hub id; nothing stays random.
 
     Args:
-        network: an `EfficientViM`.
-        source: the authors' ImageNet file, timm's, or a hub id.
-        prefix: take the tensors below this name, e.g. ``backbone`` in a detector's file.
+        network: an `EfficientViM` or an `EfficientViMClassifier`.
+        source: a file of a format that is known here, or a hub id.
+        prefix: see `state_dict_of`.
+        ema: see `entry_of`.
 
     Raises:
         UserError: a tensor is missing or has another shape, or the file holds tensors that belong
             neither to the network nor to a classifier. The network is unchanged then.
     """
     path = resolve(source)
-    try:
-        tensors = state_dict_of(read(path), prefix)
-    except UserError as error:
-        raise error if str(path) in str(error) else UserError(f'{path}: {error}') from error
-    own = network.state_dict()
-    missing = [name for name in own if name not in tensors and not _counter(name)]
+    tensors = translate(state_dict_of(read(path), path, prefix, ema)).tensors
+    chosen = fit(network.state_dict(), tensors, path)
+    network.load_state_dict(chosen)
+    return LoadReport(len(chosen), len(chosen), sorted(tensors.keys() - chosen.keys()))
+
+
+def fit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """Those of `tensors` that a backbone or classifier with the state dict `own` needs.
+
+    Raises:
+        UserError: as `load_backbone`; names the variant that they are.
+    """
+    missing = [name for name in own if name not in tensors]
     if missing:
+        below = any(name.startswith('backbone.') for name in tensors)
         raise UserError(f'{path} lacks {len(missing)} of {len(own)} tensors of the network, the '
-                        f'first {missing[0]}: it holds another network'
-                        + ('' if prefix else ', or needs a prefix such as prefix=\'backbone\''))
-    chosen = {}
+                        f'first {missing[0]}: it holds {difference(tensors, own)}'
+                        + (', or needs prefix=\'backbone\'' if below else ''))
     for name, value in own.items():
-        given = tensors.pop(name, value)
-        # Published LayerNorm weights are stored (1, C, 1) or (1, C, 1, 1).
-        if given.ndim > value.ndim and given.numel() == value.numel():
-            given = given.reshape(value.shape)
-        if given.shape != value.shape:
-            raise UserError(f'{path}: {name} has shape {tuple(given.shape)}, the network needs '
-                            f'{tuple(value.shape)}: the weights are of another variant')
-        chosen[name] = given
+        if tensors[name].shape != value.shape:
+            raise UserError(f'{path}: {name} has shape {tuple(tensors[name].shape)}, the network '
+                            f'needs {tuple(value.shape)}: the weights are of '
+                            f'{difference(tensors, own)}')
     # stages that are not built, and the downsampling that would lead to them
     stages = sorted({int(name.split('.')[1]) for name in own if name.startswith('stages.')})
     unused = re.compile(rf'stages\.({stages[-1]}\.downsample|(?!({"|".join(map(str, stages))})\.))')
-    strange = [n for n in tensors if not CLASSIFIER.match(n) and not unused.match(n)]
+    strange = [name for name in tensors
+               if name not in own and not CLASSIFIER.match(name) and not unused.match(name)]
     if strange:
         raise UserError(f'{path} has {len(strange)} tensors that belong to nothing in the network, '
                         f'the first {strange[0]}')
-    network.load_state_dict(chosen)
-    return LoadReport(len(chosen), len(own), sorted(tensors))
-
-
-def _counter(name: str) -> bool:
-    """BN's batch counter is absent from some files and has no effect on any output."""
-    return name.endswith('num_batches_tracked')
+    return {name: tensors[name] for name in own}

@@ -11,9 +11,16 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
 
 from .efficientvim import EfficientViM
-from .weights import load_backbone
+from .weights import load_backbone, read
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$')
+def load_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Safetensors for mmengine, and so for the tools of mmdet and mmseg."""
+    return read(filename)
 
 
 @MODELS.register_module(name='EfficientViM')
@@ -21,7 +28,8 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
     """`EfficientViM` with mmengine's `init_cfg`.
 
     `init_cfg=dict(type='Pretrained', checkpoint=…)` takes a file in the authors' or timm's format,
-    or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file. It fails on a
+    or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file, with `ema=True` a
+    file's averaged weights instead of the raw ones, see `weights.entry_of`. It fails on a
     missing tensor or one of another shape. The other arguments are `EfficientViM`'s.
 
     Args:
@@ -60,5 +68,6 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         super().init_weights()
         self.init_cfg = steps
         for step in pretrained:
-            self.load_report = load_backbone(self, step['checkpoint'], step.get('prefix', ''))
+            self.load_report = load_backbone(
+                self, step['checkpoint'], step.get('prefix', ''), step.get('ema'))
             print_log(f'backbone: {self.load_report} from {step["checkpoint"]}', logger='current')

@@ -103,11 +103,11 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states['cuda'])
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint's content; no code in it is run.
+def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint or weight file holds; no code in it is run.
 
     Raises:
-        UserError: absent, empty, damaged, refused, or without model weights.
+        UserError: absent, empty, damaged, refused, or not what a checkpoint looks like.
     """
     from mmengine.runner.checkpoint import get_torch_safe_globals
 
@@ -115,13 +115,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     content = weights.read(path, [*allowed, (_history_method, 'builtins.getattr')])
     if not isinstance(content, Mapping):
         raise UserError(f'{path} is not a checkpoint: it holds a {type(content).__name__}')
-    content = dict(content)
-    if 'state_dict' not in content:
-        content = {'state_dict': weights.state_dict_of(content)}
     for part in ('state_dict', 'meta'):
-        if not isinstance(content.setdefault(part, {}), Mapping):
+        if not isinstance(content.get(part, {}), Mapping):
             raise UserError(f'{path} is not a checkpoint: its {part} is a '
                             f'{type(content[part]).__name__}')
+    return dict(content)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint's content, at least a `state_dict` and a `meta`; no code in it is run.
+
+    Raises:
+        UserError: as `read_file`, or it is without model weights.
+    """
+    content = read_file(path)
+    if 'state_dict' not in content:
+        content = {'state_dict': weights.state_dict_of(content, path)}
+    content.setdefault('meta', {})
     return content
 
 
@@ -171,5 +181,6 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
     """Class names that the checkpoint was trained for; empty if it does not say."""
-    meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+    meta = checkpoint.get('meta') or {}
+    meta = meta.get('dataset_meta') or meta  # mmdet 2 and mmseg 0 knew no dataset_meta
     return tuple(meta.get('classes') or meta.get('CLASSES') or ())

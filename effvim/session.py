@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from backbone import ARCHS, EfficientViM, weights
+from backbone import EfficientViM, weights
 from backbone.errors import UserError
+from backbone.names import difference
 
 from . import checkpoint, coco, config, overlays
 
@@ -102,22 +103,16 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
         UserError: it has not; says which variant it is.
     """
     backbone = cfg.model.get('backbone', {})
-    names = {n.removeprefix('module.'): v for n, v in content['state_dict'].items()}
-    state = {n.removeprefix('backbone.'): v for n, v in names.items() if n.startswith('backbone.')}
     if backbone.get('type') != 'EfficientViM':
         return
-
-    def fits(arch: Any) -> bool:
-        with torch.device('meta'):
-            own = EfficientViM(arch, backbone.get('out_indices', (0, 1, 2))).state_dict()
-        return own.keys() == state.keys() and all(own[n].shape == state[n].shape for n in own)
-
+    state = weights.state_dict_of(content, path, 'backbone')
     arch = backbone.get('arch', 'm4')
-    if not fits(arch):
-        found = [name for name in ARCHS if fits(name)]
-        what = f'holds the variant {found[0]}' if found else 'holds another network'
-        raise UserError(f'{path} {what}, the config says arch={arch!r}: use the config that it was '
-                        f'trained with')
+    with torch.device('meta'):
+        own = EfficientViM(arch, backbone.get('out_indices', (0, 1, 2))).state_dict()
+    if own.keys() != state.keys() or any(own[n].shape != state[n].shape for n in own):
+        raise UserError(f'{path} holds {difference(state, own)}, the config says '
+                        f'arch={arch!r}: use the config that it was trained with; a file that the '
+                        f'authors published goes through tools/convert_weights.py first')
 
 
 def fetch_weights(cfg: Config) -> None:

@@ -1,0 +1,93 @@
+"""Tensors of published checkpoints under our names, and which network they are.
+
+The authors' backbone and classifier have our names, with LayerNorm weights of shape (1, C, 1) or
+(1, C, 1, 1); timm's have our shapes too. The authors' detectors call the LayerNorms of the neck
+`batch_norm`; its other tensors have our names and our order. Heads, and the segmentors' neck, have
+the names of mmdet and mmseg, which are the same in mmdet 2 and 3 and in mmseg 0 and 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .efficientvim import ARCHS
+
+CLASSIFIER = re.compile(r'(weights|weights_dist|norm\.\d|heads\.\d|heads_dist\.\d)(\.|$)')
+LAYER_NORM = re.compile(
+    r'((backbone\.)?(stages\.\d+\.blocks\.\d+\.norm|norm\.\d)|neck\.norms\.\d)\.(weight|bias)'
+)
+NECK_NORM = re.compile(r'^neck\.batch_norm\.')
+# one tensor of each block, as long as its number of hidden states
+STATES = re.compile(r'stages\.(\d+)\.blocks\.\d+\.mixer\.A')
+
+
+class Translation(NamedTuple):
+    """Tensors under our names, and what became of the others' names."""
+
+    tensors: dict[str, Tensor]
+    renamed: dict[str, str]  # from, to
+    reshaped: list[str]  # LayerNorm weights, now (C,)
+    added: list[str]  # BN's batch counters, which no output depends on
+    dropped: list[str]  # the classifier's, which no detector or segmentor has
+
+
+def translate(tensors: Mapping[str, Tensor]) -> Translation:
+    """Published tensors as our networks name and shape them; ours come out as they are.
+
+    `tensors`: of a backbone or classifier, or of a whole detector or segmentor.
+    """
+    done = Translation({}, {}, [], [], [])
+    for name, value in tensors.items():
+        if name.startswith('backbone.') and CLASSIFIER.match(name.removeprefix('backbone.')):
+            done.dropped.append(name)
+            continue
+        ours = NECK_NORM.sub('neck.norms.', name) if value.ndim == 4 else name  # a BN's is (C,)
+        if ours != name:
+            done.renamed[name] = ours
+        if LAYER_NORM.fullmatch(ours) and value.ndim > 1:
+            value = value.flatten()
+            done.reshaped.append(ours)
+        done.tensors[ours] = value
+        counter = f'{ours.removesuffix("running_mean")}num_batches_tracked'
+        if ours.endswith('.running_mean') and counter not in tensors:
+            done.tensors[counter] = torch.tensor(0)
+            done.added.append(counter)
+    return done
+
+
+def arch_of(tensors: Mapping[str, Tensor]) -> str | dict[str, tuple[int, ...]] | None:
+    """The `arch` of the backbone that tensors belong to, by the sizes of its blocks.
+
+    A name of `ARCHS`, of which the last stages may be absent, or else a dict of numbers; None if
+    the tensors are of another network.
+    """
+    sizes: dict[int, list[int]] = {}  # N of the blocks, by stage
+    for name, value in tensors.items():
+        if match := STATES.fullmatch(name):
+            sizes.setdefault(int(match[1]), []).append(value.numel())
+    stages = range(len(sizes))
+    gates = [f'stages.{i}.blocks.0.alpha' for i in stages]
+    if not sizes or sorted(sizes) != list(stages) or any(name not in tensors for name in gates):
+        return None
+    found = dict(
+        widths=tuple(tensors[name].numel() // 4 for name in gates),
+        depths=tuple(len(sizes[i]) for i in stages),
+        state_dims=tuple(sizes[i][0] for i in stages),
+    )
+    named = (n for n, arch in ARCHS.items() if all(arch[k][: len(sizes)] == found[k] for k in arch))
+    return next(named, found)
+
+
+def difference(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What `tensors` are, given that they do not fit a backbone whose tensors are `own`."""
+    found = arch_of(tensors)
+    if found is None:
+        return 'another network'
+    if found == arch_of(own):
+        return f'{found} in other names or shapes'
+    return f'another variant, {found}'
