@@ -1,4 +1,4 @@
-"""EfficientViM (arXiv 2411.15241), read from top to bottom: HSM-SSD, block, stage, network.
+"""EfficientViM (arXiv 2411.15241), top to bottom: HSM-SSD, block, stage, network, classifier.
 
 B batch, C channels, L = H·W positions, N hidden states. Where the paper gives a formula its name
 stands beside the line that computes it.
@@ -301,3 +301,86 @@ class EfficientViM(nn.Module):
         return tuple(maps[i] for i in self.out_indices)
 
 
+def linear_heads(widths: Sequence[int], num_classes: int) -> nn.ModuleList:
+    """A linear layer to `num_classes` logits for each width."""
+    heads = [nn.Linear(width, num_classes) for width in widths]
+    for head in heads:
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+    return nn.ModuleList(heads)
+
+
+def fusion(pooled: Sequence[Tensor], heads: nn.ModuleList, weights: Tensor) -> Tensor:
+    """z = Σ_i softmax(weights)_i · heads_i(pooled_i). Shape: each B C_i → B K."""
+    shares = weights.softmax(0)
+    return sum(share * head(x) for share, head, x in zip(shares, heads, pooled))
+
+
+class EfficientViMClassifier(EfficientViM):
+    """EfficientViM with multi-stage hidden-state fusion: images in, logits out.
+
+    Every stage's last hidden states and the last map, each normalised over channels and averaged
+    over its states or positions, get a linear head each; their logits are added with the softmax
+    of learned weights.
+
+    >>> EfficientViMClassifier(arch='m4').eval()(torch.randn(1, 3, 256, 256)).shape
+    torch.Size([1, 1000])
+
+    All tensors of an `EfficientViM` have the same names here, so either loads the other's state
+    dict with `strict=False`; what is then missing or left over is the classifier's own.
+
+    Args:
+        arch: see `EfficientViM`; M1 to M3 were published for 224×224 pixels, M4 for 256×256.
+        num_classes: number of logits.
+        distillation: a second set of weights and heads, trained on a teacher's predictions.
+        frozen_stages: see `EfficientViM`; with all stages frozen only the fusion is trained.
+        norm_eval: see `EfficientViM`.
+        with_cp: see `EfficientViM`.
+        drop_path_rate: see `EfficientViM`.
+        in_channels: see `EfficientViM`.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'm4',
+        num_classes: int = 1000,
+        distillation: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        in_channels: int = 3,
+    ) -> None:
+        if num_classes < 1:
+            raise UserError(f'num_classes must be at least 1, got {num_classes}')
+        widths = resolve_arch(arch)['widths']
+        super().__init__(
+            arch, range(len(widths)), frozen_stages, norm_eval, with_cp, drop_path_rate, in_channels
+        )
+        self.num_classes = num_classes
+        self.distillation = distillation
+        branches = (*widths, widths[-1])  # the states of each stage, then the last map
+        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=1e-5) for width in branches)
+        self.weights = nn.Parameter(torch.ones(len(branches)))
+        self.heads = linear_heads(branches, num_classes)
+        if distillation:
+            self.weights_dist = nn.Parameter(torch.ones(len(branches)))
+            self.heads_dist = linear_heads(branches, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Logits, B K, for images as in `EfficientViM.forward`.
+
+        With distillation, in training: those for the labels and those for the teacher; in
+        evaluation their mean.
+        """
+        maps, states = self.forward_stages(x)
+        tokens = [*states, maps[-1].flatten(2)]  # each B C_i N_i, the last B C L
+        pooled = [norm(t.transpose(1, 2)).mean(1) for norm, t in zip(self.norm, tokens)]  # B C_i
+        logits = fusion(pooled, self.heads, self.weights)
+        if not self.distillation:
+            return logits
+        logits_dist = fusion(pooled, self.heads_dist, self.weights_dist)
+        return (logits, logits_dist) if self.training else (logits + logits_dist) / 2
