@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from . import checkpoint as ckpt
-from . import plots
+from . import optim, plots
 
 
 def peak_memory() -> int:
@@ -31,6 +32,16 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds: 0:03:20."""
     minutes, rest = divmod(round(seconds), 60)
     return f'{minutes // 60}:{minutes % 60:02d}:{rest:02d}'
+
+
+def by_epoch(runner: Any) -> bool:
+    """Whether training is counted in epochs; else in iterations, over pictures without end."""
+    return not isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
+def place(runner: Any) -> str:
+    """How far training is, as it is counted: epoch 3, or iteration 4000."""
+    return f'epoch {runner.epoch}' if by_epoch(runner) else f'iteration {runner.iter}'
 
 
 @HOOKS.register_module()
@@ -62,10 +73,13 @@ class ProgressHook(Hook):
             print(f'{what}  {done}/{total}  {text}', flush=True)
 
     def before_train(self, runner: Any) -> None:
-        """Say what the backbone starts from; open the line."""
-        backbone = getattr(getattr(runner.model, 'module', runner.model), 'backbone', None)
-        if runner.rank == 0 and hasattr(backbone, 'load_report'):
-            print(f'backbone: {backbone.load_report}')
+        """Say what the backbone starts from and what decays; open the line."""
+        model = getattr(runner.model, 'module', runner.model)
+        backbone = getattr(model, 'backbone', None)
+        if runner.rank == 0:
+            if hasattr(backbone, 'load_report'):
+                print(f'backbone: {backbone.load_report}')
+            print(optim.weight_decay(model, runner.optim_wrapper.param_groups), flush=True)
         self._start(runner)
 
     def after_train_iter(
@@ -75,12 +89,15 @@ class ProgressHook(Hook):
         done = runner.iter + 1 - self.first
         left = (time.monotonic() - self.began) / done * (runner.max_iters - runner.iter - 1)
         loss = runner.message_hub.get_scalar('train/loss').mean(10)
-        total = len(runner.train_dataloader)
+        if by_epoch(runner):
+            what = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+            total = len(runner.train_dataloader)
+        else:
+            what, total = 'iteration', runner.max_iters
         text = f'loss {loss:.3f}  eta {duration(left)}  memory {peak_memory():,} MiB'
         line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
         if runner.rank == 0:
-            self._show(f'epoch {runner.epoch + 1}/{runner.max_epochs}', batch_idx + 1, total, text,
-                       line)
+            self._show(what, batch_idx + 1, total, text, line)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -108,7 +125,7 @@ class ProgressHook(Hook):
         main = next(iter((metrics or {}).items()), None)
         if main and runner.rank == 0:
             (self.bar.console.print if self.bar else print)(
-                f'epoch {runner.epoch}  {main[0]} {main[1]:.4f}')
+                f'{place(runner)}  {main[0]} {main[1]:.4f}')
 
     def after_run(self, runner: Any) -> None:
         """Close the line."""
@@ -145,7 +162,8 @@ class CurvesHook(Hook):
     @staticmethod
     def draw(runner: Any) -> None:
         """Draw `curves.png`."""
-        plots.curves(Path(runner.work_dir), runner.about['began'])
+        unit = 'epoch' if by_epoch(runner) else 'iteration'
+        plots.curves(Path(runner.work_dir), runner.about['began'], unit)
 
 
 @HOOKS.register_module()

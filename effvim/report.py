@@ -11,16 +11,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import plots
+from . import hooks, plots
 from .checkpoint import write_whole
 
 
 def table(metrics: Mapping[str, float], title: str) -> Table:
-    """Metric names and numbers; −1 is COCO's "no such object in the truth"."""
+    """Metric names and numbers; −1 is COCO's "no such object in the truth".
+
+    The numbers of single classes, e.g. IoU.wall, are left to the file of `write_metrics`.
+    """
     drawn = Table('metric', title=title, title_justify='left')
     drawn.add_column('value', justify='right')
     for name, value in metrics.items():
-        drawn.add_row(name, '–' if value == -1 else f'{value:.4f}')
+        if '.' not in name:
+            drawn.add_row(name, '–' if value == -1 else f'{value:.4f}')
     return drawn
 
 
@@ -38,6 +42,9 @@ def before_training(runner: Any) -> None:
     names = ', '.join(classes[:5]) + (' …' if len(classes) > 5 else '')
     print(f'{about["config"]}{overlays}: {train:,} pictures to train on, {val:,} to validate on, '
           f'{len(classes)} classes: {names}')
+    if about['ema']:
+        print('validation measures averaged weights; checkpoints hold them as state_dict, the raw '
+              'ones as ema_state_dict')
     print(f'results go to {runner.work_dir}', flush=True)
 
 
@@ -45,10 +52,11 @@ def after_training(runner: Any) -> None:
     """The last validation's table, then the main numbers and the paths to look at."""
     work_dir = Path(runner.work_dir)
     _, val = plots.scalars(work_dir, runner.about['began'])
-    metrics = {k: v for k, v in (val[-1] if val else {}).items() if '/' in k}
-    Console().print(table(metrics, f'validation after epoch {runner.epoch}'))
+    metrics = {k: v for k, v in (val[-1] if val else {}).items()
+               if k not in ('step', 'time', 'data_time')}
+    Console().print(table(metrics, f'validation after {hooks.place(runner)}'))
     for name, value in metrics.items():
-        if name.endswith(('mAP', 'mAP_50')):
+        if name.endswith(('mAP', 'mAP_50', 'mIoU')):
             print(f'{name}: {value:.4f}')
     if 'mini' in runner.about['overlays']:
         print('(drawn scenes: this shows that training learns, nothing more)')

@@ -23,6 +23,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument('checkpoint', help='the checkpoint; it knows how it was trained')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation, as tta_pipeline says'
+    )
+    parser.add_argument(
+        '--raw', action='store_true', help='of a run with --ema, the raw weights, not the average'
+    )
     return parser.parse_args(argv)
 
 
@@ -43,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import_plugins(cfg)
     running = runner.Runner(cfg, about)
-    running.load_checkpoint(args.checkpoint)
+    running.load_checkpoint(args.checkpoint, raw=args.raw)
     with runner.closing(running):
         metrics = report.numbers(running.test())
     if running.rank == 0:
@@ -65,6 +71,9 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     session.apply(cfg, about)
     config.check_model(cfg)
     session.check_variant(cfg, content, args.checkpoint)
+    if args.raw and 'ema_state_dict' not in content:
+        raise UserError(f'--raw: {args.checkpoint} holds no averaged weights, its weights are the '
+                        f'raw ones: leave the flag out')
     session.check_data(cfg, about, [cfg.test_dataloader])
     if args.out:
         if Path(args.out).is_dir():
@@ -82,4 +91,29 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     if args.show_dir:
         cfg.custom_hooks.append(dict(type='PicturesHook', folder=args.show_dir, limit=None))
     config.fit_machine(cfg)
+    if args.tta:
+        use_tta(cfg, args.config)
     return cfg, about
+
+
+def use_tta(cfg: Config, path: str) -> None:
+    """Test the model on several versions of each picture, as mmdet's and mmseg's tools do.
+
+    Raises:
+        UserError: the config, read from `path`, does not say how, or not at the size of its test.
+    """
+    from . import config
+
+    lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if lacking:
+        raise UserError(f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and '
+                        f'mmseg label maps: leave --tta out, or write one into the config')
+    test, augmented = (
+        {tuple(step.scale) for step in config.steps(pipeline) if 'scale' in step}
+        for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline)
+    )
+    if augmented and not test <= augmented:
+        raise UserError(f'--tta: tta_pipeline resizes to {sorted(augmented)}, the test to '
+                        f'{sorted(test)}: set tta_pipeline.1.transforms.0.0.scale as well')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate with the total batch size',
+    )
+    parser.add_argument(
+        '--ema', action='store_true',
+        help='average the weights; validation measures the average, checkpoints hold both',
+    )
+    parser.add_argument(
+        '--tensorboard', action='store_true', help='write logs for TensorBoard as well'
     )
     return parser.parse_args(argv)
 
@@ -57,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     """The config as it will run, all checked that can be without mmdet, and its description."""
-    from . import amp, checkpoint, config, session
+    from . import amp, checkpoint, config, ema, optim, session
 
     cfg = config.load_config(args.config)
     overlays = session.overlays_of(args)
@@ -80,13 +88,20 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
             raise UserError(f'--auto-scale-lr: {args.config} does not say auto_scale_lr.'
                             f'base_batch_size, the batch that its learning rate is meant for')
         cfg.auto_scale_lr.enable = True
+    if about['ema']:
+        ema.use_ema(cfg)
+    if args.tensorboard:
+        use_tensorboard(cfg)
+    optim.check_keys(cfg.optim_wrapper)
     config.check_model(cfg)
     if resumed:
         session.check_variant(cfg, content, str(resumed))
-        done, epochs = content['meta']['epoch'], cfg.train_cfg.get('max_epochs')
-        if epochs and done >= epochs:
-            raise UserError(f'--resume: {resumed} has finished its {done} epochs; to go on raise '
-                            f'them: --cfg-options train_cfg.max_epochs=…')
+        ema.check_resumable(cfg, content, str(resumed))
+        unit = 'iter' if 'max_iters' in cfg.train_cfg else 'epoch'
+        done, whole = content['meta'][unit], cfg.train_cfg.get(f'max_{unit}s')
+        if whole and done >= whole:
+            raise UserError(f'--resume: {resumed} has finished its {done} {unit}s; to go on raise '
+                            f'them: --cfg-options train_cfg.max_{unit}s=…')
     folder = config.result_folder(cfg, args.config, args.work_dir, about['overlays'])
     if not resumed and 'mini' not in overlays and any(folder.glob('*_[0-9]*.pth')):
         raise UserError(f'{folder} holds checkpoints of an earlier run, which this one would '
@@ -100,6 +115,19 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     add_hooks(cfg, folder)
     config.fit_machine(cfg)
     return cfg, about
+
+
+def use_tensorboard(cfg: Config) -> None:
+    """Log to TensorBoard's files too, beside the others in the work dir.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if not importlib.util.find_spec('tensorboard'):
+        raise UserError('--tensorboard needs the package tensorboard: pip install tensorboard, or '
+                        'leave the flag out')
+    cfg.visualizer.vis_backends = [
+        *(cfg.visualizer.get('vis_backends') or []), dict(type='TensorboardVisBackend')]
 
 
 def add_hooks(cfg: Config, folder: Path) -> None:

@@ -7,8 +7,8 @@ from . import ops
 
 ops.install()  # before anything below imports mmcv.ops
 
-from backbone import wrapper  # noqa: E402
+from backbone import layer_decay, wrapper  # noqa: E402
 
 from . import metric, neck  # noqa: E402
 
-__all__ = ['metric', 'neck', 'ops', 'wrapper']
+__all__ = ['layer_decay', 'metric', 'neck', 'ops', 'wrapper']

@@ -3,8 +3,8 @@
 Configs name it in `custom_imports`.
 """
 
-from backbone import wrapper
+from backbone import layer_decay, wrapper
 
 from . import metric
 
-__all__ = ['metric', 'wrapper']
+__all__ = ['layer_decay', 'metric', 'wrapper']

@@ -15,6 +15,7 @@ model = dict(
         arch='m4',
         out_indices=(0, 1, 2),
         norm_eval=True,
+        with_cp=False,
         init_cfg=dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k'),
     ),
     neck=dict(

@@ -14,6 +14,7 @@ model = dict(
         arch='m4',
         out_indices=(0, 1, 2),
         norm_eval=True,
+        with_cp=False,
         init_cfg=dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k'),
     ),
     neck=dict(
@@ -64,4 +65,8 @@ model = dict(
         nms=dict(type='nms', iou_threshold=0.5),
         max_per_img=100,
     ),
+)
+tta_model = dict(
+    type='DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
 )
