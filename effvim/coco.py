@@ -26,6 +26,9 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise UserError(f'data root {root} not found: expected there {LAYOUT}. Point --data-root '
                         f'to it, or try --mini, which needs no data')
+    if not path.is_file() and (root / 'images/training').is_dir():
+        raise UserError(f'{root} holds ADE20K, for segmentors, but the config is a detector: '
+                        f'expected there {LAYOUT}')
     if not path.is_file():
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     try:

@@ -104,12 +104,25 @@ def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
     if isinstance(node, dict):
         items: Any = node.items()
     elif isinstance(node, list):
-        items = [(i, value) for i, value in enumerate(node) if isinstance(value, dict)]
+        items = [(i, value) for i, value in enumerate(node) if isinstance(value, (dict, list))]
     else:
         return
     for key, value in items:
         yield f'{prefix}{key}'
         yield from dotted_keys(value, f'{prefix}{key}.')
+
+
+def steps(pipeline: Sequence[Any]) -> Iterator[Any]:
+    """Every transform of a pipeline, those inside test-time augmentation included."""
+    for step in pipeline:
+        yield step
+        for alternatives in step.transforms if step.type == 'TestTimeAug' else ():
+            yield from alternatives
+
+
+def is_segmentor(cfg: Config) -> bool:
+    """Whether the config is of mmseg, on data like ADE20K; else it is of mmdet, on COCO's like."""
+    return cfg.get('default_scope') == 'mmseg'
 
 
 def datasets(cfg: Config) -> list[Any]:
@@ -130,7 +143,7 @@ def set_data_root(cfg: Config, root: str | os.PathLike[str]) -> None:
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     """Give data sets these class names, and the model as many classes."""
     for dataset in datasets(cfg):
-        dataset.metainfo = dict(classes=tuple(classes))
+        dataset.metainfo = dict(dataset.get('metainfo') or {}, classes=tuple(classes))
 
     def count(node: Any) -> None:
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):

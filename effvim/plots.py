@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 
@@ -37,22 +37,27 @@ def scalars(
     return [train[i] for i in sorted(train)], [val[i] for i in sorted(val)]
 
 
-def curves(work_dir: Path, began: str = '') -> Path:
-    """Draw losses, learning rate and metrics of the runs in `work_dir` to `curves.png` there."""
+def curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
+    """Draw losses, learning rate and metrics of the runs in `work_dir` to `curves.png` there.
+
+    unit: what the steps of validations count, epochs or iterations.
+    """
     train, val = scalars(work_dir, began)
     figure = Figure(figsize=(12, 3.6), layout='constrained')
     losses, rate, metrics = figure.subplots(1, 3)
     steps = [record['step'] for record in train]
-    names = [k for k in (train[-1] if train else {}) if k.startswith('loss')]
+    names = [k for k in (train[-1] if train else {}) if k.split('.')[-1].startswith('loss')]
     for name in names:
         losses.plot(steps, [record.get(name, np.nan) for record in train], label=name)
     losses.set(title='training losses', xlabel='iteration', ylim=(0, None))
     rate.plot(steps, [record.get('lr', np.nan) for record in train], color='tab:gray')
     rate.set(title='learning rate', xlabel='iteration', ylim=(0, None))
-    epochs = [record['step'] for record in val]
-    for name in [k for k in (val[-1] if val else {}) if _main(k)]:
-        metrics.plot(epochs, [record.get(name, np.nan) for record in val], 'o-', label=name)
-    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    steps = [record['step'] for record in val]
+    names = [k for k in (val[-1] if val else {}) if _main(k)]
+    for name in names:
+        metrics.plot(steps, [record.get(name, np.nan) for record in val], 'o-', label=name)
+    percent = any(name.endswith(('mIoU', 'mAcc', 'aAcc')) for name in names)
+    metrics.set(title='validation' + percent * ', %', xlabel=unit, ylim=(0, 100 if percent else 1))
     for axes in (losses, metrics):
         if axes.lines:
             axes.legend(frameon=False, fontsize='small')
@@ -80,7 +85,7 @@ def prediction_beside_truth(
 
     Args:
         sample: mmdet's data sample with `gt_instances` and `pred_instances`, boxes x1 y1 x2 y2 in
-            pixels of the original picture.
+            pixels of the original picture; or mmseg's with label maps of the picture's size.
         classes: names by label.
         path: the PNG to write; its folder is made.
         score_thr: predictions of lower score are left out.
@@ -90,13 +95,50 @@ def prediction_beside_truth(
     scale = 4.5 / max(height, width)
     figure = Figure(figsize=(2 * width * scale + 0.2, height * scale + 0.35), layout='constrained')
     left, right = figure.subplots(1, 2)
+    if 'pred_sem_seg' in sample:
+        truth, found = (part.data.squeeze(0).cpu().numpy()
+                        for part in (sample.gt_sem_seg, sample.pred_sem_seg))
+        _map(left, image, 'truth', truth, len(classes))
+        _map(right, image, 'prediction', found, len(classes))
+        _legend(figure, classes, np.union1d(truth, found))
+    else:
+        _instances(left, right, image, sample, classes, score_thr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _map(axes: Axes, image: np.ndarray, title: str, labels: np.ndarray, number: int) -> None:
+    """`labels`: H W; pixels whose label is not below `number` stay as they are."""
+    paint = np.zeros((256, 4))
+    paint[:number] = [(*colour(i), 0.55) for i in range(number)]
+    axes.imshow(image)
+    axes.imshow(paint[labels])
+    axes.set_title(title, fontsize=9)
+    axes.axis('off')
+
+
+def _legend(figure: Figure, classes: Sequence[str], labels: np.ndarray) -> None:
+    """The classes among `labels`, below the panels, which stay as large as they are."""
+    handles = [Patch(fc=colour(i), label=classes[i]) for i in labels if i < len(classes)]
+    columns = max(1, int(figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns) + 0.1)
+    figure.legend(handles=handles, loc='outside lower center', ncols=columns, fontsize=6,
+                  frameon=False)
+
+
+def _instances(
+    left: Axes,
+    right: Axes,
+    image: np.ndarray,
+    sample: Any,
+    classes: Sequence[str],
+    score_thr: float,
+) -> None:
     truth, found = sample.gt_instances, sample.pred_instances
     found = found[found.scores >= score_thr]
     found = found[found.scores.argsort()]  # the surest last, on top of the others
     _panel(left, image, 'truth', truth, classes)
     _panel(right, image, f'prediction (score ≥ {score_thr})', found, classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
 
 
 def _panel(axes: Axes, image: np.ndarray, title: str, objects: Any, classes: Sequence[str]) -> None:

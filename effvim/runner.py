@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner as MMRunner
 from PIL import Image
 from torch import nn
@@ -23,11 +25,14 @@ from torch.utils.data import DataLoader
 
 from backbone.errors import UserError
 
+from . import ade, ema, hooks, optim
 from . import checkpoint as ckpt
-from . import hooks
 
 # Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
 CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
+
+# Warnings that say nothing to a person; the second comes for each parameter that is not trained.
+NOISE = re.compile('deprecated|is skipped since its requires_grad=False')
 
 
 class Runner(MMRunner):
@@ -75,13 +80,19 @@ class Runner(MMRunner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
-                handler.addFilter(lambda record: 'deprecated' not in record.getMessage())
+                handler.addFilter(lambda record: not NOISE.search(record.getMessage()))
         return logger
 
     def build_evaluator(self, *args: Any, **kwargs: Any) -> Evaluator:
         """The usual evaluator, built in silence."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
             return super().build_evaluator(*args, **kwargs)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """The usual wrapper; without a GPU plain BN, since SyncBN has no kernels for CPUs."""
+        if not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: Any) -> nn.Module:
         """The usual model; on a CPU in channels-last, where its convolutions are faster."""
@@ -99,24 +110,52 @@ class Runner(MMRunner):
         for i, transform in enumerate(transforms):
             if isinstance(transform, mmcv.transforms.LoadImageFromFile):
                 transforms[i] = NamesUnreadable(transform)
+            elif hasattr(loader.dataset, 'reduce_zero_label') and isinstance(
+                    transform, mmcv.transforms.LoadAnnotations):
+                transforms[i] = ChecksLabels(transform, loader.dataset)
         return loader
 
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
+        """The usual wrapper; keys of its config that would change nothing are errors."""
+        if isinstance(optim_wrapper, Mapping):
+            optim.check_custom_keys(self.model, optim_wrapper)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(
+        self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None
+    ) -> None:
+        """As mmengine's, where the batch is all that one step sees: accumulated ones too."""
+        if auto_scale_lr:
+            base = auto_scale_lr['base_batch_size'] / optim_wrapper._accumulative_counts
+            auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+
     def load_checkpoint(
-        self, filename: str, map_location: Any = 'cpu', strict: bool = True, **_: Any
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = True,
+        raw: bool = False,
+        **_: Any,
     ) -> dict[str, Any]:
         """Load weights; nothing may be missing, left over or of another shape.
 
         With `strict=False` (fine-tuning through `load_from`) layers whose size depends on the
-        classes may differ; they keep their random start and are listed.
+        classes may differ; they keep their random start and are listed. With `raw` the weights
+        behind an average are loaded, see `effvim.ema`.
 
         Raises:
             UserError: the file cannot be read or does not fit.
         """
         checkpoint = ckpt.read(filename)
         (checkpoint.get('meta') or {}).pop('config', None)  # mmengine's resume would execute it
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = getattr(self.model, 'module', self.model)
-        load_strictly(model, checkpoint['state_dict'], filename, not strict)
+        state = ema.raw_weights(checkpoint) if raw else checkpoint['state_dict']
+        model = self.model
+        while hasattr(model, 'module'):  # several processes, test-time augmentation
+            model = model.module
+        checkpoint['state_dict'] = fitting(model, state, filename, not strict)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # an average is swapped here
+        model.load_state_dict(checkpoint['state_dict'])
         self._has_loaded = True
         self.loaded_random_states = checkpoint.get('random_states')
         self.logger.info(f'Load checkpoint from {filename}')
@@ -141,6 +180,8 @@ class Runner(MMRunner):
         batches = len(self.train_dataloader)
         done: int = (meta or {})['iter'] if meta and 'iter' in meta else self.iter
         place = {'epoch': done // batches, 'batch': done % batches, 'batches_per_epoch': batches}
+        if not hooks.by_epoch(self):
+            place = {'batch': done}  # of one stream without end
         about = {**self.about, 'versions': ckpt.versions(), 'place': place}
         super().save_checkpoint(*args, meta={**(meta or {}), 'effvim': about}, **kwargs)
 
@@ -156,13 +197,15 @@ def closing(runner: Runner) -> Iterator[None]:
                 hook.after_run(runner)
 
 
-def load_strictly(
+def fitting(
     model: Any, state: Mapping[str, Any], filename: str, other_classes: bool = False
-) -> None:
-    """Set every tensor of `model` from `state`.
+) -> dict[str, Any]:
+    """`state` with exactly the tensors of `model`.
+
+    other_classes: layers whose size depends on the classes may differ; the model's own are taken.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape; the model is unchanged.
+        UserError: a tensor is missing, left over or of another shape.
     """
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     own = model.state_dict()
@@ -182,10 +225,10 @@ def load_strictly(
         raise UserError(
             f'{filename} does not fit the config\'s model: {len(missing)} tensors missing, '
             f'{len(strange)} left over, the first {first}: use the config it was trained with')
-    model.load_state_dict({**state, **{name: own[name] for name in left}})
     if left:
         print_log(f'{filename}: other classes; kept at their random start: {", ".join(left)}',
                   logger='current', level=logging.WARNING)
+    return {**state, **{name: own[name] for name in left}}
 
 
 class NamesUnreadable:
@@ -201,7 +244,7 @@ class NamesUnreadable:
             self.check_end(path)
         except Exception as error:  # decoders raise what they like over foreign bytes
             raise UserError(f'image {path} cannot be read: {error}; mend or replace it, or take '
-                            f'it out of the annotation file') from error
+                            f'it out of the data set') from error
         return loaded
 
     @staticmethod
@@ -215,3 +258,18 @@ class NamesUnreadable:
                 return
         with Image.open(path) as image:  # something after the end mark is allowed: look closer
             image.load()
+
+
+class ChecksLabels:
+    """A loading transform of label maps, see `ade.check_labels`."""
+
+    def __init__(self, transform: mmcv.transforms.LoadAnnotations, dataset: Any) -> None:
+        self.transform = transform
+        self.number = len(dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
+        self.reduced = dataset.reduce_zero_label
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        height, width = results['ori_shape'][:2]
+        path = Path(results['seg_map_path'])
+        ade.check_labels(path, (width, height), self.number, self.reduced)
+        return self.transform(results)

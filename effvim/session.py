@@ -15,7 +15,7 @@ from backbone import EfficientViM, weights
 from backbone.errors import UserError
 from backbone.names import difference
 
-from . import checkpoint, coco, config, overlays
+from . import ade, checkpoint, coco, config, overlays
 
 
 def overlays_of(args: Namespace) -> list[str]:
@@ -39,6 +39,7 @@ def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
         'options': config.parse_options(args.cfg_options),
         'amp': getattr(args, 'amp', False),
         'auto_scale_lr': getattr(args, 'auto_scale_lr', False),
+        'ema': getattr(args, 'ema', False),
         'began': time.strftime('%Y%m%d_%H%M%S'),
     }
 
@@ -58,7 +59,7 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
         if name in given['overlays'] and name not in about['overlays']:
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
-    for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr')):
+    for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr'), ('ema', '--ema')):
         if given[name] and not about.get(name):
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
     if 'mini' in about['overlays'] and given['data_root']:
@@ -83,9 +84,10 @@ def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> No
     """Check the data on disk and settle the classes, in `cfg` and `about`.
 
     Raises:
-        UserError: as `coco.check_all`, or the data has other classes than the checkpoint.
+        UserError: as `check_all` of `ade` or `coco`, or the data has other classes than the
+            checkpoint.
     """
-    classes = coco.check_all(loaders)
+    classes = (ade if config.is_segmentor(cfg) else coco).check_all(loaders)
     trained = tuple(about.get('classes') or ())
     if trained and trained != classes:
         raise UserError(f'the checkpoint was trained for {len(trained)} classes ('
