@@ -48,3 +48,7 @@ def use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
     else:
         raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: leave it out')
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        extractor = cfg.model.get('roi_head', {}).get(name, {})
+        if extractor.get('type') == 'SingleRoIExtractor':
+            extractor.type = 'WideRoIExtractor'

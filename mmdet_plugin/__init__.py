@@ -9,6 +9,6 @@ ops.install()  # before anything below imports mmcv.ops
 
 from backbone import layer_decay, wrapper  # noqa: E402
 
-from . import metric, neck  # noqa: E402
+from . import metric, neck, roi_extractor  # noqa: E402
 
-__all__ = ['layer_decay', 'metric', 'neck', 'ops', 'wrapper']
+__all__ = ['layer_decay', 'metric', 'neck', 'ops', 'roi_extractor', 'wrapper']

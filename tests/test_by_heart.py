@@ -11,7 +11,7 @@ from effvim import cli
 from effvim import test as test_tool
 from effvim import train as train_tool
 
-EPOCHS = 160
+EPOCHS = 100
 
 
 def first_annotated(coco_root: Path, root: Path, count: int) -> None:

@@ -1,0 +1,53 @@
+"""Every file in configs/: one step of training, one evaluation, as published but small."""
+
+import math
+
+import pytest
+import torch
+from conftest import ROOT
+
+from effvim import config, mini, runner
+from effvim import train as train_tool
+
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+@pytest.fixture(scope='module')
+def roots(tmp_path_factory):
+    """Drawn data in the layout of each kind of data set."""
+    folder = tmp_path_factory.mktemp('drawn')
+    return {
+        'CocoDataset': mini.draw_coco(folder / 'coco', num_train=4, num_val=2),
+        'ADE20KDataset': mini.draw_ade(folder / 'ade', num_train=4, num_val=2),
+    }
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_one_step_of_everything(path, roots, tmp_path):
+    root = roots[config.load_config(str(path)).train_dataloader.dataset.type]
+    cfg, about = train_tool.prepare(train_tool.parse([
+        str(path), '--data-root', str(root), '--work-dir', str(tmp_path),
+        '--cfg-options', 'model.backbone.init_cfg=None']))
+    for loader in config.LOADERS:
+        cfg[loader].update(batch_size=2, num_workers=0, persistent_workers=False)
+        for step in cfg[loader].dataset.pipeline:
+            if 'scale' in step:
+                step.scale = (128, 128)
+            if 'crop_size' in step:
+                step.crop_size = (128, 128)
+    config.import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+    model = running.model.train()
+
+    data = model.data_preprocessor(next(iter(running.train_dataloader)), training=True)
+    loss, parts = model.parse_losses(model(**data, mode='loss'))
+    assert len(parts) >= 2 and all(math.isfinite(float(v)) for v in parts.values()), parts
+    loss.backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert [n for n, p in trained.items() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in trained.values())
+    assert [n for n, p in model.named_parameters() if n not in trained] == [
+        n for n in dict(model.named_parameters()) if n.endswith('mixer.A')]
+
+    metrics = running.test()
+    assert metrics and all(math.isfinite(float(v)) for v in metrics.values()), metrics
