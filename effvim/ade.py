@@ -17,6 +17,8 @@ from PIL import Image
 
 from backbone.errors import UserError
 
+from .config import quiet
+
 LAYOUT = (
     'images/training/*.jpg, annotations/training/*.png, images/validation/*.jpg, '
     'annotations/validation/*.png'
@@ -119,8 +121,9 @@ def _check_alone(these: dict[str, Path], those: dict[str, Path], what: str, lack
 
 def _type(dataset: Any) -> Any:
     """The data set's class; mmseg without its models takes a second to import."""
-    import mmseg.datasets  # noqa: F401  (registers its classes)
-    from mmseg.registry import DATASETS
+    with quiet():
+        import mmseg.datasets  # noqa: F401  (registers its classes)
+        from mmseg.registry import DATASETS
 
     found = DATASETS.get(dataset.type)
     if found is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -53,6 +54,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     keeps its traceback.
     """
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # errors come as ours, with the file's name
+    warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
         main(argv)
     except UserError as error:

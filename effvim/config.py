@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
+import io
+import logging
 import os
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
@@ -193,19 +197,27 @@ def writable(folder: Path, flag: str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What mmdet and mmseg say about optional parts while they are imported is not shown."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def import_plugins(cfg: Config) -> None:
-    """Import what the config names in `custom_imports`; mmdet comes with it and takes seconds.
+    """Import what the config names in `custom_imports`, and the models of mmdet or mmseg: seconds.
 
     Raises:
         UserError: a module is not there.
     """
-    import contextlib
-    import importlib
-    import io
-
-    for module in cfg.get('custom_imports', {}).get('imports', []):
+    models = 'mmseg.models' if is_segmentor(cfg) else 'mmdet.models'
+    for module in (*cfg.get('custom_imports', {}).get('imports', []), models):
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # mmdet greets with optional parts
+            with quiet():
                 importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise UserError(f'custom_imports: {error}; install the project with '

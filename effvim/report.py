@@ -20,7 +20,7 @@ def table(metrics: Mapping[str, float], title: str) -> Table:
 
     The numbers of single classes, e.g. IoU.wall, are left to the file of `write_metrics`.
     """
-    drawn = Table('metric', title=title, title_justify='left')
+    drawn = Table('metric', title=title, title_justify='left', min_width=36)
     drawn.add_column('value', justify='right')
     for name, value in metrics.items():
         if '.' not in name:

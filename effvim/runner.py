@@ -32,7 +32,7 @@ from . import checkpoint as ckpt
 CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
 
 # Warnings that say nothing to a person; the second comes for each parameter that is not trained.
-NOISE = re.compile('deprecated|is skipped since its requires_grad=False')
+NOISE = re.compile('deprecated|is skipped since its requires_grad=False|prefix is not set')
 
 
 class Runner(MMRunner):

@@ -4,7 +4,7 @@ data_root = 'data/ade/ADEChallengeData2016/'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -17,7 +17,7 @@ test_pipeline = [
     # the published evaluation stretches both sides to multiples of 32, it does not pad
     dict(type='ResizeToMultiple', size_divisor=32),
     # after resizing: predictions are compared at the original size
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 # of test-time augmentation: every size with every flip
@@ -29,7 +29,7 @@ tta_pipeline = [
             [dict(type='Resize', scale=(2048, 512), keep_ratio=True)],
             [dict(type='ResizeToMultiple', size_divisor=32)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ],
     ),
