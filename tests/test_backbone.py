@@ -260,7 +260,7 @@ def test_mixer_in_another_network_learns():
 
 
 def test_network_alone_imports_no_openmmlab():
-    code = ('import sys, backbone; '
+    code = ('import sys, backbone, backbone.imagenet, backbone.weights; '
             'print([m for m in sys.modules if m[:4] in ("mmcv", "mmen", "mmde", "mmse")])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
