@@ -161,8 +161,8 @@ def entry_of(
     if 'ema_state_dict' in keys:  # where mmengine's hook puts the raw ones
         raw, averaged = 'ema_state_dict', 'state_dict'
     if ema and averaged not in keys:
-        raise UserError(f'{path} holds one set of weights, none that is averaged (EMA): do not ask '
-                        f'for it')
+        raise UserError(f'{path} holds no averaged weights (EMA) beside others: take what it has, '
+                        f'without --ema or ema=True')
     return main if ema is None else averaged if ema else raw
 
 
@@ -200,6 +200,11 @@ def state_dict_of(
     return tensors
 
 
+def published(path: Path, prefix: str = '', ema: bool | None = None) -> dict[str, Tensor]:
+    """The tensors of a file under our names; arguments and errors as `state_dict_of`."""
+    return translate(state_dict_of(read(path), path, prefix, ema)).tensors
+
+
 def load_backbone(
     network: nn.Module,
     source: str | os.PathLike[str],
@@ -219,7 +224,7 @@ def load_backbone(
             neither to the network nor to a classifier. The network is unchanged then.
     """
     path = resolve(source)
-    tensors = translate(state_dict_of(read(path), path, prefix, ema)).tensors
+    tensors = published(path, prefix, ema)
     chosen = fit(network.state_dict(), tensors, path)
     network.load_state_dict(chosen)
     return LoadReport(len(chosen), len(chosen), sorted(tensors.keys() - chosen.keys()))

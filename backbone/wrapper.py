@@ -18,7 +18,7 @@ from .weights import load_backbone, read
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$')
-def load_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Safetensors for mmengine, and so for the tools of mmdet and mmseg."""
     return read(filename)
 

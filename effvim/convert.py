@@ -27,6 +27,8 @@ KINDS = {
     'heads_dist.0.weight': 'classifier with distillation heads',
     'heads.0.weight': 'classifier',
 }
+# Under these names a file may have weights, see `weights.entry_of`.
+ENTRIES = ('state_dict', 'ema_state_dict', 'model', 'model_ema')
 
 
 class Conversion(NamedTuple):
@@ -130,7 +132,7 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
         about['effvim'] = checkpoint.describe(content)
     # a copy of each: a file may hold views, or channels-last
     plain = {n: v.clone(memory_format=torch.contiguous_format) for n, v in done.tensors.items()}
-    data = save(plain, {'format': 'pt', weights.METADATA: repr(about)})
+    data = save(plain, {weights.METADATA: repr(about)})
     try:
         checkpoint.write_whole(dest, data)
     except OSError as error:
@@ -206,9 +208,12 @@ def table(done: Conversion, source: str, dest: str) -> Table:
     ]  # fmt: skip
     for name, count, why in rows:
         drawn.add_row(name, str(count), why if count else '')
-    if done.left:
-        drawn.add_row('left out', '', 'not weights, or not the chosen ones: '
-                      + ', '.join(done.left))
+    others = [key for key in done.left if key in ENTRIES]
+    if others:
+        drawn.add_row('left out', '', f'other weights, see --ema and --raw: {", ".join(others)}')
+    if len(done.left) > len(others):
+        drawn.add_row('left out', '', 'no weights: '
+                      + ', '.join(key for key in done.left if key not in ENTRIES))
     return drawn
 
 

@@ -108,26 +108,37 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
     if backbone.get('type') != 'EfficientViM':
         return
     state = weights.state_dict_of(content, path, 'backbone')
-    arch = backbone.get('arch', 'm4')
-    with torch.device('meta'):
-        own = EfficientViM(arch, backbone.get('out_indices', (0, 1, 2))).state_dict()
+    own = backbone_tensors(backbone)
     if own.keys() != state.keys() or any(own[n].shape != state[n].shape for n in own):
         raise UserError(f'{path} holds {difference(state, own)}, the config says '
-                        f'arch={arch!r}: use the config that it was trained with; a file that the '
-                        f'authors published goes through tools/convert_weights.py first')
+                        f'arch={backbone.get("arch", "m4")!r}: use the config that it was trained '
+                        f'with; a file that the authors published goes through '
+                        f'tools/convert_weights.py first')
+
+
+def backbone_tensors(backbone: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict, of shapes without values, of the backbone that a config describes."""
+    with torch.device('meta'):
+        network = EfficientViM(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
+    return network.state_dict()
 
 
 def fetch_weights(cfg: Config) -> None:
-    """Turn the backbone's pretrained weights into a local file, and see that `load_from` is one.
+    """Turn the backbone's pretrained weights into a local file; see that it or `load_from` fits.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: they cannot be had, or are of another variant.
     """
     backbone = cfg.model.backbone
     if cfg.get('load_from') and not Path(cfg.load_from).is_file():
         raise UserError(f'load_from: {cfg.load_from} not found')
     if cfg.get('load_from'):
+        check_variant(cfg, checkpoint.read(cfg.load_from), cfg.load_from)
         backbone.init_cfg = None  # that file holds all weights
     start = backbone.get('init_cfg')
     if isinstance(start, dict) and start.get('type') == 'Pretrained':
-        start['checkpoint'] = str(weights.resolve(start.get('checkpoint') or ''))
+        path = weights.resolve(start.get('checkpoint') or '')
+        start['checkpoint'] = str(path)
+        if backbone.type == 'EfficientViM':
+            tensors = weights.published(path, start.get('prefix', ''), start.get('ema'))
+            weights.fit(backbone_tensors(backbone), tensors, path)
