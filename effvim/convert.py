@@ -132,6 +132,7 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
         about['effvim'] = checkpoint.describe(content)
     # a copy of each: a file may hold views, or channels-last
     plain = {n: v.clone(memory_format=torch.contiguous_format) for n, v in done.tensors.items()}
+    # a literal, as JSON would make lists of tuples, such as an image scale among a run's options
     data = save(plain, {weights.METADATA: repr(about)})
     try:
         checkpoint.write_whole(dest, data)
