@@ -16,7 +16,7 @@ from backbone.errors import UserError
 
 def is_used(cfg: Config) -> bool:
     """Whether the config averages weights."""
-    return any(hook.type == 'EMAHook' for hook in cfg.get('custom_hooks') or [])
+    return any(hook.get('type') == 'EMAHook' for hook in cfg.get('custom_hooks') or [])
 
 
 def use_ema(cfg: Config) -> None:

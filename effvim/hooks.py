@@ -56,7 +56,7 @@ class ProgressHook(Hook):
         self.bar: Progress | None = None
 
     def _start(self, runner: Any) -> None:
-        self.began, self.first = time.monotonic(), getattr(runner, 'iter', 0)
+        self.began = time.monotonic()
         if self.console.is_terminal and runner.rank == 0:
             self.bar = Progress(
                 TextColumn('{task.description}'), BarColumn(bar_width=24),
@@ -79,7 +79,9 @@ class ProgressHook(Hook):
         if runner.rank == 0:
             if hasattr(backbone, 'load_report'):
                 print(f'backbone: {backbone.load_report}')
-            print(optim.weight_decay(model, runner.optim_wrapper.param_groups), flush=True)
+            groups = runner.optim_wrapper.optimizer.param_groups
+            print(optim.weight_decay(model, groups), flush=True)
+        self.first = runner.iter  # in a test it would build the training data
         self._start(runner)
 
     def after_train_iter(

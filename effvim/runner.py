@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,12 @@ class Runner(MMRunner):
         if isinstance(optim_wrapper, Mapping):
             optim.check_custom_keys(self.model, optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
+
+    def train(self) -> nn.Module:
+        """As mmengine's, without torch's warning that an accumulating run skips steps."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Detected call of `scheduler.step')
+            return super().train()
 
     def scale_lr(
         self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None
