@@ -67,9 +67,9 @@ def mini(cfg: Config) -> None:
     cfg.train_dataloader.batch_size = 4
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'MaskRCNN':  # the recipe's 512 RoIs a picture take seconds on a CPU
-        cfg.model.train_cfg.rpn_proposal.max_per_img = 200
-        cfg.model.train_cfg.rcnn.sampler.num = 64
-        cfg.model.test_cfg.rpn.max_per_img = 200
+        cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)
+        cfg.model.train_cfg.rcnn.sampler.num = 32
+        cfg.model.test_cfg.rpn.update(nms_pre=500, max_per_img=100)
     epochs = 2
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
     cfg.optim_wrapper.optimizer.update(lr=5e-4, fused=True)
