@@ -98,39 +98,3 @@ def test_outputs_have_the_strides_of_the_anchors(path):
         maps = model.extract_feat(torch.randn(1, 3, 128, 256))
     assert [tuple(m.shape[2:]) for m in maps] == [
         (128 // s, 256 // s) for s in (8, 16, 32, 64, 128)]
-
-
-def test_recipe_of_the_built_optimiser_and_schedule():
-    """Learning rates as published, from the built schedulers at given iterations."""
-    from mmengine.optim import build_optim_wrapper
-    from mmengine.registry import PARAM_SCHEDULERS
-
-    cfg = read(ROOT / 'configs/retinanet_effvim_m4.py')
-    model = torch.nn.Linear(2, 2)
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    assert type(wrapper.optimizer) is torch.optim.AdamW and wrapper.clip_grad_kwargs is None
-    (group,) = wrapper.optimizer.param_groups
-    assert (group['betas'], group['weight_decay']) == ((0.9, 0.999), 0.05)
-    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
-    assert cfg.train_cfg.max_epochs == 12
-    per_epoch = 7330
-    schedulers = [PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper))
-                  for s in cfg.param_scheduler]
-    rates = {}
-    for epoch in range(12):
-        for i in (range(per_epoch) if epoch == 0 else [0]):
-            rates[epoch, i] = group['lr']
-            schedulers[0].step()
-        schedulers[1].step()
-    assert rates[0, 0] == pytest.approx(2e-4 * 1e-3)
-    assert rates[0, 250] == pytest.approx(2e-4 * (0.001 + 0.999 * 250 / 499), rel=1e-6)
-    assert rates[0, 500] == rates[7, 0] == pytest.approx(2e-4)
-    assert rates[8, 0] == rates[10, 0] == pytest.approx(2e-5)
-    assert rates[11, 0] == pytest.approx(2e-6)
-
-
-def test_published_treatment_of_bn():
-    model = build(read(ROOT / 'configs/retinanet_effvim_m4.py')).train()
-    norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms and not any(m.training for m in norms)
-    assert all(p.requires_grad for m in norms for p in m.parameters())
