@@ -58,6 +58,7 @@ def curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
         metrics.plot(steps, [record.get(name, np.nan) for record in val], 'o-', label=name)
     percent = any(name.endswith(('mIoU', 'mAcc', 'aAcc')) for name in names)
     metrics.set(title='validation' + percent * ', %', xlabel=unit, ylim=(0, 100 if percent else 1))
+    metrics.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (losses, metrics):
         if axes.lines:
             axes.legend(frameon=False, fontsize='small')
