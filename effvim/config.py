@@ -124,6 +124,12 @@ def steps(pipeline: Sequence[Any]) -> Iterator[Any]:
             yield from alternatives
 
 
+def every_step(cfg: Config) -> Iterator[Any]:
+    """Every transform of every pipeline."""
+    for pipeline in (*(dataset.pipeline for dataset in datasets(cfg)), cfg.get('tta_pipeline', [])):
+        yield from steps(pipeline)
+
+
 def is_segmentor(cfg: Config) -> bool:
     """Whether the config is of mmseg, on data like ADE20K; else it is of mmdet, on COCO's like."""
     return cfg.get('default_scope') == 'mmseg'

@@ -10,7 +10,7 @@ from backbone.errors import UserError
 
 from . import amp
 from . import mini as drawn
-from .config import EVALUATORS, LOADERS, datasets, is_segmentor, set_data_root, steps
+from .config import EVALUATORS, LOADERS, datasets, every_step, is_segmentor, set_data_root
 
 GROUP_NORM = dict(type='GN', num_groups=32, requires_grad=True)
 
@@ -58,10 +58,9 @@ def mini(cfg: Config) -> None:
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
-    for pipeline in (*(dataset.pipeline for dataset in datasets(cfg)), cfg.get('tta_pipeline', [])):
-        for step in steps(pipeline):
-            if step.type == 'Resize':
-                step.scale = (224, 224)
+    for step in every_step(cfg):
+        if step.type == 'Resize':
+            step.scale = (224, 224)
     for loader in LOADERS:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4
@@ -95,17 +94,17 @@ def mini_segmentation(cfg: Config) -> None:
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-ade: {error}') from error
     set_data_root(cfg, root)
-    scale, crop = (480, 480), (320, 320)
+    scale, crop = (400, 400), (320, 320)
     for dataset in datasets(cfg):
         dataset.update(type='BaseSegDataset', img_suffix='.bmp', seg_map_suffix='.bmp',
                        reduce_zero_label=True, metainfo=dict(classes=drawn.ADE_CLASSES))
-        for step in dataset.pipeline:
-            if step.type in ('Resize', 'RandomResize'):
-                step.scale = scale
-            if step.type == 'RandomResize':
-                step.ratio_range = (0.8, 1.2)
-            if step.type == 'RandomCrop':
-                step.crop_size = crop
+    for step in every_step(cfg):
+        if step.type in ('Resize', 'RandomResize'):
+            step.scale = scale
+        if step.type == 'RandomResize':
+            step.ratio_range = (0.8, 1.2)
+        if step.type == 'RandomCrop':
+            step.crop_size = crop
     cfg.model.data_preprocessor.size = crop
     for loader in LOADERS:
         cfg[loader].num_workers = 2

@@ -109,11 +109,11 @@ def use_tta(cfg: Config, path: str) -> None:
         raise UserError(f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and '
                         f'mmseg label maps: leave --tta out, or write one into the config')
     test, augmented = (
-        {tuple(step.scale) for step in config.steps(pipeline) if 'scale' in step}
+        {str(step.scale).strip('([])') for step in config.steps(pipeline) if 'scale' in step}
         for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline)
     )
     if augmented and not test <= augmented:
-        raise UserError(f'--tta: tta_pipeline resizes to {sorted(augmented)}, the test to '
-                        f'{sorted(test)}: set tta_pipeline.1.transforms.0.0.scale as well')
+        raise UserError(f'--tta: tta_pipeline resizes to {" or ".join(augmented)}, the test to '
+                        f'{" or ".join(test)}: set tta_pipeline.1.transforms.0.0.scale as well')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
