@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow lint
+.PHONY: setup setup-dev demo test test-slow lint tables
 setup:
 	@bash tools/setup.sh
 
@@ -22,3 +22,6 @@ test-slow: setup-dev
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+tables: setup
+	$(BIN)/python -m effvim.tables

@@ -1,0 +1,47 @@
+"""How much memory training takes: three steps of a config, on the device that there is.
+
+    python -m effvim.memory CONFIG --cfg-options train_dataloader.batch_size=4 …
+
+The command line is that of tools/train.py. Pretrained weights are not fetched, they take no other
+room than random ones.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from . import cli, train
+
+STEPS = 3  # the optimiser's state is there from the second on
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take the steps, print the peak.
+
+    Raises:
+        UserError: as tools/train.py.
+    """
+    args = train.parse(argv)
+    args.cfg_options.append('model.backbone.init_cfg=None')
+    cfg, about = train.prepare(args)
+
+    from .config import import_plugins
+    from .hooks import peak_memory
+    from .runner import Runner
+
+    import_plugins(cfg)
+    running = Runner(cfg, about)
+    optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
+    running.model.train()
+    for _, batch in zip(range(STEPS), running.train_dataloader):
+        running.model.train_step(batch, optim_wrapper)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
+    print(f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '
+          f'{device}')
+
+
+if __name__ == '__main__':
+    sys.exit(cli.run(main))

@@ -1,0 +1,204 @@
+"""The tables of models and of memory in README.md, from the configs, the code and their headers.
+
+    python -m effvim.tables
+
+writes them between the markers. Published figures of a config stand in its header and nowhere else,
+those of the classifiers and what we measured stand here.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbone import ARCHS, EfficientViM, EfficientViMClassifier
+from backbone.imagenet import IMAGE_SIZES
+
+from . import cli, config
+from .checkpoint import write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = '<!-- tables: written by make tables -->', '<!-- tables: end -->'
+
+# Top-1 on ImageNet by arXiv 2411.15241, after 300 epochs, after 450, distilled.
+TOP1 = {
+    'm1': (72.9, 73.5, 74.6),
+    'm2': (75.4, 75.8, 76.7),
+    'm3': (77.6, 77.9, 79.1),
+    'm4': (79.4, 79.6, 80.7),
+}
+SOURCE = '''\
+Published: the authors' [paper](https://arxiv.org/abs/2411.15241) and
+[repository](https://github.com/mlvlab/EfficientViM), of the last epoch or iteration. MACs are those
+of convolutions and matrix products, of Mask R-CNN with as many proposals and boxes as its test
+settings allow.
+
+Training memory by pictures a process; measured are three steps, by `python -m effvim.memory CONFIG
+--cfg-options train_dataloader.batch_size=4` and the like, which works on a GPU too:'''
+# MiB by pictures a process, from `python -m effvim.memory` on real pictures.
+CPU = 'a CPU, whole process'
+MEASURED = {
+    'mask_rcnn_effvim_m4': {1: 2776, 2: 4203},
+    'retinanet_effvim_m4': {1: 2739, 2: 4846, 4: 7529},
+    'semfpn_effvim_m4': {1: 1821, 2: 2503, 4: 3851, 8: 6367},
+}
+BATCHES = (1, 2, 4, 8, 16)
+
+
+class Header(NamedTuple):
+    """What a config says of itself in its first comment; '' for what it does not say."""
+
+    score: str
+    measured: str
+    memory: str
+    device: str
+    batch: str
+
+
+def header(path: Path) -> Header:
+    """The published score and cost in the header of a config."""
+    text = ' '.join(line[1:].strip() for line in path.read_text().split('_base_')[0].splitlines())
+    published = re.search(r'Published: (.+?) \((.+?)\)\. ', text)
+    cost = re.search(r'([\d,]+ MiB)(?: a card)? on (.+?), (?:(\d+) pictures each)?',
+                     published[2] if published else '')
+    measured = re.search(r'Measured by us: (.+?)\.(?: |$)', text)
+    return Header(published[1] if published else '', measured[1] if measured else '',
+                  *(cost.groups('') if cost else ('', '', '')))
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers a model has, trained or not."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(run: Callable[[], Any]) -> int:
+    """Multiply-accumulates of the convolutions and matrix products in `run()`."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() // 2
+
+
+def build(path: Path) -> tuple[Config, Any]:
+    """A config and its model, without storage."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = config.load_config(str(path))
+    config.import_plugins(cfg)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        return cfg, MODELS.build(cfg.model).eval()
+
+
+def forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
+    """What is counted for a detector or segmentor, and at which size.
+
+    Detectors: one picture of 1333 × 800, padded; of Mask R-CNN also the heads on all proposals and
+    on the masks of all boxes that the test settings allow. Segmentors: one crop of training.
+    """
+    segmentor = config.is_segmentor(cfg)
+    height, width = cfg.model.data_preprocessor.size if segmentor else (800, 1344)
+
+    def run() -> None:
+        maps = model.extract_feat(torch.empty(1, 3, height, width, device='meta'))
+        for name in ('bbox_head', 'rpn_head', 'decode_head'):
+            if getattr(model, name, None) is not None:
+                getattr(model, name)(maps)
+        if getattr(model, 'roi_head', None) is not None:
+            heads, test = model.roi_head, model.test_cfg
+            for head, extractor, count in (
+                (heads.bbox_head, heads.bbox_roi_extractor, test.rpn.max_per_img),
+                (heads.mask_head, heads.mask_roi_extractor, test.rcnn.max_per_img),
+            ):
+                size = extractor.roi_layers[0].output_size
+                head(torch.empty(count, extractor.out_channels, *size, device='meta'))
+
+    return run, f'{width} × {height}'
+
+
+def row(*cells: object) -> str:
+    """One row of a table."""
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+def link(path: Path) -> str:
+    """A config by name."""
+    return f'[{path.stem}](configs/{path.name})'
+
+
+def backbones() -> Iterator[str]:
+    """M1 to M4 as classifiers and under a detector."""
+    yield row('variant', 'parameters, classifier', 'under a detector', 'MACs, classifier',
+              'published top-1 after 300 epochs', '450', 'distilled', 'measured by us')
+    yield row(*['---'] * 8)
+    for arch in ARCHS:
+        size = IMAGE_SIZES[arch]
+        with torch.device('meta'):
+            classifier, backbone = EfficientViMClassifier(arch).eval(), EfficientViM(arch)
+            picture = torch.empty(1, 3, size, size)
+        count = macs(partial(classifier, picture))
+        yield row(arch.upper(), f'{parameters(classifier):,}', f'{parameters(backbone):,}',
+                  f'{count / 1e6:,.0f} M at {size} × {size}', *TOP1[arch], 'no')
+
+
+def models(paths: list[Path]) -> Iterator[str]:
+    """Every config."""
+    yield row('config', 'parameters', 'MACs', 'published', 'measured by us')
+    yield row(*['---'] * 5)
+    for path in paths:
+        cfg, model = build(path)
+        run, size = forward(cfg, model)
+        said = header(path)
+        yield row(link(path), f'{parameters(model):,}', f'{macs(run) / 1e9:.1f} G at {size}',
+                  said.score or '–', said.measured or 'no')
+
+
+def memory(paths: list[Path]) -> Iterator[str]:
+    """Training memory of the configs that have a published or measured figure."""
+    yield row('config', 'device', *BATCHES)
+    yield row(*['---'] * (2 + len(BATCHES)))
+    for path in paths:
+        said = header(path)
+        if said.memory:
+            batch = said.batch or str(config.load_config(str(path)).train_dataloader.batch_size)
+            yield row(link(path), said.device, *(
+                f'{said.memory}, published' if batch == str(b) else 'not measured'
+                for b in BATCHES))
+        if path.stem in MEASURED:
+            cells = MEASURED[path.stem]
+            yield row(link(path), CPU, *(
+                f'{cells[b]:,} MiB, measured' if b in cells else 'not measured' for b in BATCHES))
+
+
+def generate() -> str:
+    """What stands between the markers."""
+    paths = sorted((ROOT / 'configs').glob('*.py'))
+    return '\n'.join([
+        BEGIN, '', *backbones(), '', *models(paths), '', SOURCE, '', *memory(paths), '', END])
+
+
+def insert(text: str) -> str:
+    """README.md's text with the tables of today."""
+    before, found, rest = text.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not found or not closed:
+        raise ValueError(f'README.md needs the lines {BEGIN} and {END}')
+    return f'{before}{generate()}{after}'
+
+
+def main(_: object = None) -> None:
+    """Write README.md."""
+    path = ROOT / 'README.md'
+    write_whole(path, insert(path.read_text()).encode())
+
+
+if __name__ == '__main__':
+    sys.exit(cli.run(main))

@@ -1,0 +1,98 @@
+"""The tables of README.md: generated; their figures against the published ones and a formula."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from effvim import cli, memory, mini, tables
+
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+@pytest.fixture(scope='module')
+def rows():
+    """Cells of the generated tables by their first cell."""
+    found = {}
+    for line in tables.generate().splitlines():
+        if line.startswith('|'):
+            first, *cells = [cell.strip() for cell in line.strip('|').split(' | ')]
+            found.setdefault(first, []).append(cells)
+    return found
+
+
+def of(path):
+    return f'[{path.stem}](configs/{path.name})'
+
+
+def test_readme_has_the_tables_of_today():
+    text = (ROOT / 'README.md').read_text()
+    assert tables.insert(text) == text, 'run: make tables'
+
+
+def test_the_rest_of_the_readme_stays():
+    old = f'before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n'
+    new = tables.insert(old)
+    assert new.startswith('before\n') and new.endswith('\nafter\n') and 'old' not in new
+    assert tables.insert(new) == new
+    with pytest.raises(ValueError, match='needs the lines'):
+        tables.insert('no place')
+
+
+def test_backbones_as_published(rows):
+    """Parameters of classifier and backbone, counted MACs in millions, top-1."""
+    for name, expected in {
+        'M1': ['6,679,458', '5,713,534', '236 M at 224 × 224', '72.9', '73.5', '74.6', 'no'],
+        'M2': ['13,903,842', '12,489,022', '352 M at 224 × 224', '75.4', '75.8', '76.7', 'no'],
+        'M3': ['16,604,174', '15,029,034', '652 M at 224 × 224', '77.6', '77.9', '79.1', 'no'],
+        'M4': ['19,606,505', '18,031,365', '1,105 M at 256 × 256', '79.4', '79.6', '80.7', 'no'],
+    }.items():
+        assert rows[name] == [expected]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_has_a_row(path, rows):
+    published = {
+        'retinanet_effvim_m4': ['28,570,425', 'box AP 38.8 ', '17,879 MiB, published', 16],
+        'mask_rcnn_effvim_m4': ['39,323,701', 'box AP 39.7, mask AP 36.4 ',
+                                '21,943 MiB, published', 16],
+        'semfpn_effvim_m4': ['21,715,867', 'mIoU 41.3 ', '3,887 MiB, published', 4],
+    }.get(path.stem)
+    own = rows[of(path)]
+    parameters, _, score, measured = own[0]
+    assert measured == 'no' and len(own) == (1 if not published else 2 + (path.stem in
+                                                                        tables.MEASURED))
+    if not published:
+        assert score == '–'
+        return
+    assert parameters == published[0] and score.startswith(published[1])
+    cells = dict(zip(tables.BATCHES, own[1][1:]))
+    assert cells.pop(published[3]) == published[2] and set(cells.values()) == {'not measured'}
+    if path.stem in tables.MEASURED:
+        assert {re.sub('[0-9,]+ MiB, ', '', cell) for cell in own[2][1:]} == {
+            'measured', 'not measured'}
+
+
+def test_counted_macs_of_retinanets_head(rows):
+    """Two towers of four 3×3 convolutions and their outputs on five maps, 9 anchors, 80 classes."""
+    positions = sum(-(-800 // s) * -(-1344 // s) for s in (8, 16, 32, 64, 128))
+    head = positions * 9 * 256 * (8 * 256 + 9 * (80 + 4))
+    cfg, model = tables.build(ROOT / 'configs/retinanet_effvim_m4.py')
+    run, _ = tables.forward(cfg, model)
+    whole = tables.macs(run)
+    assert rows[of(ROOT / 'configs/retinanet_effvim_m4.py')][0][1] == (
+        f'{whole / 1e9:.1f} G at 1344 × 800')
+    model.bbox_head = None
+    assert whole - tables.macs(run) == head
+
+
+def test_memory_of_training_is_measured(tmp_path, capsys):
+    root = mini.draw_coco(tmp_path / 'coco', num_train=4, num_val=1, size=64)
+    assert cli.run(memory.main, [
+        str(ROOT / 'configs/retinanet_effvim_m1.py'), '--data-root', str(root), '--work-dir',
+        str(tmp_path / 'run'), '--cfg-options', 'train_dataloader.batch_size=1',
+        'train_dataloader.num_workers=0', 'train_dataloader.dataset.pipeline.2.scale=(64,64)']) == 0
+    found = re.fullmatch(r'retinanet_effvim_m1.py, batch 1: ([0-9,]+) MiB on .+\n',
+                         capsys.readouterr().out)
+    # weights, gradients and AdamW's two moments in float32
+    assert int(found[1].replace(',', '')) > 14e6 * 4 * 4 / 2**20
