@@ -18,6 +18,15 @@ def coco_root() -> Path:
     return (DATA / 'coco').resolve()
 
 
+@pytest.fixture(scope='session')
+def ade_root() -> Path:
+    """Real ADE20K pictures and annotations."""
+    root = DATA / 'ade/ADEChallengeData2016'
+    if not (root / 'annotations').is_dir():
+        pytest.skip(f'no ADE20K sample in {DATA}; set EFFVIM_DATA')
+    return root.resolve()
+
+
 def assert_equals_pycocotools(numbers: dict, truth: Path, found: Path, kind: str) -> None:
     """The twelve numbers of `kind`, bbox or segm, against COCO's own code, ≤ 1e-9."""
     from pycocotools.coco import COCO
