@@ -51,10 +51,11 @@ def mini(cfg: Config) -> None:
 
     Many scenes seen few times, in small batches, since more and smaller steps learn faster per
     minute; enlarged to 224 pixels, since the finest map of the backbone has stride 16; mixed
-    precision where the device has it.
+    precision where the device has it; two convolutions in RetinaNet's towers instead of four, which
+    learn sooner.
     """
     try:
-        root = drawn.draw_coco(Path('data/mini-coco'), num_train=2048, num_val=128, size=160)
+        root = drawn.draw_coco(Path('data/mini-coco'), num_train=2560, num_val=128, size=160)
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
@@ -65,6 +66,8 @@ def mini(cfg: Config) -> None:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
+    if cfg.model.type == 'RetinaNet':
+        cfg.model.bbox_head.stacked_convs = 2
     if cfg.model.type == 'MaskRCNN':  # the recipe's 512 RoIs a picture take seconds on a CPU
         cfg.train_dataloader.dataset.indices = 1200  # the first of the scenes
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)
