@@ -37,13 +37,11 @@ def from_scratch(cfg: Config) -> None:
     backbone.frozen_stages = -1
     # without it the mixer's products explode in the first epochs at learning rates from 5e-4
     cfg.optim_wrapper.clip_grad = dict(max_norm=3, norm_type=2)
-    if cfg.model.get('neck', {}).get('type') == 'EfficientViMFPN':
-        cfg.model.neck.norm_cfg = GROUP_NORM
-    if cfg.model.get('bbox_head', {}).get('type') == 'RetinaHead':
-        cfg.model.bbox_head.norm_cfg = GROUP_NORM
-    mask_head = cfg.model.get('roi_head', {}).get('mask_head', {})
-    if mask_head.get('type') == 'FCNMaskHead':
-        mask_head.norm_cfg = GROUP_NORM
+    model = cfg.model
+    for part in (model.get('neck'), model.get('bbox_head'), model.get('decode_head'),
+                 model.get('roi_head', {}).get('mask_head')):
+        if part and part.type in ('EfficientViMFPN', 'FPN', 'RetinaHead', 'FPNHead', 'FCNMaskHead'):
+            part.norm_cfg = GROUP_NORM
 
 
 def mini(cfg: Config) -> None:
