@@ -23,10 +23,11 @@ from effvim import mini
 REPO = Path(__file__).resolve().parents[1]
 SPLITS = ('train2017', 'val2017')
 
-# The promise that machines agree: all files of draw_coco(num_train=6, num_val=3, seed=7). If this
-# fails on some machine, the drawing depends on it, and that is the bug. After an intended change
-# of the drawing raise mini.VERSION and write the new sum here.
+# The promise that machines agree: all files of draw_coco(num_train=6, num_val=3, seed=7), and of
+# draw_ade. If this fails on some machine, the drawing depends on it, and that is the bug. After an
+# intended change of the drawing raise mini.VERSION and write the new sums here.
 SMALL = {'num_train': 6, 'num_val': 3, 'seed': 7}
+ADE_SHA256 = '642838f5cc0c457287ec917fd64897f6b27c75efe6bb2709b2363fef87bafbad'
 SMALL_SHA256 = 'c96c7988390711f491d0653a83d9e252b062f2dad3c3c1989e05931c77bc1279'
 
 
@@ -39,9 +40,11 @@ def sha256(root: Path) -> str:
     return digest.hexdigest()
 
 
-def drawing(root: Path, hash_seed: str = '0', **parameters: int) -> subprocess.Popen[str]:
+def drawing(
+    root: Path, hash_seed: str = '0', draw: str = 'draw_coco', **parameters: int
+) -> subprocess.Popen[str]:
     """Another process that draws into root."""
-    code = f'from effvim import mini; mini.draw_coco({str(root)!r}, **{parameters})'
+    code = f'from effvim import mini; mini.{draw}({str(root)!r}, **{parameters})'
     return subprocess.Popen(
         [sys.executable, '-c', code],
         cwd=REPO,
@@ -75,16 +78,22 @@ def scenes() -> list[mini.Scene]:
 # ---------------------------------------------------------------- the same bytes everywhere
 
 
-def test_bytes_are_those_pinned(tmp_path: Path) -> None:
-    assert sha256(mini.draw_coco(tmp_path / 'a', **SMALL)) == SMALL_SHA256
-    assert sha256(mini.draw_coco(tmp_path / 'b', **SMALL)) == SMALL_SHA256
+LAYOUTS = pytest.mark.parametrize(
+    ('draw', 'expected'), [('draw_coco', SMALL_SHA256), ('draw_ade', ADE_SHA256)])
 
 
-def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
-    processes = [drawing(tmp_path / seed, hash_seed=seed, **SMALL) for seed in ('1', '4242')]
+@LAYOUTS
+def test_bytes_are_those_pinned(tmp_path: Path, draw: str, expected: str) -> None:
+    assert sha256(getattr(mini, draw)(tmp_path / 'a', **SMALL)) == expected
+    assert sha256(getattr(mini, draw)(tmp_path / 'b', **SMALL)) == expected
+
+
+@LAYOUTS
+def test_bytes_do_not_depend_on_the_process(tmp_path: Path, draw: str, expected: str) -> None:
+    processes = [drawing(tmp_path / seed, seed, draw, **SMALL) for seed in ('1', '4242')]
     for process in processes:
         finish(process)
-    assert sha256(tmp_path / '1') == sha256(tmp_path / '4242') == SMALL_SHA256
+    assert sha256(tmp_path / '1') == sha256(tmp_path / '4242') == expected
 
 
 def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
@@ -145,6 +154,26 @@ def test_annotations_agree_with_masks_and_pictures(root: Path, split: str) -> No
             assert 12 <= min(w, h) and max(w, h) <= 100
             assert annotation['iscrowd'] == 0
         assert taken.max() <= 1, 'a pixel belongs to two objects'
+
+
+def test_label_maps_are_the_masks_of_the_same_scenes(tmp_path: Path) -> None:
+    """Read from the files of both layouts: 1 is ground, then the classes in order."""
+    coco_root = mini.draw_coco(tmp_path / 'coco', **SMALL)
+    ade_root = mini.draw_ade(tmp_path / 'ade', **SMALL)
+    assert mini.ADE_CLASSES == ('ground', *mini.CLASSES)
+    for split, name in zip(SPLITS, ('training', 'validation')):
+        coco = load(coco_root, split)
+        pictures = sorted((ade_root / 'images' / name).iterdir())
+        maps = sorted((ade_root / 'annotations' / name).iterdir())
+        assert [p.name for p in pictures] == [m.name for m in maps]
+        assert len(pictures) == len(coco.imgs)
+        for image, picture, labels in zip(coco.dataset['images'], pictures, maps):
+            assert picture.read_bytes() == (coco_root / split / image['file_name']).read_bytes()
+            expected = np.ones((image['height'], image['width']), np.uint8)
+            for annotation in coco.imgToAnns[image['id']]:
+                expected[coco.annToMask(annotation) == 1] = annotation['category_id'] + 1
+            with Image.open(labels) as opened:
+                assert opened.mode == 'L' and np.array_equal(np.asarray(opened), expected)
 
 
 def test_sizes_numbers_and_classes(root: Path) -> None:
@@ -247,6 +276,16 @@ def test_other_parameters_or_version_or_a_lost_picture_draw_anew(
     mini.draw_coco(root, **SMALL)
     assert json.loads((root / 'mini.json').read_text())['version'] == mini.VERSION
     assert os.listdir(tmp_path) == ['coco']
+
+
+def test_layouts_do_not_replace_each_other(tmp_path: Path) -> None:
+    root = mini.draw_ade(tmp_path / 'ade', **{**SMALL, 'seed': 8})
+    with pytest.raises(FileExistsError, match='images'):
+        mini.draw_coco(root, **SMALL)
+    for folder in ('images/validation', 'annotations/training'):
+        next((root / folder).iterdir()).unlink()
+        assert sha256(mini.draw_ade(root, **SMALL)) == ADE_SHA256
+    assert os.listdir(tmp_path) == ['ade']
 
 
 def test_killed_while_drawing(tmp_path: Path) -> None:
