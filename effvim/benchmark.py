@@ -85,11 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a mistake in it.
     """
     args = parse(argv)
-    if args.command == 'page':
-        from .benchmark_page import write_page
-
-        write_page()
-        return
     check(args)
 
     from .checkpoint import write_whole
@@ -99,8 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         from . import benchmark_page as page
         from . import benchmark_timing as timing
 
-        measure = import_module(f'.benchmark_{args.command}', __package__).measure
-    with timing.use_threads(args.threads):
+    if args.command == 'page':
+        page.write_page()
+        return
+    measure = import_module(f'.benchmark_{args.command}', __package__).measure
+    with timing.settings(args.threads):
         device = timing.choose_device(getattr(args, 'device', 'cpu'))
         found = measure(args, device)
         results = dict(format=1, command=command_of(sys.argv[1:] if argv is None else argv),

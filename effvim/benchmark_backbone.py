@@ -43,6 +43,7 @@ PEERS = {
            'mobilenetv4_conv_medium', 'lowformer_b0'),
 }  # fmt: skip
 
+
 def named(args: Namespace, device: torch.device) -> Iterator[tuple[str, str, bool]]:
     """Each network with each form, and whether the form was asked for of this very network.
 
@@ -124,10 +125,13 @@ def runs(
             outputs = network(images)
         return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
-    gradients = [torch.randn_like(output) for output in train_forward()]
+    gradients: list[Tensor] = []
 
     def step() -> None:
-        torch.autograd.backward(train_forward(), gradients)
+        maps = train_forward()
+        if not gradients:
+            gradients.extend(torch.randn_like(output) for output in maps)
+        torch.autograd.backward(maps, gradients)
         network.zero_grad()
 
     return step, train_forward
@@ -147,7 +151,7 @@ def work(network: nn.Module, case: Case, device: torch.device) -> int:
 def prepare(
     first: Case, device: torch.device, classifier: bool
 ) -> tuple[float, Callable[[Case], tuple[Callable[[], float], dict[str, Any]]]]:
-    """A network in its form, see `cases.collect`."""
+    """A network in its form, see `benchmark_cases.collect`."""
     network = set_mode(build(first.network, classifier), first.mode)
     count = parameters(network)
     dtype = torch.float32 if first.mode == 'train' else timing.DTYPES[first.dtype]

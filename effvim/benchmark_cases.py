@@ -97,6 +97,8 @@ def check_network(name: str, known: Iterable[str]) -> None:
 def cases_of(name: str, form: str, args: Namespace) -> Iterator[list[Case]]:
     """The cases of one network in one form; those that differ in size alone together.
 
+    A folded network has none in training.
+
     Raises:
         UserError: a size that is none or too small.
     """
@@ -110,9 +112,12 @@ def baseline_of(given: str | None, groups: Sequence[Sequence[Case]]) -> str:
     """NETWORK:FORM that the others are compared with, by default the first.
 
     Raises:
-        UserError: it is none of them.
+        UserError: it is none of them, or there are none.
     """
     labels = dict.fromkeys(f'{group[0].network}:{group[0].form}' for group in groups)
+    if not labels:
+        raise UserError('nothing is left to measure: a folded network is not trained, use '
+                        '--modes forward or other forms')
     if given and given not in labels:
         raise UserError(f'--baseline {given} is none of the cases: {", ".join(labels)}')
     return given or next(iter(labels))

@@ -299,7 +299,7 @@ def prepare(
     device: torch.device,
     folder: Path,
 ) -> tuple[float, Callable[[Case], tuple[Callable[[], dict[str, float]], dict[str, Any]]]]:
-    """A model in its form, see `cases.collect`.
+    """A model in its form, see `benchmark_cases.collect`.
 
     `source`: where the `weights` are from; `folder`: where pictures are put.
     """

@@ -47,6 +47,7 @@ taken round by round, above 1 is faster than the baseline.
 - *Peak*: what a call takes from PyTorch's allocator beyond weights and input, at its worst moment.
 - *Saved*: what the forward pass keeps for the backward pass, weights not counted.
 - *First result*: from the network in memory to the result, folding and compilation included.
+- On a GPU PyTorch's defaults: TF32 in float32 convolutions, not in float32 products.
 - Training is a forward and a backward pass with BN in evaluation mode, without an optimiser.
 - *Fused* is this project's folded form, or timm's own re-parameterised one. Networks of timm are
   feature pyramids, as a detector uses them, unless it says classifier.'''

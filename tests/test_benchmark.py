@@ -233,13 +233,12 @@ def test_saved_for_backward_counts_each_tensor_once():
 @pytest.mark.skipif(not shutil.which('g++'), reason='no compiler')
 def test_compiled_forms(tmp_path):
     results, _ = run(tmp_path, 'backbone', 'test_efficientnet', '--forms', 'plain', 'compiled',
-                     'dynamic', '--sizes', '32', '48', '64', '--rounds', '1')
+                     'dynamic', '--sizes', '32', '48', '--rounds', '1')
     first = {(c['form'], c['height']): c['first_s'] for c in results['cases']}
-    assert len(first) == 9 and not results['failed']
-    for size in (32, 48, 64):
+    assert len(first) == 6 and not results['failed']
+    for size in (32, 48):
         assert first['compiled', size] > 10 * first['plain', size]  # for each size anew
-    assert first['dynamic', 48] > 10 * first['dynamic', 64]  # the second for all that follow
-    assert len({c['macs'] for c in results['cases'] if c['height'] == 64}) == 1
+    assert len({c['macs'] for c in results['cases'] if c['height'] == 48}) == 1
 
 
 @pytest.fixture(scope='module')
@@ -276,8 +275,6 @@ def test_evaluation(tmp_path):
 
 CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
 NETWORK = ['backbone', 'neck', 'heads']
-
-
 FEW = ['--cfg-options', 'model.test_cfg.rpn.max_per_img=10', 'model.test_cfg.rcnn.max_per_img=5',
        'model.train_cfg.rpn_proposal.max_per_img=10', 'model.train_cfg.rcnn.sampler.num=8']
 
@@ -364,6 +361,7 @@ def test_published_scores_of_ours():
     (['backbone', 'm1:fusd'], ["'fusd'", "'fused'"]),
     (['backbone', 'm1', '--forms', 'plian'], ["'plian'", "'plain'"]),
     (['backbone', 'm1:compiled+dynamic'], ['compiled twice']),
+    (['backbone', 'm1:fused', '--modes', 'train'], ['nothing is left', 'not trained']),
     (['backbone', 'm1:graphs', '--device', 'cpu'], ['graphs', 'GPU']),
     (['backbone', 'starnet_s1:fused'], ['starnet_s1', 're-parameterised']),
     (['backbone', 'm1', '--sizes', '31x64'], ['31x64', '32']),
