@@ -31,6 +31,8 @@ CORNERS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 def outlines(boxes: np.ndarray) -> list[dict[str, Any]]:
     """A mask, an ellipse's polygon of 16 corners, for each box; boxes: N × (x, y, w, h)."""
+    if not len(boxes):
+        return []
     circle = np.stack([np.cos(CORNERS), np.sin(CORNERS)], 1)  # 16 2
     half = boxes[:, None, 2:] / 2
     corners = boxes[:, None, :2] + half + half * circle  # N 16 2

@@ -307,14 +307,19 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
 
     figure = Figure(figsize=(5.5 * (1 + len(scores)), 4.5), layout='constrained')
     axes = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
+    colours = {name: f'C{i % 10}' for i, name in enumerate(lines)}
     for name, points in lines.items():
-        axes[0].loglog(*zip(*points), 'o-', label=name, lw=2.5 if name in ARCHS else 1)
+        axes[0].loglog(*zip(*points), 'o-' if name in ARCHS else 'o--', label=name,
+                       color=colours[name], lw=2.5 if name in ARCHS else 1)
+    for axis in (axes[0].xaxis, axes[0].yaxis):
+        axis.set_major_formatter('{x:g}')
+        axis.set_minor_formatter('{x:.2g}')
     axes[0].set(title=f'fastest form, {", ".join(map(str, first[:2]))}, batch {first[2]}',
                 xlabel='megapixels', ylabel='latency, ms')
     axes[0].legend(frameon=False, fontsize='small')
     for panel, (what, found) in zip(axes[1:], scores.items()):
         for name, score in found.items():
-            panel.plot(timed[name], score, 'o', ms=9 if name in ARCHS else 6)
+            panel.plot(timed[name], score, 'o', color=colours[name], ms=9 if name in ARCHS else 6)
             panel.annotate(name, (timed[name], score), xytext=(6, 4), textcoords='offset points')
         _, _, _, height, width = sizes[-1][1]
         panel.set(title=f'{what}, published', xlabel=f'latency at {height}×{width}, ms')
@@ -327,7 +332,7 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
 
 def part_bars(cases: list[dict[str, Any]]) -> Figure:
     """The parts of a whole model, one bar for each case."""
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout='constrained')
+    figure = Figure(figsize=(10, 1.2 + 0.5 * len(cases)), layout='constrained')
     axes = figure.subplots()
     names = [f'{case["network"]}:{case["form"]}\n{heading(setting(case))}' for case in cases]
     parts = dict.fromkeys(part for case in cases for part in case['latency_s'])
@@ -340,7 +345,7 @@ def part_bars(cases: list[dict[str, Any]]) -> Figure:
             left += width
     axes.invert_yaxis()
     axes.set(xlabel='ms')
-    axes.legend(frameon=False, fontsize='small')
+    figure.legend(frameon=False, fontsize='small', loc='outside right upper')
     axes.spines[['top', 'right']].set_visible(False)
     return figure
 
