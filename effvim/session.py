@@ -78,6 +78,8 @@ def apply(cfg: Config, about: Mapping[str, Any]) -> None:
     if about['data_root']:
         config.set_data_root(cfg, about['data_root'])
     config.apply_options(cfg, about['options'])
+    if 'test_pipeline' in cfg:  # mmseg's inference_model reads the variable
+        cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
 
 
 def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> None:
