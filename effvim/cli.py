@@ -54,6 +54,8 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     keeps its traceback.
     """
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # errors come as ours, with the file's name
+    # Read at the first matmul. Without it two equal runs on several threads differ in last digits.
+    os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
         main(argv)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault('MKL_CBWR', 'AUTO')  # as effvim.cli.run does, before the first matmul
 DATA = Path(os.environ.get('EFFVIM_DATA', ROOT / '../shared/data'))
 
 
