@@ -10,7 +10,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import DropPath
@@ -20,12 +20,13 @@ from torch.utils.checkpoint import checkpoint
 from .errors import UserError
 from .layers import (
     FFN,
-    ConvNorm,
+    Depthwise,
     Downsample,
     KeepStatistics,
     LayerNorm2d,
     Pointwise1d,
     Stem,
+    fixed,
     freeze,
 )
 
@@ -126,17 +127,32 @@ class HSMSSD(nn.Module):
         # for the published checkpoints and never trained.
         self.A = nn.Parameter(torch.empty(state_dim).uniform_(1, 16), requires_grad=False)
 
+    def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states of `x`, B C H W, mixed, B N C, and the C that reads them out, B L N."""
+        x = x.permute(0, 2, 3, 1)  # B H W C
+        projected = self.dw(self.BCdt_proj(x).permute(0, 3, 1, 2))  # B 3·N H W
+        b, c, dt = projected.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)  # each B L N
+        # A = softmax_L(Δ + â); h_in = x (A ⊙ B̂)ᵀ
+        h = (dt.softmax(1) * b).mT @ x.flatten(1, 2)  # B N C
+        # the hidden-state mixer: h = W_out (h ⊙ σ(z) + D h)
+        h, z = self.hz_proj(h).chunk(2, dim=-1)  # each B N expand·C
+        return self.out_proj(h * (self.act(z) + self.D)), c
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mix `x`, B C H W, normalised; returns the map, B C H W, and the states, B C N."""
-        height, width = x.shape[2:]
-        b, c, dt = self.dw(self.BCdt_proj.on_map(x)).flatten(2).chunk(3, dim=1)  # each B N L
-        # A = softmax_L(Δ + â); h_in = x (A ⊙ B̂)ᵀ
-        h = x.flatten(2) @ (dt.softmax(-1) * b).transpose(1, 2)  # B C N
-        # the hidden-state mixer: h = W_out (h ⊙ σ(z) + D h)
-        h, z = self.hz_proj(h).chunk(2, dim=1)  # each B expand·C N
-        h = self.out_proj(h * self.act(z) + h * self.D)  # B C N
+        h, c = self.states(x)
         # y = h C
-        return (h @ c).unflatten(2, (height, width)), h
+        return (c @ h).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), h.mT
+
+
+def read_out(x: Tensor, h: Tensor, c: Tensor, gate: Tensor, keep: Tensor) -> Tensor:
+    """keep · x + gate · y, where y = h C, as one product on scaled states and one sum.
+
+    Shape: x B C H W, h B N C, c B L N, gate and keep C → B C H W.
+    """
+    x = x.permute(0, 2, 3, 1)  # B H W C
+    y = (c @ (gate * h)).addcmul_(keep, x.flatten(1, 2))  # B L C
+    return y.view(x.shape).permute(0, 3, 1, 2)
 
 
 class EfficientViMBlock(nn.Module):
@@ -149,22 +165,50 @@ class EfficientViMBlock(nn.Module):
 
     def __init__(self, dim: int, state_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.dwconv1 = ConvNorm(dim, dim, 3, groups=dim)
+        self.dwconv1 = Depthwise(dim)
         self.norm = LayerNorm2d(dim, eps=1e-5)
         self.mixer = HSMSSD(dim, state_dim)
-        self.dwconv2 = ConvNorm(dim, dim, 3, groups=dim)
+        self.dwconv2 = Depthwise(dim)
         self.ffn = FFN(dim, 4 * dim)
         self.alpha = nn.Parameter(torch.full((4, dim), 1e-4))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """From `x` to `y`; with stochastic depth some samples stay at `x`."""
+        if self.drop_path.drop_prob and self.training:
+            return x + self.drop_path(y - x)
+        return y
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gates = self.alpha.sigmoid()[..., None, None]  # 4 C 1 1
-        x = x + self.drop_path(gates[0] * (self.dwconv1(x) - x))
-        mixed, h = self.mixer(self.norm(x))
-        x = x + self.drop_path(gates[1] * (mixed - x))
-        x = x + self.drop_path(gates[2] * (self.dwconv2(x) - x))
-        x = x + self.drop_path(gates[3] * (self.ffn(x) - x))
-        return x, h
+        gate = self.alpha.sigmoid()  # 4 C
+        x = self.step(x, self.dwconv1(x, gate[0]))
+        h, c = self.mixer.states(self.norm(x))
+        x = self.step(x, read_out(x, h, c, gate[1], 1 - gate[1]))
+        x = self.step(x, self.dwconv2(x, gate[2]))
+        x = self.step(x, self.ffn(x, gate[3]))
+        return x, h.mT
+
+
+class FusedBlock(nn.Module):
+    """`block` for inference, its kernels folded once and for all; takes over its norm and mixer.
+
+    Shape: as `EfficientViMBlock`.
+    """
+
+    def __init__(self, block: EfficientViMBlock) -> None:
+        super().__init__()
+        gate = block.alpha.sigmoid()  # 4 C
+        self.dwconv1 = block.dwconv1.fuse(gate[0])
+        self.norm, self.mixer = block.norm, block.mixer
+        self.gate, self.keep = fixed(gate[1]), fixed(1 - gate[1])
+        self.dwconv2 = block.dwconv2.fuse(gate[2])
+        self.ffn = block.ffn.fuse(gate[3])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.dwconv1(x)
+        h, c = self.mixer.states(self.norm(x))
+        x = self.dwconv2(read_out(x, h, c, self.gate, self.keep))
+        return self.ffn(x), h.mT
 
 
 def recomputed(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,13 +237,20 @@ class EfficientViMStage(nn.Module):
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.blocks = nn.ModuleList(EfficientViMBlock(dim, state_dim, p) for p in drop_paths)
-        self.downsample = Downsample(dim, out_dim) if out_dim else nn.Identity()
+        self.blocks: Any = nn.ModuleList(EfficientViMBlock(dim, state_dim, p) for p in drop_paths)
+        self.downsample: nn.Module = Downsample(dim, out_dim) if out_dim else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for block in self.blocks:
             x, h = recomputed(block, x) if self.with_cp else block(x)
         return x, self.downsample(x), h
+
+    def fuse(self) -> None:
+        """Replace all parts by the same for inference, their kernels folded once and for all."""
+        self.with_cp = False
+        self.blocks = nn.ModuleList(FusedBlock(block) for block in self.blocks)
+        if isinstance(self.downsample, Downsample):
+            self.downsample = self.downsample.fuse()
 
 
 class EfficientViM(nn.Module):
@@ -253,12 +304,13 @@ class EfficientViM(nn.Module):
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.fused = False
 
-        self.patch_embed = Stem(in_channels, widths[0])
+        self.patch_embed: Any = Stem(in_channels, widths[0])
         blocks = max(1, sum(depths) - 1)
         rates = iter([drop_path_rate * i / blocks for i in range(sum(depths))])
         last = self.out_indices[-1]
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             EfficientViMStage(
                 widths[i],
                 state_dims[i],
@@ -271,7 +323,14 @@ class EfficientViM(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> EfficientViM:
-        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
+        """As `nn.Module.train`, but what is frozen stays in evaluation mode.
+
+        Raises:
+            UserError: training was asked for and the network is folded.
+        """
+        if mode and self.fused:
+            raise UserError('a folded network cannot be trained: its parameters are gone; build it '
+                            'anew and load the checkpoint')
         super().train(mode)
         if self.norm_eval:
             for module in self.modules():
@@ -281,9 +340,27 @@ class EfficientViM(nn.Module):
             freeze(part)
         return self
 
+    @torch.no_grad()
+    def fuse(self) -> EfficientViM:
+        """Fold all BN layers and gates into convolutions, in place, for inference; returns self.
+
+        Outputs stay equal. Parameters and their names do not: load weights before, train never
+        after; move to another precision after.
+        """
+        if not self.fused:
+            self.eval()
+            self.patch_embed = self.patch_embed.fuse()
+            for stage in self.stages:
+                stage.fuse()
+            self.fused = True
+            self.requires_grad_(False)
+        return self
+
     def forward_stages(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Every stage's map, B C_i H_i W_i, and its last block's hidden states, B C_i N_i."""
         maps, states = [], []
+        if x.device.type == 'cpu':
+            x = x.contiguous(memory_format=torch.channels_last)  # all that follows keeps it
         x = self.patch_embed(x)
         for stage in self.stages:
             stage_map, x, h = stage(x)
@@ -369,6 +446,20 @@ class EfficientViMClassifier(EfficientViM):
         if distillation:
             self.weights_dist = nn.Parameter(torch.ones(len(branches)))
             self.heads_dist = linear_heads(branches, num_classes)
+
+    @torch.no_grad()
+    def fuse(self) -> EfficientViMClassifier:
+        """As `EfficientViM.fuse`; of two sets of heads their mean remains, as one set."""
+        super().fuse()
+        if self.distillation:
+            shares, shares_dist = self.weights.softmax(0), self.weights_dist.softmax(0)
+            for i, (head, other) in enumerate(zip(self.heads, self.heads_dist)):
+                for own, second in zip(head.parameters(), other.parameters()):
+                    own.copy_((shares[i] * own + shares_dist[i] * second) * len(shares) / 2)
+            self.weights.zero_()  # equal shares: the heads have taken in the learned ones
+            self.distillation = False
+            del self.heads_dist, self.weights_dist
+        return self
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """Logits, B K, for images as in `EfficientViM.forward`.

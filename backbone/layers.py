@@ -4,16 +4,75 @@ Activations are B C H W. No convolution here has a bias (squeeze-excite excepted
 inside the mixer, nothing does.
 """
 
-import contextlib
+from __future__ import annotations
 
-from timm.layers import LayerNorm2d, SqueezeExcite
+import contextlib
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from timm import layers
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-__all__ = ['FFN', 'ConvNorm', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
+__all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
+
+Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
+
+
+def fixed(value: Tensor) -> nn.Parameter:
+    """A parameter that is never trained."""
+    return nn.Parameter(value.detach().clone(), requires_grad=False)
+
+
+def with_kernel(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
+    """A convolution or linear layer as `layer`, with another weight and bias, never trained."""
+    layer = copy.deepcopy(layer)
+    layer.weight, layer.bias = fixed(weight), fixed(bias)
+    return layer
+
+
+class ScaledProduct(torch.autograd.Function):
+    """x (s ⊙ W)ᵀ + b, whose backward pass scales W again instead of keeping a scaled copy.
+
+    Shape: x L C, W D C, s D, b D → L D.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        y = F.linear(x, weight * scale[:, None], bias)
+        ctx.save_for_backward(x.to(y.dtype), weight, scale)  # another type under autocast
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, weight, scale = ctx.saved_tensors
+        product = grad.mT @ x  # D C, the gradient of s ⊙ W
+        return (
+            grad @ (weight * scale[:, None]).to(grad.dtype),
+            product * scale[:, None],
+            (product * weight).sum(1),
+            grad.sum(0),
+        )
+
+
+def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`f`, L C → L D, of all positions of a map; channels-last is not copied.
+
+    Shape: B C H W → B D H W.
+    """
+    x = x.permute(0, 2, 3, 1)  # B H W C
+    y = f(x.flatten(0, 2))
+    return y.view(*x.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Module):
     """Convolution → BN → optionally ReLU. Odd kernels keep the size at stride 1.
+
+    While BN normalises with its stored statistics, the two are computed as the one convolution
+    that they equal; its kernel is a function of the trained parameters, with their gradients.
 
     Shape: B C H W → B D ⌈H/stride⌉ ⌈W/stride⌉.
     """
@@ -38,14 +97,101 @@ class ConvNorm(nn.Module):
             bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels)
-        self.act = nn.ReLU() if relu else nn.Identity()
+        self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    @property
+    def foldable(self) -> bool:
+        """Whether BN keeps its statistics. False also where another tool took it away already."""
+        return isinstance(self.norm, nn.modules.batchnorm._BatchNorm) and not self.norm.training
+
+    def affine(self, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and bias, per channel, that BN applies; of gate · BN with a gate."""
+        norm: Any = self.norm
+        weight, bias = norm.weight, norm.bias
+        if gate is not None:
+            weight, bias = gate * weight, gate * bias
+        scale = weight * torch.rsqrt(norm.running_var + norm.eps)
+        return scale, bias - scale * norm.running_mean
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that equals convolution and BN."""
+        scale, bias = self.affine()
+        return self.conv.weight * scale[:, None, None, None], bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        if not self.foldable:
+            return self.act(self.norm(self.conv(x)))
+        weight, bias = self.fold()
+        return self.act(F.conv2d(
+            x, weight, bias, self.conv.stride, self.conv.padding, groups=self.conv.groups))
+
+    def fuse(self) -> nn.Module:
+        """The same for inference, its kernel folded once and for all."""
+        return nn.Sequential(with_kernel(self.conv, *self.fold()), self.act)
+
+
+class Depthwise(ConvNorm):
+    """3×3 depthwise ConvNorm f with its input: x + f(x), or with a gate (1 − gate)·x + gate·f(x).
+
+    Shape: B C H W, gate C → B C H W.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, groups=channels)
+
+    def fold(self, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that equals all of it; its centre carries x."""
+        scale, bias = self.affine(gate)
+        keep = torch.ones_like(scale) if gate is None else 1 - gate
+        centre = F.pad(keep[:, None, None, None], (1, 1, 1, 1))
+        return torch.addcmul(centre, self.conv.weight, scale[:, None, None, None]), bias
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        if self.foldable:
+            return F.conv2d(x, *self.fold(gate), padding=1, groups=x.shape[1])
+        y = self.norm(self.conv(x))
+        return x + y if gate is None else x + gate[:, None, None] * (y - x)
+
+    def fuse(self, gate: Tensor | None = None) -> nn.Module:
+        """The same for inference, its kernel folded once and for all."""
+        return with_kernel(self.conv, *self.fold(gate))
+
+
+class Pointwise(ConvNorm):
+    """1×1 ConvNorm, folded into one matrix product. Shape: B C H W → B D H W."""
+
+    def __init__(self, in_channels: int, out_channels: int, relu: bool = False) -> None:
+        super().__init__(in_channels, out_channels, relu=relu)
+
+    def product(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """BN(conv(x)), or gate · BN(conv(x)), on tokens. Shape: x L C, gate D → L D."""
+        return ScaledProduct.apply(x, self.conv.weight.flatten(1), *self.affine(gate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.foldable:
+            return super().forward(x)
+        return on_positions(lambda tokens: self.act(self.product(tokens)), x)  # in place, no view
+
+    def linear(self, gate: Tensor | None = None) -> nn.Linear:
+        """`product` for inference, its kernel folded once and for all."""
+        scale, bias = self.affine(gate)
+        layer = nn.Linear(self.conv.in_channels, self.conv.out_channels, device='meta')
+        return with_kernel(layer, self.conv.weight.flatten(1) * scale[:, None], bias)
+
+    def fuse(self) -> nn.Module:
+        """The same for inference, its kernel folded once and for all."""
+        return OnPositions(self.linear(), self.act)
+
+
+class OnPositions(nn.Sequential):
+    """Layers on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return on_positions(super().forward, x)
 
 
 class Pointwise1d(nn.Module):
-    """1×1 convolution over a sequence of L tokens. Shape: B C L → B D L.
+    """1×1 convolution over tokens. Shape: B … C → B … D.
 
     Its weight is stored as that of a Conv1d, (D, C, 1), as published checkpoints have it.
     """
@@ -55,11 +201,7 @@ class Pointwise1d(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-    def on_map(self, x: Tensor) -> Tensor:
-        """The same on a map, without flattening it. Shape: B C H W → B D H W."""
-        return nn.functional.conv2d(x, self.conv.weight.unsqueeze(-1))
+        return F.linear(x, self.conv.weight[..., 0])
 
 
 class Stem(nn.Module):
@@ -75,17 +217,61 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
+    def fuse(self) -> nn.Sequential:
+        """The same for inference, its kernels folded once and for all."""
+        parts: Any = self.conv
+        return nn.Sequential(*(part.fuse() for part in parts))
+
 
 class FFN(nn.Module):
-    """Two 1×1 convolutions with BN, ReLU between. Shape: B C H W → B C H W."""
+    """Two 1×1 convolutions with BN, ReLU between, blended: (1 − gate)·x + gate·f(x).
+
+    Shape: B C H W, gate C → B C H W.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = ConvNorm(channels, hidden, relu=True)
-        self.fc2 = ConvNorm(hidden, channels)
+        self.fc1 = Pointwise(channels, hidden, relu=True)
+        self.fc2 = Pointwise(hidden, channels)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        if not (self.fc1.foldable and self.fc2.foldable):
+            return x + gate[:, None, None] * (self.fc2(self.fc1(x)) - x)
+
+        def blend(tokens: Tensor) -> Tensor:
+            hidden = self.fc1.product(tokens).relu_()
+            return self.fc2.product(hidden, gate).addcmul_(1 - gate, tokens)
+
+        return on_positions(blend, x)
+
+    def fuse(self, gate: Tensor) -> nn.Module:
+        """The same for inference, its kernels folded once and for all."""
+        return FusedFFN(self.fc1.linear(), self.fc2.linear(gate), 1 - gate)
+
+
+class FusedFFN(nn.Module):
+    """`FFN` with folded kernels. Shape: B C H W → B C H W."""
+
+    def __init__(self, fc1: nn.Linear, fc2: nn.Linear, keep: Tensor) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.keep = fc1, fc2, fixed(keep)
+
+    def blend(self, tokens: Tensor) -> Tensor:
+        """keep · x + fc2(ReLU(fc1(x))). Shape: L C → L C."""
+        return self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x))
+        return on_positions(self.blend, x)
+
+
+class SqueezeExcite(layers.SqueezeExcite):
+    """timm's, its convolutions of a single position computed as the matrix products they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3))  # B C
+        pooled = self.act(F.linear(pooled, self.fc1.weight.flatten(1), self.fc1.bias))
+        gate = self.gate(F.linear(pooled, self.fc2.weight.flatten(1), self.fc2.bias))
+        return x * gate[..., None, None]
 
 
 class Downsample(nn.Module):
@@ -97,18 +283,26 @@ class Downsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, ratio: int = 4) -> None:
         super().__init__()
         hidden = ratio * out_channels
-        self.dwconv1 = ConvNorm(in_channels, in_channels, 3, groups=in_channels)
+        self.dwconv1 = Depthwise(in_channels)
         self.conv = nn.Sequential(
-            ConvNorm(in_channels, hidden, relu=True),
+            Pointwise(in_channels, hidden, relu=True),
             ConvNorm(hidden, hidden, 3, stride=2, groups=hidden, relu=True),
             SqueezeExcite(hidden, 0.25),
-            ConvNorm(hidden, out_channels),
+            Pointwise(hidden, out_channels),
         )
-        self.dwconv2 = ConvNorm(out_channels, out_channels, 3, groups=out_channels)
+        self.dwconv2 = Depthwise(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x + self.dwconv1(x))
-        return x + self.dwconv2(x)
+        return self.dwconv2(self.conv(self.dwconv1(x)))
+
+    def fuse(self) -> nn.Sequential:
+        """The same for inference, its kernels folded once and for all."""
+        parts: Any = self.conv
+        expand, stride, excite, project = parts
+        return nn.Sequential(
+            self.dwconv1.fuse(), expand.fuse(), stride.fuse(), excite, project.fuse(),
+            self.dwconv2.fuse(),
+        )
 
 
 def freeze(module: nn.Module) -> None:

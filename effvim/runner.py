@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from backbone import EfficientViM
 from backbone.errors import UserError
 
 from . import ade, ema, hooks, optim
@@ -183,7 +184,14 @@ class Runner(MMRunner):
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Save as mmengine does, and say what the checkpoint is."""
+        """Save as mmengine does, and say what the checkpoint is.
+
+        Raises:
+            UserError: the backbone is folded: nothing could be trained from its file.
+        """
+        if any(isinstance(m, EfficientViM) and m.fused for m in self.model.modules()):
+            raise UserError('a folded network is not written as a checkpoint: keep the one that it '
+                            'was loaded from')
         batches = len(self.train_dataloader)
         done: int = (meta or {})['iter'] if meta and 'iter' in meta else self.iter
         place = {'epoch': done // batches, 'batch': done % batches, 'batches_per_epoch': batches}

@@ -86,6 +86,17 @@ def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tm
     assert_equals_pycocotools(numbers, truth, tmp_path / 'found.bbox.json', 'bbox')
 
 
+def test_folded_evaluation_gives_the_same_metrics(trained, tmp_path):
+    numbers = []
+    for flags in ([], ['--fuse']):
+        call(test_tool, CONFIG, trained[0] / 'epoch_1.pth', '--out', tmp_path / 'm.json',
+             '--work-dir', tmp_path, *flags)
+        numbers.append(json.loads((tmp_path / 'm.json').read_text()))
+    plain, folded = numbers
+    assert max(plain.values()) > 0
+    assert folded == pytest.approx(plain, abs=1e-4)
+
+
 def test_code_in_a_checkpoint_is_not_run_by_resuming(trained, tmp_path):
     content = checkpoint.read(trained[0] / 'epoch_1.pth')
     content['meta']['config'] = f'open({str(tmp_path / "ran")!r}, "w")'
