@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from .scenes import CLASSES, Scene, box_of, draw_scene
+from .scenes import CLASSES, REGIONS, THINGS, Scene, Style, box_of, draw_scene
 
 VERSION = 1  # of the content and of the layout on disk
 EMPTY_SHARE = 0.02  # of the training pictures have no object, as in COCO
@@ -72,7 +72,7 @@ def draw_coco(
 def draw_ade(
     root: Path | str, num_train: int = 512, num_val: int = 128, size: int = 160, seed: int = 0
 ) -> Path:
-    """The same scenes for segmentation, {images,annotations}/{training,validation}/*.bmp.
+    """One for segmentation, {images,annotations}/{training,validation}/*.bmp, of larger regions.
 
     Every pixel has a label, 1 and up for ADE_CLASSES. Otherwise as draw_coco.
     """
@@ -113,11 +113,13 @@ def _draw(
     return Path(root)
 
 
-def _scenes(split: int, count: int, size: int, seed: int) -> Iterator[Scene]:
+def _scenes(
+    split: int, count: int, size: int, seed: int, style: Style = THINGS
+) -> Iterator[Scene]:
     for index in range(count):
         rng = np.random.RandomState([seed, split, index])
         empty = split == 0 and rng.random_sample() < EMPTY_SHARE
-        yield draw_scene(rng, size, empty)
+        yield draw_scene(rng, size, empty, style)
 
 
 def _draw_coco_split(root: Path, split: int, count: int, size: int, seed: int) -> None:
@@ -150,7 +152,7 @@ def _draw_coco_split(root: Path, split: int, count: int, size: int, seed: int) -
 
 def _draw_ade_split(root: Path, split: int, count: int, size: int, seed: int) -> None:
     name = ('training', 'validation')[split]
-    for index, scene in enumerate(_scenes(split, count, size, seed), 1):
+    for index, scene in enumerate(_scenes(split, count, size, seed, REGIONS), 1):
         labels = np.full(scene.image.shape[:2], ADE_CLASSES.index('ground') + 1, np.uint8)
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             labels[mask] = ADE_CLASSES.index(CLASSES[label]) + 1
@@ -166,7 +168,7 @@ _COCO = _Layout(
     draw=_draw_coco_split,
 )
 _ADE = _Layout(
-    mark={'layout': 'ADE20K'},
+    mark={'layout': 'ADE20K', 'scenes': 'regions'},
     pictures=(
         ('images/training', 'annotations/training'),
         ('images/validation', 'annotations/validation'),

@@ -86,16 +86,16 @@ def mini(cfg: Config) -> None:
 
 
 def mini_segmentation(cfg: Config) -> None:
-    """The same scenes for segmentors, ground being a class; the means leave it out.
+    """Drawn scenes of larger regions for segmentors, ground being a class; the means leave it out.
 
-    Enlarged threefold, since the finest map of the backbone has stride 16.
+    Enlarged twofold, since the finest map of the backbone has stride 16.
     """
     try:
         root = drawn.draw_ade(Path('data/mini-ade'), num_train=1024, num_val=128, size=160)
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-ade: {error}') from error
     set_data_root(cfg, root)
-    scale, crop = (400, 400), (320, 320)
+    scale, crop = (320, 320), (256, 256)
     for dataset in datasets(cfg):
         dataset.update(type='BaseSegDataset', img_suffix='.bmp', seg_map_suffix='.bmp',
                        reduce_zero_label=True, metainfo=dict(classes=drawn.ADE_CLASSES))

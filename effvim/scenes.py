@@ -2,8 +2,8 @@
 
 A scene is a textured ground with 1 to 6 objects of three classes. Objects may overlap (later ones
 hide earlier ones) and may be cut by the picture's edge. Outline and surface tell what an object
-is (striped discs, smooth triangles, checked crosses); colour does not, and grounds have the same
-surfaces.
+is (striped discs, smooth triangles, checked crosses); colour does not. Detectors get small things,
+segmentors larger regions, see ``THINGS`` and ``REGIONS``.
 
 The same seed gives the same bytes on every machine. Therefore this file draws random numbers only
 with ``RandomState.random_sample`` and ``.bytes`` (their streams are frozen by NumPy), computes only
@@ -28,10 +28,38 @@ MIN_VISIBLE = 0.6  # share of an object's pixels that must stay in sight
 MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
 TRIES = 30  # for each object after the first; a crowded scene stays with fewer
 
-# Interpolated: half of the objects between 26 and 47 pixels, the rest from 12 to 100.
-_SIDES = (12, 18, 22, 26, 29, 32, 36, 40, 44, 49, 58, 74, 104)
 _TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25))
 _TILTS = ((1, 0, 1), (99, 20, 101), (24, 7, 25), (12, 5, 13))  # 0 to 22.6 degrees
+
+
+class Style(NamedTuple):
+    """What a scene looks like.
+
+    sides: of objects in pixels, quantiles between which is interpolated. arm: half the width of a
+    cross's arms, least and most, as a share of half its length. repeats: for each class, how often
+    its pattern fits into the object, least and most. contrast: of that pattern, see _texture.
+    grounds: the surfaces of grounds.
+    """
+
+    sides: tuple[int, ...]
+    arm: tuple[float, float]
+    repeats: tuple[tuple[float, float], ...]
+    contrast: int
+    grounds: tuple[int, ...]
+
+
+# Small things, half of them between 26 and 47 pixels, on a ground that may have their surface: what
+# tells them apart is the outline.
+THINGS = Style(
+    sides=(12, 18, 22, 26, 29, 32, 36, 40, 44, 49, 58, 74, 104), arm=(0.22, 0.34),
+    repeats=((2.5, 4),) * 3, contrast=45, grounds=(0, 1, 2, 3),
+)  # fmt: skip
+# Regions of a picture, whose surfaces tell what they are; the maps of stride 16 that a segmentor
+# has resolve no small thing.
+REGIONS = Style(
+    sides=(40, 50, 60, 70, 80, 90, 100), arm=(0.34, 0.42),
+    repeats=((10, 13), (9, 13), (4, 5)), contrast=120, grounds=(1,),
+)  # fmt: skip
 
 
 class Scene(NamedTuple):
@@ -46,20 +74,23 @@ class Scene(NamedTuple):
     masks: np.ndarray
 
 
-def draw_scene(rng: np.random.RandomState, size: int = 160, empty: bool = False) -> Scene:
+def draw_scene(
+    rng: np.random.RandomState, size: int = 160, empty: bool = False, style: Style = THINGS
+) -> Scene:
     """One scene. Each picture side lies between 4/5 and 11/10 of `size` pixels.
 
     The largest object side is 100 pixels, or 5/8 of `size` if that is less.
     """
     height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
-    image = _texture(rng, height, width, _whole(rng, 0, 3), _between(rng, 5, 36))  # H W 3
+    ground = style.grounds[_whole(rng, 0, len(style.grounds) - 1)]
+    image = _texture(rng, height, width, ground, _between(rng, 5, 36))  # H W 3
     objects: list[_Object] = []
     # fewer objects more often: the smaller of two draws
     number = 0 if empty else min(_whole(rng, 1, MAX_OBJECTS) for _ in range(2))
     tries = 0
     while len(objects) < number and (not objects or tries < number * TRIES):
         tries += 1
-        placed = _place_object(rng, image, objects, min(MAX_SIDE, size * 5 // 8))
+        placed = _place_object(rng, image, objects, min(MAX_SIDE, size * 5 // 8), style)
         if placed is not None:
             image, objects = placed
     grain = np.frombuffer(rng.bytes(2 * height * width * 3), np.uint8).astype(np.float32)
@@ -81,7 +112,11 @@ class _Object(NamedTuple):
 
 
 def _place_object(
-    rng: np.random.RandomState, image: np.ndarray, objects: list[_Object], max_side: int
+    rng: np.random.RandomState,
+    image: np.ndarray,
+    objects: list[_Object],
+    max_side: int,
+    style: Style,
 ) -> tuple[np.ndarray, list[_Object]] | None:
     """The picture (H W 3) and its objects with one more in front.
 
@@ -89,9 +124,9 @@ def _place_object(
     """
     height, width = image.shape[:2]
     label = _whole(rng, 0, len(CLASSES) - 1)
-    cover = _outline(rng, label, max_side)  # h w, 0 .. 1
+    cover = _outline(rng, label, max_side, style)  # h w, 0 .. 1
     h, w = cover.shape
-    fill = _surface(rng, label, h, w)  # h w 3
+    fill = _surface(rng, label, h, w, style)  # h w 3
     # at most a quarter of its sides beyond an edge
     top = _whole(rng, -(h // 4), height - h + h // 4)
     left = _whole(rng, -(w // 4), width - w + w // 4)
@@ -120,11 +155,14 @@ def _place_object(
     return image, after
 
 
-def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarray:
+def _outline(
+    rng: np.random.RandomState, label: int, max_side: int, style: Style
+) -> np.ndarray:
     """Cover of each pixel by a turned shape, cut to its box: h w, float32, quarters in 0 .. 1."""
-    step = _between(rng, 0, len(_SIDES) - 1)
+    sides = style.sides
+    step = _between(rng, 0, len(sides) - 1)
     low = int(step)
-    side = _SIDES[low] + (_SIDES[low + 1] - _SIDES[low]) * (step - low)
+    side = sides[low] + (sides[low + 1] - sides[low]) * (step - low)
     side = min(side, max_side)
     narrow = _between(rng, 0.65, 1)
     half_u, half_v = side / 2, side / 2 * narrow
@@ -138,7 +176,7 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarra
     y = (grid - _between(rng, 0, 1))[:, None]
     u = (x * cos + y * sin) / half_u
     v = (y * cos - x * sin) / half_v
-    arm = _between(rng, 0.22, 0.34)
+    arm = _between(rng, *style.arm)
     if CLASSES[label] == 'disc':
         inside = u * u + v * v <= 1
     elif CLASSES[label] == 'triangle':
@@ -151,10 +189,13 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int) -> np.ndarra
     return counts[top : top + h, left : left + w].astype(np.float32) / 4
 
 
-def _surface(rng: np.random.RandomState, label: int, height: int, width: int) -> np.ndarray:
+def _surface(
+    rng: np.random.RandomState, label: int, height: int, width: int, style: Style
+) -> np.ndarray:
     """What an object of this class is made of, coarse enough to be seen: H W 3."""
     side = (height + width) / 2
-    return _texture(rng, height, width, _KINDS[label], side / _between(rng, 2.5, 4), contrast=45)
+    period = side / _between(rng, *style.repeats[label])
+    return _texture(rng, height, width, _KINDS[label], period, style.contrast)
 
 
 def _texture(
