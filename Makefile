@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow lint tables
+.PHONY: setup setup-dev demo test test-slow lint tables benchmarks benchmarks-page
 setup:
 	@bash tools/setup.sh
 
@@ -25,3 +25,40 @@ lint: setup-dev
 
 tables: setup
 	$(BIN)/python -m effvim.tables
+
+# Each line takes up to six minutes on two cores, which nothing else should use meanwhile.
+BENCHMARK = $(BIN)/python tools/benchmark.py
+BEST = fused+channels-last
+BEST_COMPILED = channels-last+compiled fused+channels-last+compiled
+benchmarks: setup
+	$(BENCHMARK) backbone efficientvim_m4 m4 shvit_s4 --sizes 800x1344 256 --seconds 150 \
+		--forms plain channels-last fused $(BEST) --json docs/benchmarks/inference.json
+	$(BENCHMARK) backbone efficientvim_m4 m4 --forms compiled $(BEST_COMPILED) $(BEST) \
+		--sizes 800x1344 --seconds 60 --json docs/benchmarks/compiled-800x1344.json
+	$(BENCHMARK) backbone efficientvim_m4 m4 --forms compiled $(BEST_COMPILED) $(BEST) \
+		--sizes 256 --seconds 60 --json docs/benchmarks/compiled-256x256.json
+	$(BENCHMARK) backbone efficientvim_m4:plain m4:$(BEST) efficientvim_m4:dynamic \
+		--sizes 512 768 1024 1536 2048 --seconds 120 --json docs/benchmarks/sizes.json
+	$(BENCHMARK) backbone efficientvim_m4 m4 --forms plain $(BEST) --sizes 800x1344 256 \
+		--dtypes float32 bfloat16 --seconds 150 --json docs/benchmarks/precision.json
+	$(BENCHMARK) backbone efficientvim_m4 m4 --modes train --batch 2 --sizes 512 --seconds 100 \
+		--forms plain channels-last compiled channels-last+compiled \
+		--json docs/benchmarks/training.json
+	$(BENCHMARK) backbone m4 --peers --forms channels-last $(BEST) --sizes 256 800x1344 \
+		--seconds 250 --json docs/benchmarks/peers.json
+	$(BENCHMARK) backbone m1 m2 m3 --peers --classifier --forms channels-last $(BEST) \
+		--sizes 224 --batch 16 --seconds 250 --json docs/benchmarks/classifiers.json
+	$(BENCHMARK) model configs/retinanet_effvim_m4.py --seconds 200 --cases efficientvim_m4 \
+		own:channels-last own:$(BEST) --json docs/benchmarks/retinanet.json
+	$(BENCHMARK) model configs/mask_rcnn_effvim_m4.py --seconds 200 --cases efficientvim_m4 \
+		own:channels-last own:$(BEST) --json docs/benchmarks/mask-rcnn.json
+	$(BENCHMARK) model configs/semfpn_effvim_m4.py --sizes 512x2048 --seconds 100 \
+		--cases efficientvim_m4 own:channels-last own:$(BEST) --json docs/benchmarks/semfpn.json
+	$(BENCHMARK) model configs/retinanet_effvim_m4.py --modes train --batch 2 --sizes 512 \
+		--seconds 100 --cases efficientvim_m4 own:channels-last \
+		--json docs/benchmarks/retinanet-training.json
+	$(BENCHMARK) evaluation --json docs/benchmarks/evaluation.json
+	$(MAKE) benchmarks-page
+
+benchmarks-page: setup
+	$(BENCHMARK) page

@@ -48,6 +48,11 @@ def use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
     else:
         raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: leave it out')
+    widen_rois(cfg)
+
+
+def widen_rois(cfg: Config) -> None:
+    """RoI features in float32, whatever the precision of the maps, see `WideRoIExtractor`."""
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         extractor = cfg.model.get('roi_head', {}).get(name, {})
         if extractor.get('type') == 'SingleRoIExtractor':
