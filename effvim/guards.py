@@ -89,7 +89,7 @@ class GuardHook(Hook):
     ) -> None:
         wrapper, before = runner.optim_wrapper, runner.optim_wrapper.inner_count
         try:
-            if not math.isfinite(loss):
+            if not math.isfinite(loss.detach()):
                 raise _NotFinite('the loss')
             update(loss, *args, **kwargs)
         except _NotFinite as what:
@@ -103,7 +103,7 @@ class GuardHook(Hook):
                 wrapper.zero_grad()
 
     def _bad(self, runner: Any, what: str, loss: Tensor) -> None:
-        losses = {name: float(value) for name, value in self.losses.items()}
+        losses = {name: float(value.detach()) for name, value in self.losses.items()}
         images = [getattr(sample, 'img_path', '?') for sample in self.batch['data_samples']]
         affected = affected_parameters(self.model, loss)
         path = Path(runner.work_dir, FILE)
@@ -140,7 +140,7 @@ def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
     if bad:
         return bad
     held = [p.grad for p in named.values()]
-    if loss.grad_fn is not None and not math.isfinite(loss):
+    if loss.grad_fn is not None and not math.isfinite(loss.detach()):
         for parameter in named.values():
             parameter.grad = None
         loss.backward()

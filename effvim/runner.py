@@ -32,6 +32,7 @@ from backbone.errors import UserError
 
 from . import ade, ema, hooks, optim, sampling, saving
 from . import checkpoint as ckpt
+from . import guards as _guards  # noqa: F401  registers its hook
 
 # Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
 CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')

@@ -65,8 +65,8 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr'), ('ema', '--ema')):
         if given[name] and not about.get(name):
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
-    asked = given['seed'] or given['options'].get('randomness.seed')
-    if asked not in (None, seed):
+    asked = (given['seed'], given['options'].get('randomness.seed'))
+    if any(number not in (None, seed) for number in asked):
         raise UserError(f'{path} was trained with seed {seed}: go on without another one')
     if 'mini' in about['overlays'] and given['data_root']:
         raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')

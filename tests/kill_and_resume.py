@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,11 @@ def start(roots: dict[str, Path], name: str, folder: Path, *flags: str) -> int:
             *own, *flags, '--cfg-options', *options])
     except SystemExit as end:
         status = end.code
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 
@@ -99,9 +104,10 @@ def state(content: dict) -> dict:
         'state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'random_states',
         'gradients')}  # fmt: skip
     info = {name: value for name, value in hub['runtime_info'].items()
-            if name in ('iter', 'epoch', 'best_score', 'seed', 'loop_stage', 'checkpoints')}
+            if name in ('best_score', 'seed', 'loop_stage')}
     logs = {name: log.data for name, log in hub['log_scalars'].items() if not name.endswith(TIMES)}
-    return {**parts, 'info': info, 'logs': logs}
+    done = {name: content['meta'][name] for name in ('epoch', 'iter')}
+    return {**parts, 'info': info, 'logs': logs, 'done': done}
 
 
 def difference(first, second, where: str = '') -> str:

@@ -25,7 +25,8 @@ from effvim import train as train_tool
 # random in every way: order, flips, stochastic depth; epochs of two and a half groups
 RANDOM = [
     'train_dataloader.dataset.pipeline.3.prob=0.5', 'train_dataloader.sampler.shuffle=True',
-    '+model.backbone.drop_path_rate=0.2', 'optim_wrapper.accumulative_counts=2', '+default_hooks.checkpoint.save_best=auto',
+    '+model.backbone.drop_path_rate=0.2', '+default_hooks.checkpoint.save_best=auto',
+    'optim_wrapper.accumulative_counts=2',
 ]  # fmt: skip
 TWO = [*RANDOM, 'train_cfg.max_epochs=2']
 
