@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import io
 import os
 import pickle
 import platform
 import random
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -33,16 +37,35 @@ PACKAGES = {
 }
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside, sync, rename: at any moment `path` is the old file or the new one."""
+# A checkpoint ends with a hash of all bytes before it, as the comment of the zip file that it is:
+# the end record of 22 bytes, whose last two are the comment's length, the mark, 64 digits.
+MARK = b'effvim sha256 '
+END = b'PK\x05\x06'
+CHUNK = 2**20  # bytes
+
+
+def write_whole(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
+    """Write beside, sync, read back, rename: at any moment `path` is the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, or does not hold what was written; `path` is as before.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
+        with os.fdopen(handle, 'w+b') as file:
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
+            if hasattr(os, 'posix_fadvise'):  # read from the disk, not from memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            for part in parts:
+                for start in range(0, len(part), CHUNK):
+                    chunk = memoryview(part)[start:start + CHUNK]
+                    if file.read(len(chunk)) != chunk:
+                        raise OSError(errno.EIO, 'what was written reads back otherwise', path)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:
@@ -62,11 +85,56 @@ def _umask() -> int:
 
 
 class WholeFileBackend(LocalBackend):
-    """mmengine's local files, with `put` that never leaves half a file."""
+    """mmengine's local files, whose `put` writes checkpoints: whole, with a hash."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write `obj` to `filepath`, see `write_whole`."""
-        write_whole(filepath, obj)
+        """Write what `torch.save` made, followed by its hash, see `write_whole`."""
+        body = memoryview(obj)[:-2]
+        tail = (len(MARK) + 64).to_bytes(2, 'little') + MARK
+        digest = hashlib.sha256(body)
+        digest.update(tail)
+        write_whole(filepath, body, tail, digest.hexdigest().encode())
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that `read_file` reads, whole and with a hash."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    WholeFileBackend().put(buffer.getvalue(), path)
+
+
+def is_hashed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file ends with a hash, be it right or not.
+
+    Mark and end record are beyond suspicion only together: one of them is enough.
+    """
+    with open(path, 'rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 22 - len(MARK) - 64))
+        tail = file.read()
+    mark, length = tail[22:-64], tail[20:22]
+    return mark == MARK or (
+        tail.startswith(END) and int.from_bytes(length, 'little') == len(MARK) + 64)
+
+
+def check_hash(path: str | os.PathLike[str]) -> None:
+    """See that a file is as it was written, if it has a hash.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_hashed(path):
+        return
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        left = file.seek(0, os.SEEK_END) - 64
+        file.seek(0)
+        while left and (chunk := file.read(min(left, CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if file.read() != digest.hexdigest().encode():
+            raise UserError(f'{path} is damaged: its bytes are not those that were written; take '
+                            f'another checkpoint or a copy')
 
 
 register_backend('whole_file', WholeFileBackend, force=True)
@@ -111,6 +179,8 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     from mmengine.runner.checkpoint import get_torch_safe_globals
 
+    if Path(path).is_file():
+        check_hash(path)
     allowed = [item for item in get_torch_safe_globals() if item is not getattr]
     content = weights.read(path, [*allowed, (_history_method, 'builtins.getattr')])
     if not isinstance(content, Mapping):
@@ -146,6 +216,12 @@ def check_resumable(content: Mapping[str, Any], path: Path) -> None:
                         f'from them with --cfg-options load_from={path}')
 
 
+def is_validation_due(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was written in training, not in or after the validation that follows."""
+    hub = content.get('message_hub') or {}
+    return (hub.get('runtime_info') or {}).get('loop_stage') == 'train'
+
+
 def _history_method(owner: Any, name: str) -> Any:
     """What stands for `getattr` in a checkpoint: mmengine's log buffers pickle their methods so.
 
@@ -156,21 +232,47 @@ def _history_method(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints that a run in `folder` can go on from, the one written last in front."""
+    found = [path for kind in ('epoch', 'iter') for path in folder.glob(f'{kind}_[0-9]*.pth')]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    pointer = folder / 'last_checkpoint'
+    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
+    if named and (folder / named).is_file():  # else the pointer itself was lost
+        found = [folder / named, *(path for path in found if path.name != named)]
+    return found
+
+
 def find_latest(folder: Path) -> Path:
     """The checkpoint that a run in `folder` wrote last.
 
     Raises:
         UserError: there is none.
     """
-    pointer = folder / 'last_checkpoint'
-    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
-    if named and (folder / named).is_file():
-        return folder / named
-    others = sorted(folder.glob('*_[0-9]*.pth'), key=lambda path: path.stat().st_mtime)
-    if others:  # the pointer itself was lost
-        return others[-1]
-    raise UserError(f'--resume: there is no checkpoint in {folder} to go on from; start without '
-                    f'--resume, or name a checkpoint: --resume FILE')
+    found = newest_first(folder)
+    if not found:
+        raise UserError(f'--resume: there is no checkpoint in {folder} to go on from; start '
+                        f'without --resume, or name a checkpoint: --resume FILE')
+    return found[0]
+
+
+def read_latest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint in `folder` that can be read, and its content.
+
+    Raises:
+        UserError: there is none.
+    """
+    newest = find_latest(folder)
+    try:
+        return newest, read(newest)
+    except UserError as error:
+        for path in newest_first(folder)[1:]:
+            with contextlib.suppress(UserError):
+                content = read(path)
+                print(f'warning: {error}; going on from the one before it, {path}',
+                      file=sys.stderr)
+                return path, content
+        raise
 
 
 def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hooks around training and testing: progress for a person, random states, curves and pictures."""
+"""Hooks around training and testing: progress for a person, curves and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mmengine.runner import IterBasedTrainLoop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from . import checkpoint as ckpt
 from . import optim, plots
 
 
@@ -90,7 +89,8 @@ class ProgressHook(Hook):
         """Epoch, iteration, loss, time left, memory."""
         done = runner.iter + 1 - self.first
         left = (time.monotonic() - self.began) / done * (runner.max_iters - runner.iter - 1)
-        loss = runner.message_hub.get_scalar('train/loss').mean(10)
+        losses = runner.message_hub.log_scalars.get('train/loss')  # none yet if a batch was bad
+        loss = losses.mean(10) if losses else float('nan')
         if by_epoch(runner):
             what = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
             total = len(runner.train_dataloader)
@@ -134,15 +134,6 @@ class ProgressHook(Hook):
         if self.bar:
             self.bar.stop()
             self.bar = None
-
-
-@HOOKS.register_module()
-class RandomStatesHook(Hook):
-    """Random states of this process go into every checkpoint."""
-
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add them."""
-        checkpoint['random_states'] = ckpt.random_states()
 
 
 @HOOKS.register_module()

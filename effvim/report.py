@@ -45,7 +45,7 @@ def before_training(runner: Any) -> None:
     if about['ema']:
         print('validation measures averaged weights; checkpoints hold them as state_dict, the raw '
               'ones as ema_state_dict')
-    print(f'results go to {runner.work_dir}', flush=True)
+    print(f'seed {runner.seed}; results go to {runner.work_dir}', flush=True)
 
 
 def after_training(runner: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from PIL import Image
 from torch import nn
@@ -27,14 +30,17 @@ from torch.utils.data import DataLoader
 from backbone import EfficientViM
 from backbone.errors import UserError
 
-from . import ade, ema, hooks, optim
+from . import ade, ema, hooks, optim, sampling, saving
 from . import checkpoint as ckpt
+from . import guards as _guards  # noqa: F401  registers its hook
 
 # Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
 CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
 
-# Warnings that say nothing to a person; the second comes for each parameter that is not trained.
-NOISE = re.compile('deprecated|is skipped since its requires_grad=False|prefix is not set')
+# Warnings that say nothing to a person; the second comes for each parameter that is not trained,
+# the last is not so here, see ResumeHook.
+NOISE = re.compile('deprecated|is skipped since its requires_grad=False|prefix is not set|'
+                   'not divisible by `_accumulative_counts`')
 
 
 class Runner(MMRunner):
@@ -47,6 +53,8 @@ class Runner(MMRunner):
 
     def __init__(self, cfg: Config, about: Mapping[str, Any]) -> None:
         self.about = dict(about)
+        self.loaded: dict[str, Any] = {}  # the checkpoint, while it is being resumed from
+        self.owes_validation = False
         parts = {
             key: cfg.get(key)
             for key in (
@@ -79,6 +87,7 @@ class Runner(MMRunner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """The usual logger: everything into the file, warnings only on the console."""
         logger = super().build_logger(*args, **kwargs)
+        logging.raiseExceptions = False  # a full disk ends with one line of ours
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
@@ -103,11 +112,23 @@ class Runner(MMRunner):
             built = built.to(memory_format=torch.channels_last)
         return built
 
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """The usual loop, over data that it can go on with anywhere."""
+        if isinstance(loop, Mapping):  # else it is built already
+            by_epoch = loop['type'] == 'EpochBasedTrainLoop'
+            if by_epoch:
+                loop = {**loop, 'type': 'ResumableEpochLoop'}
+            self._train_dataloader = sampling.resumable(
+                self._train_dataloader, by_epoch)  # type: ignore[has-type]
+        return super().build_train_loop(loop)
+
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         """The usual loader, whose pipeline names a picture that cannot be read."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
             loader = MMRunner.build_dataloader(*args, **kwargs)
+        loader.generator = torch.Generator()  # starting workers takes none of the model's numbers
+        loader.worker_init_fn = functools.partial(begin_worker, loader.worker_init_fn)
         transforms = getattr(getattr(loader.dataset, 'pipeline', None), 'transforms', [])
         for i, transform in enumerate(transforms):
             if isinstance(transform, mmcv.transforms.LoadImageFromFile):
@@ -165,8 +186,11 @@ class Runner(MMRunner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # an average is swapped here
         model.load_state_dict(checkpoint['state_dict'])
         self._has_loaded = True
-        self.loaded_random_states = checkpoint.get('random_states')
+        self.loaded = checkpoint if self._resume else {}
         self.logger.info(f'Load checkpoint from {filename}')
+        if self.rank == 0:
+            print(f'loaded {filename} ('
+                  f'{"verified" if ckpt.is_hashed(filename) else "unverified: without a hash"})')
         return checkpoint
 
     def load_or_resume(self) -> None:
@@ -176,10 +200,29 @@ class Runner(MMRunner):
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from `filename`, with the random states it was written with."""
+        """Go on from `filename` exactly where it was written.
+
+        Raises:
+            UserError: in the middle of an epoch that would now have other batches.
+        """
         super().resume(filename, *args, **kwargs)
-        if self.loaded_random_states:
-            ckpt.restore_random_states(self.loaded_random_states)
+        loaded, self.loaded = self.loaded, {}
+        model = getattr(self.model, 'module', self.model)
+        for name, parameter in model.named_parameters():
+            if name in loaded.get('gradients', {}):
+                parameter.grad = loaded['gradients'][name].to(parameter.device)
+        if isinstance(self.train_loop, sampling.ResumableEpochLoop):
+            now = len(self.train_dataloader)
+            place = ckpt.describe(loaded).get('place', {})
+            batches = place.get('batches_per_epoch', now)
+            self.train_loop.done = self.iter - self.epoch * batches
+            if self.train_loop.done and batches != now:
+                raise UserError(f'--resume: {filename} is in the middle of an epoch of {batches} '
+                                f'batches, now one has {now}: keep data, batch size and number of '
+                                f'processes until the epoch ends')
+        self.owes_validation = saving.owes_validation(self)
+        if 'random_states' in loaded:
+            ckpt.restore_random_states(loaded['random_states'])
 
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
@@ -208,8 +251,15 @@ def closing(runner: Runner) -> Iterator[None]:
         yield
     finally:
         for hook in runner.hooks:
-            if isinstance(hook, hooks.ProgressHook):
+            if isinstance(hook, (hooks.ProgressHook, saving.WholeCheckpointHook)):
                 hook.after_run(runner)
+
+
+def begin_worker(init: Callable[[int], None] | None, number: int) -> None:
+    """What a loader worker does first: leave signals to a group of processes to the main one."""
+    os.setpgid(0, 0)
+    if init:
+        init(number)
 
 
 def fitting(

@@ -40,6 +40,8 @@ def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
         'amp': getattr(args, 'amp', False),
         'auto_scale_lr': getattr(args, 'auto_scale_lr', False),
         'ema': getattr(args, 'ema', False),
+        'seed': getattr(args, 'seed', None),
+        'skip_bad_batches': getattr(args, 'skip_bad_batches', 0),
         'began': time.strftime('%Y%m%d_%H%M%S'),
     }
 
@@ -54,19 +56,25 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     """
     given = describe(args, overlays_of(args))
     about = checkpoint.describe(content)
+    seed = (content.get('meta') or {}).get('seed')
     if not about:
-        return {**given, 'classes': list(checkpoint.classes_of(content))}
+        return {**given, 'seed': seed, 'classes': list(checkpoint.classes_of(content))}
     for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
         if name in given['overlays'] and name not in about['overlays']:
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
     for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr'), ('ema', '--ema')):
         if given[name] and not about.get(name):
             raise UserError(f'{path} was trained without {flag}: leave the flag out')
+    asked = (given['seed'], given['options'].get('randomness.seed'))
+    if any(number not in (None, seed) for number in asked):
+        raise UserError(f'{path} was trained with seed {seed}: go on without another one')
     if 'mini' in about['overlays'] and given['data_root']:
         raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')
     return {
         **given,
         **about,
+        'seed': seed,
+        'skip_bad_batches': given['skip_bad_batches'] or about.get('skip_bad_batches', 0),
         'data_root': given['data_root'] or about['data_root'],
         'options': {**about['options'], **given['options']},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         '--resume', nargs='?', const='latest', metavar='CKPT',
         help='go on from this checkpoint; without a name from the latest in the work dir',
     )
+    parser.add_argument(
+        '--seed', type=int, metavar='N', help='of all random numbers, instead of the config\'s'
+    )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
@@ -33,6 +37,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         '--ema', action='store_true',
         help='average the weights; validation measures the average, checkpoints hold both',
+    )
+    parser.add_argument(
+        '--skip-bad-batches', type=int, metavar='N', default=0,
+        help='leave out up to N batches whose loss or gradient is not finite, instead of ending',
     )
     parser.add_argument(
         '--tensorboard', action='store_true', help='write logs for TensorBoard as well'
@@ -50,6 +58,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg, about = prepare(args)
 
+    from . import lock
+
+    with lock.held(Path(cfg.work_dir), args.launcher):
+        try:
+            run(cfg, about)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f'{cfg.work_dir}: {error.strerror}: nothing that was there is lost; '
+                            f'free some, then go on with --resume') from error
+
+
+def run(cfg: Config, about: dict[str, Any]) -> None:
+    """Train as `prepare` has prepared it."""
     from . import report, runner
     from .config import import_plugins
 
@@ -65,22 +87,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     """The config as it will run, all checked that can be without mmdet, and its description."""
-    from . import amp, checkpoint, config, ema, optim, session
+    from . import amp, checkpoint, config, ema, lock, optim, session
 
     cfg = config.load_config(args.config)
     overlays = session.overlays_of(args)
     resumed = None
     if args.resume:
         folder = config.result_folder(cfg, args.config, args.work_dir, overlays)
-        latest = args.resume == 'latest'
-        resumed = checkpoint.find_latest(folder) if latest else Path(args.resume)
-        content = checkpoint.read(resumed)
+        if args.resume != 'latest':
+            resumed = Path(args.resume)
+            content = checkpoint.read(resumed)
+        elif (folder / lock.NAME).exists() and not checkpoint.newest_first(folder):
+            print(f'the run in {folder} ended before its first checkpoint: it starts anew')
+        else:
+            resumed, content = checkpoint.read_latest(folder)
+    if resumed:
         about = session.adopt(args, content, str(resumed))
         checkpoint.check_resumable(content, resumed)
     else:
         about = session.describe(args, overlays)
     session.apply(cfg, about)
     cfg.launcher = args.launcher
+    if about['seed'] is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': about['seed']}
     if about['amp']:
         amp.use_amp(cfg)
     if about['auto_scale_lr']:
@@ -92,6 +121,9 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         ema.use_ema(cfg)
     if args.tensorboard:
         use_tensorboard(cfg)
+    if about['skip_bad_batches'] < 0 or (about['skip_bad_batches'] and args.launcher != 'none'):
+        raise UserError('--skip-bad-batches N: a number from 0, and on one process only, since the '
+                        'batches of several make one step')
     optim.check_keys(cfg.optim_wrapper)
     config.check_model(cfg)
     if resumed:
@@ -99,7 +131,8 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         ema.check_resumable(cfg, content, str(resumed))
         unit = 'iter' if 'max_iters' in cfg.train_cfg else 'epoch'
         done, whole = content['meta'][unit], cfg.train_cfg.get(f'max_{unit}s')
-        if whole and done >= whole:
+        due = checkpoint.is_validation_due(content)
+        if whole and (done > whole or (done == whole and not due)):
             raise UserError(f'--resume: {resumed} has finished its {done} {unit}s; to go on raise '
                             f'them: --cfg-options train_cfg.max_{unit}s=…')
     folder = config.result_folder(cfg, args.config, args.work_dir, about['overlays'])
@@ -112,7 +145,7 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         cfg.load_from, cfg.resume = str(resumed), True
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     session.fetch_weights(cfg)
-    add_hooks(cfg, folder)
+    add_hooks(cfg, folder, about['skip_bad_batches'])
     config.fit_machine(cfg)
     return cfg, about
 
@@ -130,17 +163,20 @@ def use_tensorboard(cfg: Config) -> None:
         *(cfg.visualizer.get('vis_backends') or []), dict(type='TensorboardVisBackend')]
 
 
-def add_hooks(cfg: Config, folder: Path) -> None:
-    """Progress, curves, pictures; checkpoints written whole."""
+def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
+    """Progress, curves, pictures; checkpoints written whole; up to `skip` bad batches left out."""
     interval = cfg.default_hooks.logger.get('interval', 50)
     keep = cfg.default_hooks.checkpoint
     keep.backend_args = dict(backend='whole_file')
+    if keep.type == 'CheckpointHook':
+        keep.type = 'WholeCheckpointHook'
     if keep.get('max_keep_ckpts') == 1:
-        keep.max_keep_ckpts = 2  # mmengine removes an old one before the new one is written
+        keep.max_keep_ckpts = 2  # one to fall back on if the newest is damaged
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
         dict(type='ProgressHook', interval=interval),
-        dict(type='RandomStatesHook'),
+        dict(type='ResumeHook'),
+        dict(type='GuardHook', skip=skip),
         dict(type='CurvesHook'),
         dict(type='PicturesHook', folder=str(folder / 'pictures')),
     ]

@@ -1,0 +1,159 @@
+"""When checkpoints are written, and what mmengine leaves out of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.registry import HOOKS
+
+from . import checkpoint as ckpt
+from .hooks import by_epoch
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """mmengine's, with these differences.
+
+    - An old checkpoint goes when the new one is there, not before.
+    - SIGTERM and SIGINT finish the iteration, write a checkpoint and end the process with status
+      128 + signal; the second one ends it at once.
+    - The last checkpoint is written once more after the last validation: it says then that nothing
+      is left to do.
+    """
+
+    def __init__(self, *args: Any, max_keep_ckpts: int = -1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keep = max_keep_ckpts
+        self.written = -1  # iterations that were done when the last checkpoint was written
+        self.asked: signal.Signals | None = None
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    def before_train(self, runner: Any) -> None:
+        """Listen to signals."""
+        super().before_train(runner)
+        self.doomed: list[str] = []  # best checkpoints that a better one replaces
+        self.file_backend.remove = self.doomed.append
+        last = Path(runner.message_hub.get_info('last_ckpt', ''))
+        if runner.iter and Path(self.out_dir, last.name).is_file():  # what the run has resumed from
+            self.last_ckpt, self.written = str(last), runner.iter
+        self.process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self._ask)
+                             for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def after_run(self, runner: Any) -> None:
+        """Leave signals to whom they belonged."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a loader worker, which inherited this
+            return
+        self.asked = signal.Signals(number)
+        for each in self.handlers:
+            signal.signal(each, signal.SIG_DFL)
+        # not print: it may be what was interrupted
+        os.write(2, f'{self.asked.name}: finishing this iteration, then a checkpoint; once more '
+                    f'ends at once\n'.encode())
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Write a checkpoint if it is time, or time to end."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self.asked:
+            self._end(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """End if asked to, as if validation had not begun: the next run will do it."""
+        if not self.asked:
+            return
+        runner.message_hub.update_info('loop_stage', 'train')
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(runner)  # swaps the averaged and the raw weights back
+        self._end(runner, runner.iter)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        """Write the best checkpoint, and the last one again."""
+        super().after_val_epoch(runner, metrics)
+        for path in self.doomed:
+            Path(path).unlink()
+        self.doomed.clear()
+        if runner.iter == runner.max_iters and self.written == runner.iter:
+            step = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(
+                runner, step, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
+        name = self.filename_tmpl.format(step)
+        known = [n for n in runner.message_hub.get_info('checkpoints', []) if n != name]
+        known.append(name)
+        old = known[:-self.keep] if self.keep > 0 else []
+        # old ones included: they go for certain, even if this run is killed before it gets there
+        runner.message_hub.update_info('checkpoints', known)
+        self.written = meta['iter']
+        super()._save_checkpoint_with_step(runner, step, meta)
+        if is_main_process():
+            for each in old:
+                Path(self.out_dir, each).unlink(missing_ok=True)
+        runner.message_hub.update_info('checkpoints', known[len(old):])
+
+    def _end(self, runner: Any, done: int) -> None:
+        assert self.asked
+        if self.written != done:
+            if self.by_epoch:
+                self.filename_tmpl = 'iter_{}.pth'
+            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
+        if runner.rank == 0:
+            print(f'{self.asked.name}: ended after iteration {done}; --resume goes on from '
+                  f'{self.last_ckpt}', file=sys.stderr)
+        raise SystemExit(128 + self.asked)
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """What mmengine leaves out of checkpoints, and of going on from them."""
+
+    priority = 'LOWEST'  # in before_train a validation follows that needs the other hooks
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the random states, and the gradients of a group of batches that is not complete."""
+        model = getattr(runner.model, 'module', runner.model)
+        checkpoint['random_states'] = ckpt.random_states()
+        checkpoint['gradients'] = {name: p.grad.cpu() for name, p in model.named_parameters()
+                                   if p.grad is not None}
+
+    def before_train(self, runner: Any) -> None:
+        """Validate, if the checkpoint was written when it was time for that."""
+        if runner.owes_validation:
+            runner.val_loop.run()
+
+
+def owes_validation(runner: Any) -> bool:
+    """Whether the checkpoint that `runner` has resumed from was written just before a validation.
+
+    One that was written after it (a best score was new, or it was the last) says so.
+    """
+    if runner.val_loop is None or runner.message_hub.get_info('loop_stage') != 'train':
+        return False
+    loop = runner.train_loop
+    loop._decide_current_val_interval()
+    if by_epoch(runner):
+        done, whole = runner.epoch, runner.max_epochs
+        if loop.done:
+            return False
+    else:
+        done, whole = runner.iter, runner.max_iters
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == whole)
