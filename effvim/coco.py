@@ -223,7 +223,7 @@ def _fills(counts: list[Any] | str, pixels: float) -> bool:
     ends = np.flatnonzero(digits < 32)
     begins = np.append(0, ends + 1)[:-1]
     lengths = ends + 1 - begins
-    if not len(ends) or ends[-1] + 1 != len(digits) or lengths.max() > 12:  # of 64 bits
+    if not len(ends) or ends[-1] + 1 != len(digits) or lengths.max() > 6:  # pycocotools' int
         return False
     places = 5 * (np.arange(len(digits)) - np.repeat(begins, lengths))
     runs = np.add.reduceat((digits & 31) << places, begins)
