@@ -47,16 +47,16 @@ def check(dataset: Any) -> tuple[str, ...]:
         UserError: a folder is absent or another data set's, pictures and annotations do not pair
             up, the classes are unknown, or an annotation that was read is wrong.
     """
-    pairs = _pairs(dataset)
-    classes, labels = _classes(dataset)
-    reduced = _setting(dataset, 'reduce_zero_label')
+    pairs = pairs_of(dataset)
+    classes, labels = classes_of(dataset)
+    reduced = setting(dataset, 'reduce_zero_label')
     for image, annotation in pairs[:: -(-len(pairs) // PROBED)]:
-        check_labels(annotation, _size(image), labels, reduced)
+        check_labels(annotation, size_of(image), labels, reduced)
     return classes
 
 
-def check_labels(path: Path, size: tuple[int, int], number: int, reduced: bool) -> None:
-    """See that an annotation holds one label for each pixel of its picture.
+def check_labels(path: Path, size: tuple[int, int], number: int, reduced: bool) -> np.ndarray:
+    """See that an annotation holds one label for each pixel of its picture; returns them, H W.
 
     Args:
         path: the annotation.
@@ -84,9 +84,10 @@ def check_labels(path: Path, size: tuple[int, int], number: int, reduced: bool) 
         values = ', '.join(map(str, np.unique(labels[wrong])[:5]))
         raise UserError(f'annotation {path} has pixels of value {values}: legal are {legal}, one '
                         f'for each class; mend it, or set the classes in the config')
+    return labels
 
 
-def _pairs(dataset: Any) -> list[tuple[Path, Path]]:
+def pairs_of(dataset: Any) -> list[tuple[Path, Path]]:
     """Each picture and its annotation, by name."""
     root = Path(dataset.get('data_root') or '')
     if not root.is_dir():
@@ -94,7 +95,7 @@ def _pairs(dataset: Any) -> list[tuple[Path, Path]]:
                         f'to it, or try --mini, which needs no data')
     found = []
     for key, suffix in (('img_path', 'img_suffix'), ('seg_map_path', 'seg_map_suffix')):
-        folder, end = root / (dataset.data_prefix.get(key) or ''), _setting(dataset, suffix)
+        folder, end = root / (dataset.data_prefix.get(key) or ''), setting(dataset, suffix)
         if not folder.is_dir() and any(root.glob('annotations/instances_*.json')):
             raise UserError(f'{root} holds COCO, for detectors, but the config is a segmentor: '
                             f'expected there {LAYOUT}')
@@ -132,7 +133,7 @@ def _type(dataset: Any) -> Any:
     return found
 
 
-def _setting(dataset: Any, name: str) -> Any:
+def setting(dataset: Any, name: str) -> Any:
     """An argument of the data set: the config's, else its class's default."""
     if name in dataset:
         return dataset[name]
@@ -140,7 +141,7 @@ def _setting(dataset: Any, name: str) -> Any:
                 if (p := inspect.signature(c.__init__).parameters.get(name)))
 
 
-def _classes(dataset: Any) -> tuple[tuple[str, ...], int]:
+def classes_of(dataset: Any) -> tuple[tuple[str, ...], int]:
     """The classes of the config, else those of the data set's class; how many labels on disk."""
     own = tuple(_type(dataset).METAINFO.get('classes') or ())
     wanted = tuple((dataset.get('metainfo') or {}).get('classes') or own)
@@ -154,7 +155,7 @@ def _classes(dataset: Any) -> tuple[tuple[str, ...], int]:
     return wanted, len(own or wanted)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> tuple[int, int]:
     """Width and height as loaded, that is turned upright."""
     try:
         with Image.open(path) as image:

@@ -20,10 +20,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-def config_parser(prog: str, description: str) -> Parser:
-    """A parser with the flags of every tool that takes a CONFIG."""
+def config_parser(prog: str, description: str, optional: bool = False) -> Parser:
+    """A parser with the flags of every tool that takes a CONFIG, which may be `optional`."""
     parser = Parser(prog=prog, description=description)
-    parser.add_argument('config', help='config file, e.g. configs/retinanet_effvim_m4.py')
+    parser.add_argument('config', nargs='?' if optional else None,
+                        help='config file, e.g. configs/retinanet_effvim_m4.py')
     parser.add_argument(
         '--mini', action='store_true',
         help='run on the embedded data set: small drawn scenes, made on the spot, from random '
@@ -47,18 +48,22 @@ def config_parser(prog: str, description: str) -> Parser:
     return parser
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)`; returns the exit status, 2 after a user's mistake.
+def run(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Call `main(argv)`; returns the exit status, 2 after a user's mistake, 0 or main's own.
 
     A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
     keeps its traceback.
     """
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # errors come as ours, with the file's name
+    # Read when OpenCV is imported. Its own limit is four times that: 3 GiB for one picture.
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))
     # Read at the first matmul. Without it two equal runs on several threads differ in last digits.
     os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
-        main(argv)
+        status = main(argv)
     except UserError as error:
         if os.environ.get('EFFVIM_DEBUG'):
             raise
@@ -67,4 +72,4 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    return 0
+    return status or 0

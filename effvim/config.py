@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
+import importlib.util
 import io
 import logging
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,16 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 # Variables of configs that were copied to their places when the file was read: too late to change.
 COPIED = ('train_pipeline', 'test_pipeline', 'data_root', 'dataset_type', 'backend_args')
 PARTS = ('model', 'optim_wrapper', 'train_cfg', 'default_hooks', *LOADERS, *EVALUATORS)
+# What a loader and its data set need, beside what their own classes check.
+LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'batch_size': (lambda value: value is None or (type(value) is int and value > 0),
+                   'a whole number from 1'),
+    'num_workers': (lambda value: type(value) is int and value >= 0, 'a whole number from 0'),
+    'dataset.data_root': (lambda value: isinstance(value, str | None), 'the name of a folder'),
+    'dataset.ann_file': (lambda value: isinstance(value, str | None), 'the name of a file'),
+    'dataset.data_prefix': (lambda value: isinstance(value, dict), 'names of folders by key'),
+    'dataset.pipeline': (lambda value: isinstance(value, list), 'a list of transforms'),
+}
 
 
 def load_config(path: str) -> Config:
@@ -40,7 +50,33 @@ def load_config(path: str) -> Config:
     if missing:
         raise UserError(f'{path} is not a config of a detector or segmentor: it has no '
                         f'{" and no ".join(missing)}')
+    check_parts(cfg, path)
+    for module in cfg.get('custom_imports', {}).get('imports', []):
+        if not importlib.util.find_spec(module.partition('.')[0]):
+            raise UserError(f'{path}: custom_imports: no module named {module!r}; install the '
+                            f'project with "pip install -e ." or set PYTHONPATH')
     return cfg
+
+
+def check_parts(cfg: Config, where: str) -> None:
+    """What every tool reads of a config has the type that it needs.
+
+    Raises:
+        UserError: it has not; names `where` the value is from.
+    """
+    for key in (*PARTS, 'model.backbone', *(f'{loader}.dataset' for loader in LOADERS)):
+        if not isinstance(_at(cfg, key), dict):
+            raise UserError(f'{where}: {key} must keep its keys, it cannot be one value')
+    if not isinstance(_at(cfg, 'model.neck'), dict | None):
+        raise UserError(f'{where}: model.neck must keep its keys, it cannot be one value')
+    for loader in LOADERS:
+        for key, (fits, meant) in LOADER_FIELDS.items():
+            value = _at(cfg, f'{loader}.{key}')
+            if not fits(value):
+                raise UserError(f'{where}: {loader}.{key} must be {meant}, got {value!r}')
+    load_from = cfg.get('load_from')
+    if load_from is not None and not isinstance(load_from, str):
+        raise UserError(f'{where}: load_from must be the name of a file, got {load_from!r}')
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -81,15 +117,15 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         cfg.merge_from_dict(changes)
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {error}') from error
-    for key in (*PARTS, 'model.backbone', *(f'{loader}.dataset' for loader in LOADERS)):
-        if not isinstance(cfg.get(key) if '.' not in key else _at(cfg, key), dict):
-            raise UserError(f'--cfg-options: {key} must keep its keys, it cannot be one value')
+    check_parts(cfg, '--cfg-options')
     point_metrics(cfg, set(changes))
 
 
 def _at(cfg: Config, key: str) -> Any:
-    first, second = key.split('.')
-    return cfg[first].get(second)
+    node: Any = cfg
+    for part in key.split('.'):
+        node = node.get(part)
+    return node
 
 
 def point_metrics(cfg: Config, keep: Container[str] = ()) -> None:
@@ -100,7 +136,8 @@ def point_metrics(cfg: Config, keep: Container[str] = ()) -> None:
     for evaluator, loader in zip(EVALUATORS, LOADERS[1:]):
         if cfg[evaluator].get('ann_file') and f'{evaluator}.ann_file' not in keep:
             dataset = cfg[loader].dataset
-            cfg[evaluator].ann_file = str(Path(dataset.get('data_root') or '') / dataset.ann_file)
+            folder = Path(dataset.get('data_root') or '')
+            cfg[evaluator].ann_file = str(folder / (dataset.get('ann_file') or ''))
 
 
 def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
@@ -240,7 +277,7 @@ def check_model(cfg: Config) -> None:
 
     from backbone import EfficientViM, feature_info
 
-    backbone, neck = cfg.model.get('backbone', {}), cfg.model.get('neck', {})
+    backbone, neck = cfg.model.backbone, cfg.model.get('neck')
     if backbone.get('type') != 'EfficientViM':
         return
     known = {*inspect.signature(EfficientViM).parameters, 'type', 'init_cfg'} - {'in_channels'}

@@ -9,11 +9,16 @@ room than random ones.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import cli, train
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 STEPS = 3  # the optimiser's state is there from the second on
 
@@ -28,19 +33,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.cfg_options.append('model.backbone.init_cfg=None')
     cfg, about = train.prepare(args)
 
-    from .config import import_plugins
     from .hooks import peak_memory
+
+    running, step = stepper(cfg, about)
+    for _, batch in zip(range(STEPS), running.train_dataloader):
+        step(batch)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
+    print(f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '
+          f'{device}')
+
+
+def stepper(cfg: Config, about: Mapping[str, Any]) -> tuple[Any, Callable[[Any], float]]:
+    """A runner of a config, and what takes one training step on a batch and returns its seconds."""
+    from .config import import_plugins
     from .runner import Runner
 
     import_plugins(cfg)
     running = Runner(cfg, about)
     optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
     running.model.train()
-    for _, batch in zip(range(STEPS), running.train_dataloader):
-        running.model.train_step(batch, optim_wrapper)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
-    print(f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '
-          f'{device}')
+
+    def step(batch: Any) -> float:
+        began = time.perf_counter()
+        running.model.train_step(batch, optim_wrapper)  # reads the losses, so a GPU has finished
+        return time.perf_counter() - began
+
+    return running, step
 
 
 if __name__ == '__main__':

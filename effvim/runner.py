@@ -23,14 +23,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from backbone import EfficientViM
 from backbone.errors import UserError
 
-from . import ade, ema, hooks, optim, sampling, saving
+from . import ade, decoding, ema, hooks, optim, sampling, saving
 from . import checkpoint as ckpt
 from . import guards as _guards  # noqa: F401  registers its hook
 
@@ -306,23 +305,11 @@ class NamesUnreadable:
         path = Path(results['img_path'])
         try:
             loaded = self.transform(results)
-            self.check_end(path)
+            decoding.check_end(path)
         except Exception as error:  # decoders raise what they like over foreign bytes
             raise UserError(f'image {path} cannot be read: {error}; mend or replace it, or take '
                             f'it out of the data set') from error
         return loaded
-
-    @staticmethod
-    def check_end(path: Path) -> None:
-        """Raise if a JPEG stops early, which OpenCV would fill with grey and pass on."""
-        if path.suffix.lower() not in ('.jpg', '.jpeg'):
-            return
-        with path.open('rb') as file:
-            file.seek(-2, io.SEEK_END)
-            if file.read() == b'\xff\xd9':
-                return
-        with Image.open(path) as image:  # something after the end mark is allowed: look closer
-            image.load()
 
 
 class ChecksLabels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.fileio import load
 
 # mmdet's names of the twelve numbers, in the order in which COCO's evaluation gives them.
 # With mmdet's limits of 100, 300 and 1000 detections an image, where COCO's own are 1, 10, 100.
@@ -41,7 +41,8 @@ class FullCocoMetric(CocoMetric):
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 return {}
-            detections = {metric: load(files[metric]) for metric in self.metrics}
+            detections = {metric: json.loads(Path(files[metric]).read_bytes())
+                          for metric in self.metrics}
 
         numbers = {}
         for metric, found in detections.items():

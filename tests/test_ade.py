@@ -125,8 +125,8 @@ def test_a_turned_picture_has_the_size_it_is_loaded_with(root):
     exif[0x0112] = 6  # to be shown turned by 270 degrees
     turned.save(image, exif=exif)
     assert Image.open(image).size == picture.size[::-1] != picture.size
-    assert ade._size(image) == picture.size
-    ade.check_labels(labels, ade._size(image), 4, True)
+    assert ade.size_of(image) == picture.size
+    ade.check_labels(labels, ade.size_of(image), 4, True)
 
 
 @pytest.mark.parametrize('how', ['truncated', 'rubbish', 'empty', 'coloured', 'sixteen bits'])
