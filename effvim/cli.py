@@ -20,8 +20,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-def config_parser(prog: str, description: str) -> Parser:
-    """A parser with the flags of every tool that takes a CONFIG."""
+def config_parser(prog: str, description: str, data: bool = True) -> Parser:
+    """A parser with the flags of every tool that takes a CONFIG.
+
+    data: the tool reads the config's data set, and has a work dir.
+    """
     parser = Parser(prog=prog, description=description)
     parser.add_argument('config', help='config file, e.g. configs/retinanet_effvim_m4.py')
     parser.add_argument(
@@ -34,8 +37,9 @@ def config_parser(prog: str, description: str) -> Parser:
         help='start from random weights: BN statistics are trained, neck and head get group norm, '
              'gradients are clipped',
     )
-    parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
-    parser.add_argument('--work-dir', metavar='DIR', help='where results go')
+    if data:
+        parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
+        parser.add_argument('--work-dir', metavar='DIR', help='where results go')
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
     )
@@ -47,8 +51,10 @@ def config_parser(prog: str, description: str) -> Parser:
     return parser
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)`; returns the exit status, 2 after a user's mistake.
+def run(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Call `main(argv)`; returns the exit status: what it returns or 0; 2 after a user's mistake.
 
     A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
     keeps its traceback.
@@ -58,7 +64,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
-        main(argv)
+        return main(argv) or 0
     except UserError as error:
         if os.environ.get('EFFVIM_DEBUG'):
             raise
@@ -67,4 +73,3 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    return 0

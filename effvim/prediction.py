@@ -51,8 +51,9 @@ class Prediction:
         return _with_objects(self.above(score_thr))
 
 
-def _rgb(label: int) -> np.ndarray:
-    return np.rint(255 * np.array(colour(label)))
+def palette(number: int) -> np.ndarray:
+    """Colours of so many labels, number 3, uint8, RGB."""
+    return np.rint([[255 * c for c in colour(i)] for i in range(number)]).astype(np.uint8)
 
 
 def _font(width: int, height: int) -> ImageFont.FreeTypeFont:
@@ -61,24 +62,26 @@ def _font(width: int, height: int) -> ImageFont.FreeTypeFont:
 
 
 def _with_objects(found: Prediction) -> Image.Image:
-    pixels = found.picture
-    for label, mask in [] if found.masks is None else [*zip(found.labels, found.masks)][::-1]:
-        if pixels is found.picture:
-            pixels = pixels.copy()
-        pixels[mask] = 0.5 * pixels[mask] + 0.5 * _rgb(label)
+    colours = palette(len(found.classes))
+    pixels = found.picture.copy()
+    order = range(len(found.labels))[::-1]  # the surest last, on top of the others
+    if found.masks is not None:
+        for i in order:
+            mask = found.masks[i]
+            pixels[mask] = 0.5 * pixels[mask] + 0.5 * colours[found.labels[i]]
     image = Image.fromarray(pixels)
     draw, font = ImageDraw.Draw(image), _font(*image.size)
     line = max(2, round(max(image.size) / 400))
-    for box, score, label in [*zip(found.boxes, found.scores, found.labels)][::-1]:  # surest last
-        x1, y1, x2, y2 = (float(v) for v in box)
-        edge = tuple(int(v) for v in _rgb(label))
-        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=edge, width=line)
-        text = f'{found.classes[label]} {score:.2f}'
-        _, _, right, bottom = draw.textbbox((0, 0), text, font)
-        # above the box; where there is no room, inside, and never beyond the right edge
-        x, y = min(x1, image.width - right - 4), y1 - bottom - 2
-        x, y = max(0, x), y if y >= 0 else max(0, y1)
-        draw.rectangle((x, y, x + right + 4, y + bottom + 2), fill=edge)
+    for i in order:
+        x1, y1, x2, y2 = found.boxes[i].tolist()
+        edge = tuple(colours[found.labels[i]].tolist())
+        draw.rectangle((x1, y1, x2, y2), outline=edge, width=line)
+        text = f'{found.classes[found.labels[i]]} {found.scores[i]:.2f}'
+        _, _, width, height = draw.textbbox((2, 0), text, font)
+        # above the box; where there is no room, inside; never beyond the right edge
+        x = max(0, min(x1, image.width - width - 2))
+        y = y1 - height - 2 if y1 > height else y1
+        draw.rectangle((x, y, x + width + 2, y + height + 2), fill=edge)
         draw.text((x + 2, y), text, 'black', font)
     return image
 
@@ -87,8 +90,8 @@ def _with_label_map(
     picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> Image.Image:
     """The classes that occur are named below, the largest first."""
-    palette = np.array([_rgb(i) for i in range(len(classes))])
-    image = Image.fromarray((0.5 * picture + 0.5 * palette[labels]).astype(np.uint8))
+    colours = palette(len(classes))
+    image = Image.fromarray((0.5 * picture + 0.5 * colours[labels]).astype(np.uint8))
     counts = np.bincount(labels.ravel(), minlength=len(classes))
     present = [int(i) for i in np.argsort(-counts, kind='stable') if counts[i]]
     font = _font(*image.size)
@@ -104,7 +107,7 @@ def _with_label_map(
     whole.paste(image)
     draw = ImageDraw.Draw(whole)
     for label, (x, y) in zip(present, places):
-        draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in _rgb(label)))
+        draw.rectangle((x, y, x + side, y + side), fill=tuple(colours[label].tolist()))
         place = (x + round(1.4 * side), y + side // 2)
         draw.text(place, classes[label], 'black', font, anchor='lm')
     return whole
