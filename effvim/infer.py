@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import io
 import json
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.launcher != 'none' and torch.cuda.is_available():
         dist.init_dist(args.launcher, 'gloo', timeout=86400)
     elif args.launcher != 'none':
-        torch.distributed.init_process_group('gloo')  # mmengine would ask for a GPU
+        torch.distributed.init_process_group(  # mmengine would ask for a GPU
+            'gloo', timeout=datetime.timedelta(days=1))
     rank, processes = dist.get_dist_info()
     predictor = Predictor(
         args.config, args.checkpoint, batch_size=args.batch, options=args.cfg_options,
