@@ -127,13 +127,19 @@ class HSMSSD(nn.Module):
         # for the published checkpoints and never trained.
         self.A = nn.Parameter(torch.empty(state_dim).uniform_(1, 16), requires_grad=False)
 
+    def selection(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `x`, B H W C, the A ⊙ B̂ that takes positions into states, and C; each B L N."""
+        projected = self.dw(self.BCdt_proj(x).permute(0, 3, 1, 2))  # B 3·N H W
+        b, c, dt = projected.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)  # each B L N
+        # A = softmax_L(Δ + â)
+        return dt.softmax(1) * b, c
+
     def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states of `x`, B C H W, mixed, B N C, and the C that reads them out, B L N."""
         x = x.permute(0, 2, 3, 1)  # B H W C
-        projected = self.dw(self.BCdt_proj(x).permute(0, 3, 1, 2))  # B 3·N H W
-        b, c, dt = projected.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)  # each B L N
-        # A = softmax_L(Δ + â); h_in = x (A ⊙ B̂)ᵀ
-        h = (dt.softmax(1) * b).mT @ x.flatten(1, 2)  # B N C
+        taken, c = self.selection(x)
+        # h_in = x (A ⊙ B̂)ᵀ
+        h = taken.mT @ x.flatten(1, 2)  # B N C
         # the hidden-state mixer: h = W_out (h ⊙ σ(z) + D h)
         h, z = self.hz_proj(h).chunk(2, dim=-1)  # each B N expand·C
         return self.out_proj(h * (self.act(z) + self.D)), c

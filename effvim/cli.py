@@ -20,8 +20,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-def config_parser(prog: str, description: str, optional: bool = False) -> Parser:
-    """A parser with the flags of every tool that takes a CONFIG, which may be `optional`."""
+def config_parser(
+    prog: str, description: str, data: bool = True, optional: bool = False
+) -> Parser:
+    """A parser with the flags of every tool that takes a CONFIG.
+
+    data: the tool reads the config's data set, and has a work dir. optional: CONFIG may be left
+    out.
+    """
     parser = Parser(prog=prog, description=description)
     parser.add_argument('config', nargs='?' if optional else None,
                         help='config file, e.g. configs/retinanet_effvim_m4.py')
@@ -35,8 +41,9 @@ def config_parser(prog: str, description: str, optional: bool = False) -> Parser
         help='start from random weights: BN statistics are trained, neck and head get group norm, '
              'gradients are clipped',
     )
-    parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
-    parser.add_argument('--work-dir', metavar='DIR', help='where results go')
+    if data:
+        parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
+        parser.add_argument('--work-dir', metavar='DIR', help='where results go')
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
     )
@@ -51,7 +58,7 @@ def config_parser(prog: str, description: str, optional: bool = False) -> Parser
 def run(
     main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Call `main(argv)`; returns the exit status, 2 after a user's mistake, 0 or main's own.
+    """Call `main(argv)`; returns the exit status: what it returns or 0; 2 after a user's mistake.
 
     A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
     keeps its traceback.
@@ -63,7 +70,7 @@ def run(
     os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
-        status = main(argv)
+        return main(argv) or 0
     except UserError as error:
         if os.environ.get('EFFVIM_DEBUG'):
             raise
@@ -72,4 +79,3 @@ def run(
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    return status or 0

@@ -15,12 +15,15 @@ from .config import EVALUATORS, LOADERS, datasets, every_step, is_segmentor, set
 GROUP_NORM = dict(type='GN', num_groups=32, requires_grad=True)
 
 
-def apply(cfg: Config, overlays: list[str]) -> None:
-    """Apply overlays by name, in a fixed order; `mini` brings `from_scratch` with it."""
+def apply(cfg: Config, overlays: list[str], draw: bool = True) -> None:
+    """Apply overlays by name, in a fixed order; `mini` brings `from_scratch` with it.
+
+    draw: `mini` draws its data set, where it is not there yet.
+    """
     if 'from_scratch' in overlays or 'mini' in overlays:
         from_scratch(cfg)
     if 'mini' in overlays:
-        (mini_segmentation if is_segmentor(cfg) else mini)(cfg)
+        (mini_segmentation if is_segmentor(cfg) else mini)(cfg, draw)
 
 
 def from_scratch(cfg: Config) -> None:
@@ -44,7 +47,7 @@ def from_scratch(cfg: Config) -> None:
             part.norm_cfg = GROUP_NORM
 
 
-def mini(cfg: Config) -> None:
+def mini(cfg: Config, draw: bool) -> None:
     """Small drawn scenes and a schedule of minutes on two CPU cores.
 
     Many scenes seen few times, in small batches, since more and smaller steps learn faster per
@@ -52,8 +55,10 @@ def mini(cfg: Config) -> None:
     precision where the device has it; two convolutions in RetinaNet's towers instead of four, which
     learn sooner.
     """
+    root = Path('data/mini-coco')
     try:
-        root = drawn.draw_coco(Path('data/mini-coco'), num_train=2560, num_val=128, size=160)
+        if draw:
+            drawn.draw_coco(root, num_train=2560, num_val=128, size=160)
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
@@ -85,13 +90,15 @@ def mini(cfg: Config) -> None:
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2)
 
 
-def mini_segmentation(cfg: Config) -> None:
+def mini_segmentation(cfg: Config, draw: bool) -> None:
     """Drawn scenes of larger regions for segmentors, ground being a class; the means leave it out.
 
     Enlarged twofold, since the finest map of the backbone has stride 16.
     """
+    root = Path('data/mini-ade')
     try:
-        root = drawn.draw_ade(Path('data/mini-ade'), num_train=1024, num_val=128, size=160)
+        if draw:
+            drawn.draw_ade(root, num_train=1024, num_val=128, size=160)
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-ade: {error}') from error
     set_data_root(cfg, root)

@@ -1,9 +1,14 @@
-"""Pictures for people: training curves, predictions beside the truth."""
+"""Pictures for people: training curves, predictions beside the truth.
+
+Several runs in one plot: `python -m effvim.plots RUN_DIR RUN_DIR … --out FILE`.
+"""
 
 from __future__ import annotations
 
 import colorsys
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+
+from backbone.errors import UserError
+
+from . import cli, pictures
 
 
 def scalars(
@@ -71,6 +79,38 @@ def curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
     return path
 
 
+def compare(folders: Sequence[Path]) -> Figure:
+    """Loss and main metrics of several runs, each in its colour, over iterations.
+
+    Raises:
+        UserError: a folder in which no run has logged anything.
+    """
+    runs = {folder: scalars(folder) for folder in folders}
+    for folder, (train, val) in runs.items():
+        if not train and not val:
+            raise UserError(f'{folder}: no run has logged there (*/vis_data/scalars.json): give '
+                            f'the work dirs of training runs')
+    names = sorted({name for _, val in runs.values() for record in val for name in record
+                    if name.endswith(('mAP', 'mIoU'))})
+    figure = Figure(figsize=(4.2 * (1 + len(names)), 3.8), layout='constrained')
+    panels = dict(zip(['loss', *names], figure.subplots(1, 1 + len(names), squeeze=False)[0]))
+    for train, val in runs.values():
+        ends = {record['epoch']: record['step'] for record in train if 'epoch' in record}
+        line = panels['loss'].plot([r['step'] for r in train], [r['loss'] for r in train], lw=1.2)
+        for name in names:
+            points = [(ends.get(r['step'], r['step']), r[name]) for r in val if name in r]
+            panels[name].plot(*zip(*points) if points else ([], []), 'o-', ms=4,
+                              color=line[0].get_color())
+    for name, axes in panels.items():
+        axes.set(title=name + ', %' * name.endswith('mIoU'), xlabel='iteration')
+        axes.set_ylim(0)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.legend(panels['loss'].lines, [str(folder) for folder in folders], frameon=False,
+                  loc='outside lower center', fontsize='small', ncols=max(1, len(names)))
+    return figure
+
+
 def _main(name: str) -> bool:
     return name.endswith(('mAP', 'mAP_50', 'mAP_75', 'mIoU', 'mAcc', 'aAcc'))
 
@@ -83,16 +123,21 @@ def colour(index: int) -> tuple[float, float, float]:
 def prediction_beside_truth(
     sample: Any, classes: Sequence[str], path: Path, score_thr: float = 0.3
 ) -> None:
-    """Save one picture of two panels.
+    """Save `beside_truth` as a PNG, `path`, whose folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside_truth(sample, classes, score_thr).savefig(path, dpi=110)
+
+
+def beside_truth(sample: Any, classes: Sequence[str], score_thr: float = 0.3) -> Figure:
+    """One picture of two panels.
 
     Args:
         sample: mmdet's data sample with `gt_instances` and `pred_instances`, boxes x1 y1 x2 y2 in
             pixels of the original picture; or mmseg's with label maps of the picture's size.
         classes: names by label.
-        path: the PNG to write; its folder is made.
         score_thr: predictions of lower score are left out.
     """
-    image = np.asarray(Image.open(sample.img_path).convert('RGB'))
+    image = pictures.read(sample.img_path)
     height, width = image.shape[:2]
     scale = 4.5 / max(height, width)
     figure = Figure(figsize=(2 * width * scale + 0.2, height * scale + 0.35), layout='constrained')
@@ -105,8 +150,7 @@ def prediction_beside_truth(
         _legend(figure, classes, np.union1d(truth, found))
     else:
         _instances(left, right, image, sample, classes, score_thr)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _map(axes: Axes, image: np.ndarray, title: str, labels: np.ndarray, number: int) -> None:
@@ -163,3 +207,30 @@ def _panel(axes: Axes, image: np.ndarray, title: str, objects: Any, classes: Seq
             text += f' {float(objects.scores[i]):.2f}'
         axes.text(x1, y1, text, fontsize=6, va='bottom', clip_on=True,
                   bbox=dict(boxstyle='square,pad=0.1', fc=edge, ec='none', alpha=0.8))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw as the command line says.
+
+    Raises:
+        UserError: a mistake in it.
+    """
+    from . import checkpoint, config
+
+    parser = cli.Parser(
+        prog='python -m effvim.plots', description='Training curves of several runs in one plot.')
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN_DIR', help='work dirs')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.png, .svg, .pdf')
+    args = parser.parse_args(argv)
+    kind = args.out.suffix.lstrip('.').lower()
+    if kind not in ('png', 'svg', 'pdf'):
+        raise UserError(f'--out {args.out}: name a file that ends in .png, .svg or .pdf')
+    config.writable(args.out.parent, '--out')
+    buffer = io.BytesIO()
+    compare(args.runs).savefig(buffer, format=kind, dpi=130)
+    checkpoint.write_whole(args.out, buffer.getvalue())
+    print(f'curves: {args.out}')
+
+
+if __name__ == '__main__':
+    sys.exit(cli.run(main))

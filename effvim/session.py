@@ -80,9 +80,12 @@ def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, A
     }
 
 
-def apply(cfg: Config, about: Mapping[str, Any]) -> None:
-    """Make `cfg` the config of the run that `about` describes."""
-    overlays.apply(cfg, about['overlays'])
+def apply(cfg: Config, about: Mapping[str, Any], draw: bool = True) -> None:
+    """Make `cfg` the config of the run that `about` describes.
+
+    draw: see that the embedded data set is on disk, if the run is on it.
+    """
+    overlays.apply(cfg, about['overlays'], draw)
     if about['data_root']:
         config.set_data_root(cfg, about['data_root'])
     config.apply_options(cfg, about['options'])

@@ -24,6 +24,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
     parser.add_argument(
+        '--report', metavar='DIR',
+        help='write a page of plots, predictions and mistakes, one file to open from disk',
+    )
+    parser.add_argument(
         '--fuse', action='store_true',
         help='fold BN layers and gates into the convolutions first: the same metrics, faster',
     )
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .config import import_plugins
 
     import_plugins(cfg)
+    if args.report:
+        from . import report_page  # noqa: F401 (registers its hook)
     running = runner.Runner(cfg, about)
     running.load_checkpoint(args.checkpoint, raw=args.raw)
     if args.fuse:
@@ -67,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f'metrics: {args.out}')
         if args.show_dir:
             print(f'pictures: {args.show_dir}')
+        if args.report:
+            print(f'report: {Path(args.report) / "report.html"}')
 
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
@@ -89,6 +97,10 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         config.writable(Path(args.out).parent, '--out')
     if args.show_dir:
         config.writable(Path(args.show_dir), '--show-dir')
+    if args.report:
+        if args.tta:
+            raise UserError('--report shows what the plain test finds: leave --tta out')
+        config.writable(Path(args.report), '--report')
     folder = config.result_folder(cfg, args.config, args.work_dir, about['overlays'])
     # apart from training's files when it is training's folder
     cfg.work_dir = str(config.writable(folder / 'test', '--work-dir'))
@@ -98,6 +110,9 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     cfg.custom_hooks = [dict(type='ProgressHook')]
     if args.show_dir:
         cfg.custom_hooks.append(dict(type='PicturesHook', folder=args.show_dir, limit=None))
+    if args.report:
+        cfg.custom_hooks.append(
+            dict(type='ReportHook', folder=args.report, checkpoint=args.checkpoint))
     config.fit_machine(cfg)
     if args.tta:
         use_tta(cfg, args.config)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -28,7 +29,16 @@ class FullCocoMetric(CocoMetric):
     It gives all twelve numbers instead of six, in full precision instead of three digits, and for
     a data set without a single detection it gives 0 where objects exist instead of raising. As in
     COCO, −1 stands for "no such object in the truth", e.g. no small one.
+
+    Attributes:
+        precision: by metric what was counted last: the precision at each IoU threshold, 101 points
+            of recall, class, object size (all, small, medium, large) and limit of detections; −1
+            where the truth has no such object.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.precision: dict[str, np.ndarray] = {}
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """The twelve numbers per metric, by mmdet's names, e.g. `bbox_mAP_50`."""
@@ -71,4 +81,5 @@ class FullCocoMetric(CocoMetric):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
+        self.precision[metric] = np.asarray(evaluation.eval['precision'])
         return [float(value) for value in evaluation.stats[:12]]

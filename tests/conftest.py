@@ -1,5 +1,6 @@
 """Where the real pictures are, and the networks that several tests compare."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def ade_root() -> Path:
     if not (root / 'annotations').is_dir():
         pytest.skip(f'no ADE20K sample in {DATA}; set EFFVIM_DATA')
     return root.resolve()
+
+
+@pytest.fixture(scope='session')
+def run_of(tmp_path_factory):
+    """Small trained runs by kind, see runs.py; each is made once."""
+    from runs import Run
+
+    return functools.cache(lambda kind: Run(kind, tmp_path_factory.mktemp(kind)))
 
 
 def assert_equals_pycocotools(numbers: dict, truth: Path, found: Path, kind: str) -> None:
