@@ -47,8 +47,10 @@ def config_parser(prog: str, description: str) -> Parser:
     return parser
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)`; returns the exit status, 2 after a user's mistake.
+def run(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Call `main(argv)`; returns the exit status: what it returns or 0; 2 after a user's mistake.
 
     A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
     keeps its traceback.
@@ -58,7 +60,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
     try:
-        main(argv)
+        return main(argv) or 0
     except UserError as error:
         if os.environ.get('EFFVIM_DEBUG'):
             raise
@@ -67,4 +69,3 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    return 0
