@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,8 @@ def in_integers(
         prepare = export_model.Prepare(**export_model.preparation(cfg.model.data_preprocessor))
     images = [resized(path, cfg, args, i) for i, path in enumerate(in_folder(args.int8, '--int8'))]
     integers, left = export_int8.quantise(content, images, prepare)
-    print('left in float32:', *left, sep='\n  ')
+    layers = Counter(name.rpartition('/')[0] for name in left)
+    print('products left in float32:', *(f'{layer}: {count}' for layer, count in layers.items()), sep='\n  ')
     before = export_int8.measured(cfg, about, content)
     after = export_int8.measured(cfg, about, integers)
     lost = export_int8.losses(before, after)

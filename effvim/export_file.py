@@ -21,6 +21,7 @@ from .export_ops import translations
 from .fuse import fuse
 
 OPSET = 18
+LARGEST = 2**31  # bytes that ONNX can hold in one file
 
 
 def require() -> None:
@@ -68,7 +69,8 @@ def write(
     The arguments as of `metadata`. A file for any size takes any number of pictures, too, each of
     at least 32 × 32 pixels.
     """  # fmt: skip
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+    from onnxscript.optimizer import fold_constants
 
     prepare = nn.Identity() if normalised else Prepare(**preparation(cfg.model.data_preprocessor))
     network = (Backbone if kind == 'Backbone' else WHOLE[kind])(fuse(model), prepare).eval()
@@ -83,11 +85,15 @@ def write(
             output_names=list(network.names), opset_version=OPSET,
             dynamic_shapes=None if size else ({0: 'batch', 2: 'height', 3: 'width'},),
             custom_translation_table=translations(), verbose=False)
-    for node in program.model.graph:  # named after its layer
-        scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', "['']"))
-        node.name = '/'.join(filter(None, [*scopes[-2:-1], node.name]))
-    # beside that it says which lines of code it comes from, and where they lie on this machine
+    # weights as they are multiplied, not as they are stored
+    fold_constants(program.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
+    for node in program.model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', '[]'))
+        layers = [scope for scope in scopes if scope.startswith('model.')]
+        node.name = '/'.join([*layers[-1:], node.name])
+    # which lines of code a node comes from, and where they lie on this machine
     ClearMetadataAndDocStringPass()(program.model)
+    RemoveUnusedNodesPass()(program.model)
     said = metadata(cfg, about, kind, size, normalised)
     program.model.metadata_props.update(
         {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()})

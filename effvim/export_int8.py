@@ -13,8 +13,10 @@ import numpy as np
 from mmengine.config import Config
 from torch import Tensor
 
+from .config import quiet
+
 LOSS = 0.02  # of mAP or mIoU, 0 to 1, that it may cost
-PRODUCTS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
+PRODUCTS = ('Conv', 'Gemm', 'MatMul')
 # What they compute is a box, a score or a label already: rounding there is not averaged out.
 LAST = ('retina_cls', 'retina_reg', 'rpn_cls', 'rpn_reg', 'fc_cls', 'fc_reg', 'conv_logits',
         'conv_seg')  # fmt: skip
@@ -39,28 +41,29 @@ def quantise(content: bytes, images: Sequence[Tensor], prepare: Any) -> tuple[by
 
     model = onnx.load_from_string(content)
     said = {item.key: item.value for item in model.metadata_props}
-    with tempfile.TemporaryDirectory() as folder:
+    left = in_float(model)
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / 'model.onnx'
         quantize_static(
-            model, path, Pictures(), per_channel=True,
-            op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
-            nodes_to_exclude=[node.name for node in model.graph.node
-                              if any(f'.{part}/' in node.name for part in LAST)],
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            # 7 bits of each weight: with 8 some processors overflow
-            reduce_range=True, extra_options={'MatMulConstBOnly': True})
+            model, path, Pictures(), per_channel=True, op_types_to_quantize=list(PRODUCTS),
+            nodes_to_exclude=left, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            reduce_range=True)  # 7 bits of each weight: with 8 some processors overflow
         model = onnx.load(path)
-    left = unquantised(model)
-    onnx.helper.set_model_props(model, {**said, 'int8': json.dumps({'float32': left})})
+    onnx.helper.set_model_props(model, {**said, 'float32': json.dumps(left)})
     return model.SerializeToString(), left
 
 
-def unquantised(model: Any) -> list[str]:
-    """Names of the products whose operands are not all integers."""
-    integers = {name for node in model.graph.node if node.op_type == 'DequantizeLinear'
-                for name in node.output}
-    return [node.name for node in model.graph.node if node.op_type in PRODUCTS
-            and not integers.issuperset(node.input[:2])]
+def in_float(model: Any) -> list[str]:
+    """Names of the products that stay as they are.
+
+    Last layers, transposed convolutions, for which onnxruntime has no integers, and products of two
+    activations: those of the mixer weigh positions by shares far below a step of 8 bits.
+    """
+    weights = {item.name for item in model.graph.initializer}
+    return [node.name for node in model.graph.node
+            if node.op_type == 'ConvTranspose'
+            or (node.op_type in PRODUCTS and weights.isdisjoint(node.input))
+            or any(f'.{part}/' in node.name for part in LAST)]
 
 
 def measured(cfg: Config, about: Mapping[str, Any], content: bytes) -> dict[str, float]:

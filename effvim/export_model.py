@@ -208,6 +208,15 @@ class EncoderDecoder(Exportable):
 
     names = ('label_map',)
 
+    def __init__(self, model: nn.Module, prepare: nn.Module) -> None:
+        super().__init__(model, prepare)
+        from mmseg.models.utils import Upsample
+
+        for name, module in list(model.named_modules()):
+            if isinstance(module, Upsample):  # rounds sizes in Python: an exporter freezes them
+                model.set_submodule(name, nn.Upsample(
+                    module.size, module.scale_factor, module.mode, module.align_corners))
+
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model.decode_head(self.model.extract_feat(self.prepare(images)))
         logits = F.interpolate(
