@@ -119,6 +119,10 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     config.check_model(cfg)
     if not args.backbone_only:
         export_model.check(cfg.model)
+    divisor = export_model.preparation(cfg.model.data_preprocessor)['divisor']
+    if args.normalised and args.size and any(side % divisor for side in args.size):
+        raise UserError(f'--size {args.size[0]} {args.size[1]}: with --normalised pictures come '
+                        f'padded, to multiples of {divisor}')
     session.check_variant(cfg, content, args.checkpoint)
     if args.pictures and about.get('classes') and not args.int8:  # the data set is not needed
         config.set_classes(cfg, about['classes'])
@@ -178,7 +182,8 @@ def in_integers(
     images = [resized(path, cfg, args, i) for i, path in enumerate(in_folder(args.int8, '--int8'))]
     integers, left = export_int8.quantise(content, images, prepare)
     layers = Counter(name.rpartition('/')[0] for name in left)
-    print('products left in float32:', *(f'{layer}: {count}' for layer, count in layers.items()), sep='\n  ')
+    print('products left in float32:',
+          *(f'{layer}: {count}' for layer, count in layers.items()), sep='\n  ')
     before = export_int8.measured(cfg, about, content)
     after = export_int8.measured(cfg, about, integers)
     lost = export_int8.losses(before, after)
@@ -198,17 +203,21 @@ def resized(path: str, cfg: Config, args: Namespace, number: int) -> Tensor:
     import mmcv
     import torch
 
+    from .export_model import preparation
+
     image = mmcv.imread(path)
     if image is None:
         raise UserError(f'image {path} cannot be read: mend it or take it out of the folder')
     if args.size:
         height, width = args.size
     else:
-        scale = next(step.scale for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step)
-        height, width = mmcv.imrescale(image, tuple(scale)).shape[:2]
+        scales = [step.scale for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
+        if scales:
+            image = mmcv.imrescale(image, tuple(scales[0]))
         shrink = SHRINK[number % len(SHRINK)]
-        height, width = (max(SMALLEST, round(side * shrink)) for side in (height, width))
-        if args.normalised:  # what pads does so outside; the borders of a picture decide too
-            height, width = (side + -side % 32 for side in (height, width))
+        height, width = (max(SMALLEST, round(side * shrink)) for side in image.shape[:2])
+    if args.normalised:  # boxes end where the file's picture does, padding included
+        divisor = preparation(cfg.model.data_preprocessor)['divisor']
+        height, width = (side + -side % divisor for side in (height, width))
     image = mmcv.imresize(image, (width, height))
     return torch.from_numpy(image).permute(2, 0, 1)

@@ -90,7 +90,8 @@ def instances(
                 faults.append(f'picture {i}: label {int(side.labels[index])} with score '
                               f'{score:.4f} at {corners} is found by '
                               f'{"PyTorch" if side is ours else "the file"} alone')
-        a, b = ours[[p[0] for p in pairs]], theirs[[p[1] for p in pairs]]
+        first, second = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+        a, b = ours[first], theirs[second]
         moved.append(float((a.bboxes - b.bboxes).abs().max()) if pairs else 0.0)
         scores.append(float((a.scores - b.scores).abs().max()) if pairs else 0.0)
         if 'masks' in ours:

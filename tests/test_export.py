@@ -76,12 +76,14 @@ def model_of(kind, classes):
         hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
         export_check.find(model, [image], kind)
         hook.remove()
-        x = seen[0].transpose(0, 1).flatten(1)  # C …
+        seen = [x.transpose(0, 1).flatten(1) for x in seen]  # C …, of each level
+        mean = seen[0].mean(1, keepdim=True)
+        spread = torch.stack([(x - mean).square().mean(1) for x in seen]).amax(0).sqrt() + 1e-3
         shape = (1, -1, *[1] * (layer.weight.dim() - 2))
-        std = gain / (x.std(1) + 1e-3).view(shape) / layer.weight[0].numel() ** 0.5
         with torch.no_grad():
-            layer.weight.copy_(torch.randn(layer.weight.shape) * std)
-            shift = (layer.weight * x.mean(1).view(shape)).flatten(1).sum(1)
+            layer.weight.copy_(torch.randn(layer.weight.shape) * gain
+                               / spread.view(shape) / layer.weight[0].numel() ** 0.5)
+            shift = (layer.weight * mean.view(shape)).flatten(1).sum(1)
             layer.bias.copy_(around - shift)
     return path, model
 
@@ -128,16 +130,21 @@ def test_results_are_those_of_pytorch(made, height, width):
     for i, sample in enumerate(expected):
         truth, count = sample.pred_instances, found['count'][i]
         assert len(truth) == count >= 5
-        np.testing.assert_allclose(found['scores'][i, :count], truth.scores, atol=1e-4)
-        np.testing.assert_array_equal(found['labels'][i, :count], truth.labels)
-        np.testing.assert_allclose(found['boxes'][i, :count], truth.bboxes, atol=0.02)
+        assert (np.diff(found['scores'][i, :count]) <= 0).all()
+        # in the order of PyTorch's, up to scores that are as good as equal
+        away = np.abs(found['boxes'][i, :count, None] - truth.bboxes.numpy()).max(-1)
+        away += 1e3 * np.abs(found['scores'][i, :count, None] - truth.scores.numpy())
+        away[found['labels'][i, :count, None] != truth.labels.numpy()] = np.inf
+        order = away.argmin(1)
+        assert sorted(order) == list(range(count)) and away.min(1).max() < 0.5
         assert (found['scores'][i, count:] == 0).all() and (found['boxes'][i, count:] == 0).all()
         assert (found['labels'][i, count:] == -1).all()
         if made.kind == 'MaskRCNN':
             assert found['masks'].shape == (2, limit, 28, 28)
-            masks = exported.paste(torch.from_numpy(found['masks'][i, :count]), truth.bboxes,
-                                   (height, width), 0.5)
-            both, either = (masks & truth.masks).sum(), (masks | truth.masks).sum()
+            masks = exported.paste(torch.from_numpy(found['masks'][i, :count]),
+                                   truth.bboxes[order], (height, width), 0.5)
+            both, either = ((masks & truth.masks[order]).sum(),
+                            (masks | truth.masks[order]).sum())
             assert both / either > 0.999 and 0 < either < masks.numel()
 
 
@@ -213,13 +220,12 @@ def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
     weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() + 1, weight.name))
     wrong = model.SerializeToString()
     monkeypatch.setattr(export_file, 'write', lambda *_: wrong)
-    out = made.folder / 'wrong.onnx'
-    assert cli.run(export_tool.main, [*made.argv, '--out', str(out)]) == 1
-    assert not out.exists() and not list(made.folder.glob('*.onnx.*'))
-    assert 'wrong.onnx is not written' in capsys.readouterr().err
+    out = made.folder / 'here/wrong.onnx'
+    out.parent.mkdir()
     out.write_bytes(b'mine')
     assert cli.run(export_tool.main, [*made.argv, '--out', str(out)]) == 1
-    assert out.read_bytes() == b'mine'
+    assert out.read_bytes() == b'mine' and list(out.parent.iterdir()) == [out]
+    assert 'wrong.onnx is not written' in capsys.readouterr().err
 
 
 def some(**changes):
@@ -341,14 +347,25 @@ def test_a_backbone_alone(semfpn, tmp_path, capsys):
 
 
 def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
-    from effvim import export_int8
+    from effvim import export_file, export_int8
 
+    made = {}
+
+    def once(module, name):
+        """What `module.name` gave the first time, from then on."""
+        true = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: made.setdefault(
+            name, None) or made.update({name: true(*given)}) or made[name])
+
+    once(export_file, 'write')
+    once(export_int8, 'quantise')
     argv = [*semfpn[1], '--int8', str(roots[True] / 'images/validation')]
     assert cli.run(export_tool.main, argv) == 0
     out, content = capsys.readouterr().out, (tmp_path / 'model.onnx').read_bytes()
     model = onnx.load_from_string(content)
     left = json.loads(next(i.value for i in model.metadata_props if i.key == 'float32'))
-    assert any('conv_seg' in name for name in left) and all(name.split('/')[0] in out for name in left)
+    assert any('conv_seg' in name for name in left)
+    assert all(name.split('/')[0] in out for name in left)
     integers = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.INT8}
     weights = {node.output[0] for node in model.graph.node
                if node.op_type == 'DequantizeLinear' and node.input[0] in integers}
@@ -367,6 +384,8 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
     (['--out', 'model.bin'], '*.onnx'), (['--size', '96'], '--help'),
     (['--size', '16', '96'], '64 pixels'), (['--size', '96', '96', '--dynamic'], '--help'),
     (['--launcher', 'pytorch'], '--launcher'), (['--pictures', 'nowhere'], '--pictures nowhere'),
+    (['--size', '96', '100', '--normalised', '--cfg-options',
+      '+model.data_preprocessor.pad_size_divisor=32'], 'multiples of 32'),
     (['--cfg-options', 'model.test_cfg.mode=slide'], 'model.test_cfg.mode'),
     (['--cfg-options', 'model.type=CascadeEncoderDecoder'], '--backbone-only'),
 ], ids=str)  # fmt: skip
