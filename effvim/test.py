@@ -1,4 +1,4 @@
-"""`tools/test.py`: evaluate a checkpoint."""
+"""`tools/test.py`: evaluate a checkpoint or an exported file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
-    parser = config_parser('tools/test.py', 'Evaluate a checkpoint.')
-    parser.add_argument('checkpoint', help='the checkpoint; it knows how it was trained')
+    parser = config_parser('tools/test.py', 'Evaluate a checkpoint or an exported file.')
+    parser.add_argument(
+        'checkpoint', help='the checkpoint, or *.onnx of tools/export.py; it knows its training'
+    )
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
     parser.add_argument(
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.report:
         from . import report_page  # noqa: F401 (registers its hook)
     running = runner.Runner(cfg, about)
-    running.load_checkpoint(args.checkpoint, raw=args.raw)
+    if not is_exported(args):
+        running.load_checkpoint(args.checkpoint, raw=args.raw)
     if args.fuse:
         from .fuse import fuse
 
@@ -79,14 +82,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     """The config as it will run, all checked that can be without mmdet, and its description."""
-    from . import checkpoint, config, session
+    from . import checkpoint, config, exported, session
 
     cfg = config.load_config(args.config)
-    content = checkpoint.read(args.checkpoint)
+    if is_exported(args):
+        check_flags(args)
+        content = exported.content(args.checkpoint)
+    else:
+        content = checkpoint.read(args.checkpoint)
     about = session.adopt(args, content, args.checkpoint)
     session.apply(cfg, about)
     config.check_model(cfg)
-    session.check_variant(cfg, content, args.checkpoint)
+    if is_exported(args):
+        exported.check_config(cfg, content['export'], args.checkpoint)
+    else:
+        session.check_variant(cfg, content, args.checkpoint)
     if args.raw and 'ema_state_dict' not in content:
         raise UserError(f'--raw: {args.checkpoint} holds no averaged weights, its weights are the '
                         f'raw ones: leave the flag out')
@@ -116,7 +126,28 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     config.fit_machine(cfg)
     if args.tta:
         use_tta(cfg, args.config)
+    if is_exported(args):
+        cfg.model = dict(type='ExportedModel', source=args.checkpoint)
     return cfg, about
+
+
+def is_exported(args: Namespace) -> bool:
+    """Whether an ONNX file is to be evaluated."""
+    return args.checkpoint.endswith('.onnx')
+
+
+def check_flags(args: Namespace) -> None:
+    """See that no flag asks for what an exported file cannot do.
+
+    Raises:
+        UserError: one does.
+    """
+    for flag in ('fuse', 'tta', 'raw'):
+        if getattr(args, flag):
+            raise UserError(f'--{flag} is for checkpoints, {args.checkpoint} is fixed: leave it '
+                            f'out')
+    if args.launcher != 'none':
+        raise UserError('--launcher: an exported file is evaluated in one process: leave it out')
 
 
 def use_tta(cfg: Config, path: str) -> None:

@@ -1,0 +1,262 @@
+"""Detectors and segmentors as one function of a picture, written so that exporters take them.
+
+mmdet's own post-processing does not survive an export, see effvim/export_ops.py. This is the same
+arithmetic on tensors of fixed shapes; the network is the trained one.
+
+B pictures, K = max_per_img boxes of each, C classes. Boxes are corners in pixels of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone.errors import UserError
+
+from .export_ops import pool, suppress
+
+
+class Prepare(nn.Module):
+    """Channel order, mean and standard deviation, padding with 0 at the right and the bottom.
+
+    Shape: B 3 H W, 0 to 255 as OpenCV reads pictures → B 3 H' W', multiples of `divisor`.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], reverse: bool, divisor: int
+    ) -> None:
+        super().__init__()
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (mean, std)
+        )
+        self.reverse, self.divisor = reverse, divisor
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float()
+        x = ((x.flip(1) if self.reverse else x) - self.mean) / self.std
+        if self.divisor > 1:
+            x = F.pad(x, (0, -x.shape[3] % self.divisor, 0, -x.shape[2] % self.divisor))
+        return x
+
+
+def preparation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Prepare` for a model whose config says this of its `data_preprocessor`."""
+    return {
+        'mean': list(settings.get('mean', [0, 0, 0])),
+        'std': list(settings.get('std', [1, 1, 1])),
+        'reverse': settings.get('bgr_to_rgb', False) or settings.get('rgb_to_bgr', False),
+        'divisor': settings.get('pad_size_divisor', 1),  # mmseg's pads in training only
+    }
+
+
+def top(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The `number` highest of each row and where they are; a row that is too short goes on with 0.
+
+    Shape: B N → B number, B number.
+    """
+    last = scores.shape[1] - 1
+    values, places = F.pad(scores, (0, number)).topk(number)
+    return values, places.clamp(max=last)
+
+
+def rows(x: Tensor, places: Tensor) -> Tensor:
+    """Chosen rows of each picture. Shape: x B N D, places B K → B K D."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+
+
+def anchors_of(generator: Any, level: int, height: int, width: int) -> Tensor:
+    """All A anchors at all places of a map of that size, in mmdet's order. Shape: H·W·A 4."""
+    stride_x, stride_y = generator.strides[level]
+    base = generator.base_anchors[level]  # A 4
+    y = (torch.arange(height) * stride_y).to(base).view(-1, 1, 1).expand(-1, width, 1)
+    x = (torch.arange(width) * stride_x).to(base).view(1, -1, 1).expand(height, -1, 1)
+    shifts = torch.cat([x, y, x, y], -1)  # H W 4
+    return (shifts[:, :, None] + base).flatten(0, 2)
+
+
+def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Sequence[int]) -> Tensor:
+    """Boxes within a picture of that height and width. Shape: priors and deltas … 4 → … 4."""
+    deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
+    limit = -math.log(16 / 1000)  # mmdet's, of how much a box may grow or shrink
+    extent = priors[..., 2:] - priors[..., :2]
+    centre = (priors[..., :2] + priors[..., 2:]) * 0.5 + extent * deltas[..., :2]
+    half = extent * deltas[..., 2:].clamp(-limit, limit).exp() * 0.5
+    corners = torch.cat([centre - half, centre + half], -1)
+    x, y = corners[..., 0::2].clamp(0, size[1]), corners[..., 1::2].clamp(0, size[0])
+    return torch.stack([x, y], -1).flatten(-2)
+
+
+def candidates(
+    head: Any, maps: tuple[Sequence[Tensor], Sequence[Tensor]], size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each level the `nms_pre` highest pairs of anchor and class, as boxes, scores and labels.
+
+    Boxes too small to count have score 0.
+
+    Shape: logits, each level B A·C H W, and deltas, B A·4 H W → B N 4, B N, B N.
+    """
+    classes, settings = head.cls_out_channels, head.test_cfg
+    found = []
+    for level, (logits, deltas) in enumerate(zip(*maps)):
+        anchors = anchors_of(head.prior_generator, level, *logits.shape[2:])
+        scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
+        scores, places = top(scores, settings.nms_pre)
+        chosen = places // classes
+        deltas = rows(deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), chosen)
+        boxes = decode(head.bbox_coder, anchors[chosen], deltas, size)
+        extent = boxes[..., 2:] - boxes[..., :2]
+        found.append((boxes, scores * (extent > settings.min_bbox_size).all(-1), places % classes))
+    boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found))
+    return boxes, scores, labels
+
+
+def best(
+    boxes: Tensor, scores: Tensor, groups: Tensor, settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What NMS within each group keeps, highest score first; then scores of 0.
+
+    Shape: boxes B N 4, scores and groups B N → B K 4, B K, B K.
+    """
+    number, threshold = settings.max_per_img, settings.get('score_thr', 0.0)
+    found = scores > threshold
+    # moved apart by as much as mmdet does: its rounding decides about boxes at the threshold
+    apart = torch.where(found[..., None], boxes, 0).amax((1, 2)) + 1
+    moved = boxes + (groups.to(boxes) * apart[:, None])[..., None]
+    kept = suppress(moved, scores, settings.nms.iou_threshold, threshold, number)
+    scores, places = top(kept, number)
+    return rows(boxes, places), scores, groups.gather(1, places)
+
+
+def features(extractor: Any, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """What a RoI extractor of mmdet gives for all boxes. Shape: boxes B K 4 → B·K C h w."""
+    pictures = torch.arange(boxes.shape[0]).to(boxes)[:, None, None].expand(-1, boxes.shape[1], 1)
+    rois = torch.cat([pictures, boxes], -1).flatten(0, 1)  # B·K 5
+    strides = list(extractor.featmap_strides)
+    layer = extractor.roi_layers[0]
+    return pool(list(maps[:len(strides)]), rois, extractor.map_roi_levels(rois, len(strides)),
+                strides, layer.output_size[0], layer.sampling_ratio)
+
+
+class Exportable(nn.Module):
+    """A trained model behind its preparation of pictures. `names`: those of its outputs."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, model: nn.Module, prepare: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.prepare = prepare
+
+    @staticmethod
+    def results(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Boxes, scores, labels and their number; after the last box 0, 0 and −1."""
+        found = scores > 0
+        return boxes * found[..., None], scores, torch.where(found, labels, -1), found.sum(1)
+
+
+class RetinaNet(Exportable):
+    """Shape: B 3 H W → boxes B K 4, scores B K, labels B K, count B."""
+
+    names = ('boxes', 'scores', 'labels', 'count')
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        head = self.model.bbox_head
+        maps = head(self.model.extract_feat(self.prepare(images)))
+        found = candidates(head, maps, images.shape[2:])
+        return self.results(*best(*found, head.test_cfg))
+
+
+class MaskRCNN(Exportable):
+    """Shape: B 3 H W → as RetinaNet, and masks B K 28 28: probabilities in each box, 0 in none."""
+
+    names = (*RetinaNet.names, 'masks')
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        rpn, roi_head, size = self.model.rpn_head, self.model.roi_head, images.shape[2:]
+        maps = self.model.extract_feat(self.prepare(images))
+        boxes, scores, _ = candidates(rpn, rpn(maps), size)
+        levels = torch.arange(len(maps)).repeat_interleave(rpn.test_cfg.nms_pre)
+        proposals, objectness, _ = best(boxes, scores, levels.expand_as(scores), rpn.test_cfg)
+
+        number = proposals.shape[1]
+        head = roi_head.bbox_head
+        logits, deltas = head(features(roi_head.bbox_roi_extractor, maps, proposals))
+        scores = logits.softmax(-1)[:, :-1].unflatten(0, (-1, number))  # B number C
+        scores = scores * (objectness > 0)[..., None]
+        deltas = deltas.unflatten(1, (-1, 4)).unflatten(0, (-1, number))  # B number C 4
+        boxes = decode(head.bbox_coder, proposals[:, :, None], deltas, size)
+        labels = torch.arange(head.num_classes).expand_as(scores)
+        boxes, scores, labels = best(
+            boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1), roi_head.test_cfg)
+
+        real = (scores.flatten() > 0).nonzero()[:, 0]  # the mask head is dear: M of B·K boxes
+        masks = roi_head.mask_head(features(roi_head.mask_roi_extractor, maps, boxes)[real])
+        own = labels.flatten()[real, None, None, None].expand(-1, 1, *masks.shape[2:])
+        masks = masks.gather(1, own)[:, 0].sigmoid()  # M h w
+        empty = masks.new_zeros(labels.numel(), *masks.shape[1:])
+        masks = empty.index_put((real,), masks).unflatten(0, labels.shape)
+        return *self.results(boxes, scores, labels), masks
+
+
+class EncoderDecoder(Exportable):
+    """Shape: B 3 H W → label map B H W."""
+
+    names = ('label_map',)
+
+    def __init__(self, model: nn.Module, prepare: nn.Module) -> None:
+        super().__init__(model, prepare)
+        from mmseg.models.utils import Upsample
+
+        for name, module in list(model.named_modules()):
+            if isinstance(module, Upsample):  # rounds sizes in Python: an exporter freezes them
+                model.set_submodule(name, nn.Upsample(
+                    module.size, module.scale_factor, module.mode, module.align_corners))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model.decode_head(self.model.extract_feat(self.prepare(images)))
+        logits = F.interpolate(
+            logits, images.shape[2:], mode='bilinear', align_corners=self.model.align_corners)
+        return logits.argmax(1)
+
+
+class Backbone(Exportable):
+    """Shape: B 3 H W → the backbone's maps B C_i H_i W_i."""
+
+    def __init__(self, model: nn.Module, prepare: nn.Module) -> None:
+        super().__init__(model, prepare)
+        self.names = tuple(f'stride_{info.stride}' for info in self.model.backbone.feature_info)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.model.backbone(self.prepare(images))
+
+
+# Whole models by `type` in the config.
+WHOLE: dict[str, type[Exportable]] = {
+    kind.__name__: kind for kind in (RetinaNet, MaskRCNN, EncoderDecoder)
+}
+
+
+def check(model: Mapping[str, Any]) -> None:
+    """See that what is written above computes what a config's `model` does.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = model.get('type')
+    if kind not in WHOLE:
+        raise UserError(f'model.type={kind!r} cannot be exported, only {", ".join(WHOLE)}; '
+                        f'of any other model the backbone, with --backbone-only')
+    if kind == 'EncoderDecoder' and model['test_cfg'].get('mode', 'whole') != 'whole':
+        raise UserError('model.test_cfg.mode: only whole pictures can be exported, not a sliding '
+                        'window')
+    stages = model['test_cfg'].values() if kind == 'MaskRCNN' else [model['test_cfg']]
+    for stage in stages if kind != 'EncoderDecoder' else []:
+        if stage['nms'].get('type', 'nms') != 'nms' or stage['nms'].keys() - {'type',
+                                                                             'iou_threshold'}:
+            raise UserError(f'model.test_cfg: nms={dict(stage["nms"])} cannot be exported, only '
+                            f'type \'nms\' with an iou_threshold')

@@ -1,0 +1,420 @@
+"""Exported files against mmdet's and mmseg's own results, picture by picture and by the metrics."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, randomised
+from mmengine.structures import InstanceData
+from torch import nn
+
+from effvim import cli, config, export_check, exported, mini
+from effvim import export as export_tool
+from effvim import test as test_tool
+
+SCALE = '(128,128)'
+SIZES = [(96, 128), (97, 131), (160, 64), (129, 77), (200, 200)]
+# By kind: the config, options, and the last layers with how widely their outputs vary around what.
+KINDS = {
+    'RetinaNet': (
+        'retinanet', ['model.test_cfg.score_thr=0.3', 'model.test_cfg.nms_pre=200'],
+        [('bbox_head.retina_cls', 1, -1), ('bbox_head.retina_reg', 0.3, 0)],
+    ),
+    'MaskRCNN': (
+        'mask_rcnn',
+        ['model.test_cfg.rpn.max_per_img=50', 'model.test_cfg.rcnn.max_per_img=20',
+         'model.test_cfg.rcnn.score_thr=0.3'],
+        [('rpn_head.rpn_cls', 1, 0), ('rpn_head.rpn_reg', 0.3, 0),
+         ('roi_head.bbox_head.fc_cls', 0.6, 0), ('roi_head.bbox_head.fc_reg', 1, 0),
+         ('roi_head.mask_head.conv_logits', 1, 0)],
+    ),
+    'EncoderDecoder': (
+        'semfpn',
+        [f'{loader}_dataloader.dataset.{key}' for loader in ('train', 'val', 'test')
+         for key in ('type=BaseSegDataset', 'img_suffix=.bmp', 'seg_map_suffix=.bmp')]
+        + [f'+{loader}_dataloader.dataset.metainfo.classes=[{",".join(mini.ADE_CLASSES)}]'
+           for loader in ('train', 'val', 'test')],
+        [('decode_head.conv_seg', 1, 0)],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def roots(tmp_path_factory):
+    """Drawn pictures in COCO's and in ADE20K's layout."""
+    folder = tmp_path_factory.mktemp('data')
+    return {False: mini.draw_coco(folder / 'coco', num_train=1, num_val=4, size=128),
+            True: mini.draw_ade(folder / 'ade', num_train=1, num_val=4, size=128)}
+
+
+def options_of(kind):
+    return [f'test_dataloader.dataset.pipeline.1.scale={SCALE}', *KINDS[kind][1]]
+
+
+def model_of(kind, classes):
+    """A model whose parameters are all off their start, and which finds something everywhere."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    path = str(ROOT / f'configs/{KINDS[kind][0]}_effvim_m1.py')
+    cfg = config.load_config(path)
+    config.apply_options(cfg, config.parse_options(options_of(kind)))
+    config.set_classes(cfg, classes)
+    cfg.model.backbone.init_cfg = None
+    config.import_plugins(cfg)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = randomised(revert_sync_batchnorm(MODELS.build(cfg.model))).eval()
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    for name, gain, around in KINDS[kind][2]:
+        layer, seen = model.get_submodule(name), []
+        hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
+        export_check.find(model, [image], kind)
+        hook.remove()
+        seen = [x.transpose(0, 1).flatten(1) for x in seen]  # C …, of each level
+        mean = seen[0].mean(1, keepdim=True)
+        spread = torch.stack([(x - mean).square().mean(1) for x in seen]).amax(0).sqrt() + 1e-3
+        shape = (1, -1, *[1] * (layer.weight.dim() - 2))
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(layer.weight.shape) * gain
+                               / spread.view(shape) / layer.weight[0].numel() ** 0.5)
+            shift = (layer.weight * mean.view(shape)).flatten(1).sum(1)
+            layer.bias.copy_(around - shift)
+    return path, model
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def made(request, roots, tmp_path_factory):
+    """A checkpoint and what `tools/export.py` made of it, which takes pictures of any size."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    segmentor = kind == 'EncoderDecoder'
+    classes = mini.ADE_CLASSES if segmentor else mini.CLASSES
+    path, model = model_of(kind, classes)
+    weights, file = folder / 'weights.pth', folder / 'model.onnx'
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}},
+               weights)
+    argv = [path, str(weights), '--data-root', str(roots[segmentor]), '--work-dir', str(folder),
+            '--cfg-options', *options_of(kind)]
+    assert cli.run(export_tool.main, [*argv, '--out', str(file)]) == 0
+    return SimpleNamespace(kind=kind, config=path, classes=classes, model=model, weights=weights,
+                           file=file, argv=argv, folder=folder)
+
+
+def pictures(height, width, number=2):
+    """Smooth blobs and noise, 0 to 255."""
+    coarse = torch.rand(number, 3, 5, 5)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode='bicubic')
+    return (255 * smooth + 20 * torch.randn(smooth.shape)).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(('height', 'width'), SIZES)
+def test_results_are_those_of_pytorch(made, height, width):
+    images = pictures(height, width)
+    session = onnxruntime.InferenceSession(str(made.file))
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {'images': images.numpy()})))
+    expected = export_check.find(made.model, list(images), made.kind)
+    if made.kind == 'EncoderDecoder':
+        truth = torch.cat([sample.pred_sem_seg.data for sample in expected]).numpy()
+        assert found['label_map'].shape == truth.shape
+        assert (found['label_map'] == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+        return
+    assert names[:4] == ['boxes', 'scores', 'labels', 'count']
+    limit = made.model.test_cfg.get('rcnn', made.model.test_cfg).max_per_img
+    assert found['boxes'].shape == (2, limit, 4) and found['scores'].shape == (2, limit)
+    for i, sample in enumerate(expected):
+        truth, count = sample.pred_instances, found['count'][i]
+        assert len(truth) == count >= 5
+        assert (np.diff(found['scores'][i, :count]) <= 0).all()
+        # in the order of PyTorch's, up to scores that are as good as equal
+        away = np.abs(found['boxes'][i, :count, None] - truth.bboxes.numpy()).max(-1)
+        away += 1e3 * np.abs(found['scores'][i, :count, None] - truth.scores.numpy())
+        away[found['labels'][i, :count, None] != truth.labels.numpy()] = np.inf
+        order = away.argmin(1)
+        assert sorted(order) == list(range(count)) and away.min(1).max() < 0.5
+        assert (found['scores'][i, count:] == 0).all() and (found['boxes'][i, count:] == 0).all()
+        assert (found['labels'][i, count:] == -1).all()
+        if made.kind == 'MaskRCNN':
+            assert found['masks'].shape == (2, limit, 28, 28)
+            masks = exported.paste(torch.from_numpy(found['masks'][i, :count]),
+                                   truth.bboxes[order], (height, width), 0.5)
+            both, either = ((masks & truth.masks[order]).sum(),
+                            (masks | truth.masks[order]).sum())
+            assert both / either > 0.999 and 0 < either < masks.numel()
+
+
+def test_what_a_file_says_of_itself(made):
+    content = made.file.read_bytes()
+    assert str(ROOT).encode() not in content and b'site-packages' not in content
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    said = {item.key: json.loads(item.value) for item in model.metadata_props}
+    assert said['classes'] == list(made.classes) and said['kind'] == made.kind
+    assert said['size'] is None and said['input'] == 'raw'
+    assert said['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
+    assert said['settings']['model.data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
+    if made.kind != 'EncoderDecoder':
+        score = 'model.test_cfg.rcnn.score_thr' if made.kind == 'MaskRCNN' else (
+            'model.test_cfg.score_thr')
+        assert said['settings'][score] == 0.3
+    assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+
+
+def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
+    numbers = []
+    for argv in (made.argv, [made.config, str(made.file), '--work-dir', str(tmp_path)]):
+        argv = [*argv[:2], '--out', str(tmp_path / 'm.json'), *argv[2:]]
+        assert cli.run(test_tool.main, argv) == 0
+        numbers.append(json.loads((tmp_path / 'm.json').read_text()))
+    plain, file = numbers
+    assert plain.keys() == file.keys() and max(plain.values()) > 0
+    allowed = 0.2 if made.kind == 'EncoderDecoder' else 2e-3  # percent there
+    assert file['mIoU' if 'mIoU' in file else 'coco/bbox_mAP'] > 0
+    for name, value in plain.items():
+        if '.' not in name:  # of single classes some have a handful of pixels
+            assert file[name] == pytest.approx(value, abs=allowed), name
+
+
+@pytest.mark.parametrize('change, part', [
+    (['--cfg-options', 'model.data_preprocessor.bgr_to_rgb=False'], 'data_preprocessor'),
+    (['--fuse'], '--fuse'), (['--raw'], '--raw'), (['--tta'], '--tta'),
+    (['--launcher', 'pytorch'], '--launcher'), (['--mini'], '--mini'),
+], ids=str)  # fmt: skip
+def test_what_contradicts_a_file(made, change, part, capsys):
+    assert cli.run(test_tool.main, [made.config, str(made.file), *change]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_config_of_another_variant(made, capsys):
+    other = made.config.replace('_m1', '_m2')
+    assert cli.run(test_tool.main, [other, str(made.file)]) == 2
+    err = capsys.readouterr().err
+    assert 'arch' in err and 'm1' in err and 'm2' in err
+
+
+def test_data_of_other_classes(made, tmp_path, capsys):
+    other = mini.draw_coco(tmp_path / 'coco', num_train=1, num_val=2, size=64)
+    if made.kind == 'EncoderDecoder':
+        change = ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=[a,b,c,d]']
+    else:
+        path = other / 'annotations/instances_val2017.json'
+        path.write_text(path.read_text().replace('"disc"', '"cat"'))
+        change = ['--data-root', str(other)]
+    assert cli.run(test_tool.main, [made.config, str(made.file), *change]) == 2
+    assert 'classes' in capsys.readouterr().err
+
+
+def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
+    """The exporter is handed a file whose last layer is another; what was there before stays."""
+    from effvim import export_file
+
+    model = onnx.load(made.file)
+    last = KINDS[made.kind][2][0][0]
+    (weight,) = [w for w in model.graph.initializer if w.name.endswith(f'{last}.bias')]
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() + 1, weight.name))
+    wrong = model.SerializeToString()
+    monkeypatch.setattr(export_file, 'write', lambda *_: wrong)
+    out = made.folder / 'here/wrong.onnx'
+    out.parent.mkdir()
+    out.write_bytes(b'mine')
+    assert cli.run(export_tool.main, [*made.argv, '--out', str(out)]) == 1
+    assert out.read_bytes() == b'mine' and list(out.parent.iterdir()) == [out]
+    assert 'wrong.onnx is not written' in capsys.readouterr().err
+
+
+def some(**changes):
+    """Six instances, as changed."""
+    x = torch.arange(6.0) * 20
+    values = dict(bboxes=torch.stack([x, x, x + 15, x + 15], 1), labels=torch.arange(6) % 3,
+                  scores=torch.linspace(0.9, 0.4, 6), masks=torch.zeros(6, 150, 150, dtype=bool))
+    for mask, box in zip(values['masks'], values['bboxes'].long().tolist()):
+        mask[box[1]:box[3], box[0]:box[2]] = True
+    return InstanceData(**{**values, **changes})
+
+
+def test_what_a_comparison_forgives_and_what_not():
+    def faults(theirs, threshold=0.3, number=10):
+        return export_check.instances([some()], [theirs], threshold, number).faults
+
+    same = some()
+    assert not faults(same) and not faults(same[[1, 0, 2, 3, 4, 5]])
+    assert not faults(some(bboxes=same.bboxes + 0.01, scores=same.scores + 1e-5))
+    assert faults(some(bboxes=same.bboxes + 0.2))
+    assert faults(some(scores=same.scores + 0.01))
+    assert faults(some(labels=same.labels.flip(0)))
+    assert faults(some(masks=same.masks.roll(2, 2)))
+    assert faults(same[:5]) and faults(same[1:])
+    assert not faults(same[:5], threshold=0.4)  # at the threshold rounding may decide
+    assert faults(same[1:], threshold=0.4)
+    assert not faults(same[:5], number=6)  # all places taken: so may it about the last
+    few = export_check.instances([same[:4]], [same[:4]], 0.3, 10)
+    assert 'fewer than 5' in few.faults[0]
+    nothing = export_check.instances([same[:0]], [same[:0]], 0.3, 10)
+    assert 'fewer than 5' in nothing.faults[0]
+
+    labels = torch.randint(0, 9, (1, 100, 100))
+    other = labels.clone()
+    other[0, :1, :50] += 1
+    assert not export_check.label_maps([labels], [labels.clone()]).faults
+    assert export_check.label_maps([labels], [other]).faults
+    maps = (torch.randn(8, 4, 4), torch.randn(8, 2, 2))
+    assert not export_check.maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
+    assert export_check.maps([maps], [(maps[0], maps[1] + 0.1)]).faults
+
+
+@pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
+def test_suppression_is_mmdets(score_threshold):
+    from mmdet.models.layers import multiclass_nms
+    from mmengine.config import ConfigDict
+
+    import mmdet_plugin  # noqa: F401
+    from effvim.export_model import best
+
+    settings = ConfigDict(score_thr=score_threshold, max_per_img=30,
+                          nms=dict(type='nms', iou_threshold=0.5))
+    corners = torch.rand(2, 150, 2) * 60
+    boxes = torch.cat([corners, corners + torch.rand(2, 150, 2) * 50], -1)
+    scores = torch.rand(2, 150, 4) ** 3
+    groups = torch.arange(4).expand_as(scores)
+    found = best(boxes[:, :, None].expand(-1, -1, 4, -1).flatten(1, 2), scores.flatten(1),
+                 groups.flatten(1), settings)
+    for i in range(2):
+        padded = torch.cat([scores[i], torch.zeros(150, 1)], 1)  # the last is background
+        dets, labels = multiclass_nms(boxes[i], padded, score_threshold, settings.nms, 30)
+        count = len(dets)
+        assert torch.equal(found[0][i, :count], dets[:, :4])
+        assert torch.equal(found[1][i, :count], dets[:, 4]) and not found[1][i, count:].any()
+        assert torch.equal(found[2][i, :count], labels)
+
+
+@pytest.fixture(scope='module')
+def segmentor(roots, tmp_path_factory):
+    """The cheapest model to export, and a command line without --out."""
+    path, model = model_of('EncoderDecoder', mini.ADE_CLASSES)
+    folder = tmp_path_factory.mktemp('segmentor')
+    torch.save({'state_dict': model.state_dict(),
+                'meta': {'dataset_meta': {'classes': mini.ADE_CLASSES}}}, folder / 'w.pth')
+    return model, [path, str(folder / 'w.pth'), '--data-root', str(roots[True]), '--work-dir',
+                   str(folder), '--cfg-options', *options_of('EncoderDecoder')]
+
+
+@pytest.fixture
+def semfpn(segmentor, tmp_path):
+    """As `segmentor`, with --out in a folder of the test's own."""
+    return segmentor[0], [*segmentor[1], '--out', str(tmp_path / 'model.onnx')]
+
+
+def test_fixed_size_and_normalised(semfpn, tmp_path):
+    model, argv = semfpn
+    assert cli.run(export_tool.main, [*argv, '--size', '96', '160', '--normalised']) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
+    (given,) = session.get_inputs()
+    assert given.shape == [1, 3, 96, 160] and given.type == 'tensor(float)'
+    image = pictures(96, 160, 1)
+    rgb = image.flip(1).numpy().astype(np.float32)
+    mean, std = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[..., None, None]
+    (found,) = session.run(None, {given.name: (rgb - mean) / std})
+    (expected,) = export_check.find(model, list(image), 'EncoderDecoder')
+    assert (found == expected.pred_sem_seg.data.numpy()).mean() > 0.9995
+    # a smaller picture is padded, a larger one does not fit
+    runner = exported.ExportedModel(str(tmp_path / 'model.onnx'))
+    small = export_check.find(runner, list(pictures(80, 100, 1)), 'EncoderDecoder')
+    assert small[0].pred_sem_seg.data.shape == (1, 80, 100)
+    with pytest.raises(exported.UserError, match='97 × 160'):
+        export_check.find(runner, list(pictures(97, 160, 1)), 'EncoderDecoder')
+
+
+def test_a_backbone_alone(semfpn, tmp_path, capsys):
+    model, argv = semfpn
+    assert cli.run(export_tool.main, [*argv, '--backbone-only']) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
+    assert [o.name for o in session.get_outputs()] == ['stride_16', 'stride_32', 'stride_64']
+    image = pictures(97, 131)
+    found = session.run(None, {'images': image.numpy()})
+    with torch.no_grad():
+        prepared = model.data_preprocessor({'inputs': list(image), 'data_samples': None})
+        expected = model.backbone(prepared['inputs'])
+    for a, b in zip(found, expected, strict=True):
+        assert np.abs(a - b.numpy()).max() <= 1e-4 * b.abs().max()
+    assert cli.run(test_tool.main, [argv[0], str(tmp_path / 'model.onnx')]) == 2
+    assert 'backbone alone' in capsys.readouterr().err
+
+
+def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
+    from effvim import export_file, export_int8
+
+    made = {}
+
+    def once(module, name):
+        """What `module.name` gave the first time, from then on."""
+        true = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: made.setdefault(
+            name, None) or made.update({name: true(*given)}) or made[name])
+
+    once(export_file, 'write')
+    once(export_int8, 'quantise')
+    argv = [*semfpn[1], '--int8', str(roots[True] / 'images/validation')]
+    assert cli.run(export_tool.main, argv) == 0
+    out, content = capsys.readouterr().out, (tmp_path / 'model.onnx').read_bytes()
+    model = onnx.load_from_string(content)
+    left = json.loads(next(i.value for i in model.metadata_props if i.key == 'float32'))
+    assert any('conv_seg' in name for name in left)
+    assert all(name.split('/')[0] in out for name in left)
+    integers = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.INT8}
+    weights = {node.output[0] for node in model.graph.node
+               if node.op_type == 'DequantizeLinear' and node.input[0] in integers}
+    products = [n for n in model.graph.node if n.op_type in ('Conv', 'Gemm', 'MatMul')]
+    assert all((n.input[1] in weights) == (n.name not in left) for n in products)
+    assert len(left) < len(products) / 4
+    # judged on the data, not kept where it loses more than it may
+    monkeypatch.setattr(export_int8, 'LOSS', -1)
+    assert cli.run(export_tool.main, argv) == 1
+    assert 'loses' in capsys.readouterr().err
+    assert (tmp_path / 'model.onnx').read_bytes() == content
+
+
+@pytest.mark.parametrize('change, part', [
+    (['--int8', '.', '--backbone-only'], '--backbone-only'),
+    (['--out', 'model.bin'], '*.onnx'), (['--size', '96'], '--help'),
+    (['--size', '16', '96'], '64 pixels'), (['--size', '96', '96', '--dynamic'], '--help'),
+    (['--launcher', 'pytorch'], '--launcher'), (['--pictures', 'nowhere'], '--pictures nowhere'),
+    (['--size', '96', '100', '--normalised', '--cfg-options',
+      '+model.data_preprocessor.pad_size_divisor=32'], 'multiples of 32'),
+    (['--cfg-options', 'model.test_cfg.mode=slide'], 'model.test_cfg.mode'),
+    (['--cfg-options', 'model.type=CascadeEncoderDecoder'], '--backbone-only'),
+], ids=str)  # fmt: skip
+def test_mistakes(semfpn, change, part, capsys):
+    assert cli.run(export_tool.main, [*semfpn[1], *change]) == 2
+    err = capsys.readouterr().err
+    assert part in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('content', [b'', b'rubbish', None], ids=['empty', 'rubbish', 'foreign'])
+def test_files_that_are_not_ours(content, tmp_path, capsys):
+    path = tmp_path / 'm.onnx'
+    if content is None:
+        value = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
+        node = onnx.helper.make_node('Identity', ['x'], ['y'])
+        out = onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph([node], 'g', [value], [out]), ir_version=10,
+            opset_imports=[onnx.helper.make_opsetid('', 18)])
+        content = model.SerializeToString()
+    path.write_bytes(content)
+    config_file = str(ROOT / 'configs/retinanet_effvim_m1.py')
+    for given in (path, tmp_path / 'absent.onnx'):
+        assert cli.run(test_tool.main, [config_file, str(given)]) == 2
+        err = capsys.readouterr().err
+        assert given.name in err and err.count('\n') == 1
+
+
+def test_without_onnx(semfpn, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    assert cli.run(export_tool.main, semfpn[1]) == 2
+    assert 'pip install onnx' in capsys.readouterr().err
