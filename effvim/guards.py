@@ -50,8 +50,8 @@ class GuardHook(Hook):
         wrapper = runner.optim_wrapper
         wrapper.update_params = functools.partial(self._update, runner, wrapper.update_params)
         # a scaled loss may overflow: then the scaler itself leaves the step out
-        if wrapper.clip_grad_kwargs and not hasattr(wrapper, 'loss_scaler'):
-            wrapper.clip_func = functools.partial(self._clip, wrapper.clip_func)
+        if getattr(wrapper, 'grad_name', '') == 'grad_norm' and not hasattr(wrapper, 'loss_scaler'):
+            wrapper.clip_func = clip_grad_norm
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Remember the batch, and what a forward pass changes."""
@@ -77,12 +77,6 @@ class GuardHook(Hook):
     def _parse(self, parse: Callable[..., Any], losses: Any) -> Any:
         total, self.losses = parse(losses)
         return total, self.losses
-
-    def _clip(self, clip: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        norm = clip(*args, **kwargs)
-        if norm is not None and not math.isfinite(norm):
-            raise _NotFinite('the gradient')
-        return norm
 
     def _update(
         self, runner: Any, update: Callable[..., None], loss: Tensor, *args: Any, **kwargs: Any
@@ -128,6 +122,20 @@ class GuardHook(Hook):
         for buffer, value in zip(self.model.buffers(), self.buffers):
             buffer.copy_(value)
         self.skipped_now = True
+
+
+def clip_grad_norm(*args: Any, **kwargs: Any) -> Tensor:
+    """As torch's, which scales no gradient here if their norm is not finite.
+
+    Raises:
+        _NotFinite: it is not.
+    """
+    try:
+        return nn.utils.clip_grad_norm_(*args, **{**kwargs, 'error_if_nonfinite': True})
+    except RuntimeError as error:
+        if 'non-finite' not in str(error):
+            raise
+        raise _NotFinite('the gradient') from error
 
 
 def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
