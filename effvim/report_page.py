@@ -29,7 +29,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto
 h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
 figure { margin: 1em 0 } img { max-width: 100%; height: auto } figcaption { color: #555 }
 table { border-collapse: collapse } td, th { padding: .1em .8em .1em 0; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+.numbers td { text-align: right; font-variant-numeric: tabular-nums }
 nav a { margin-right: 1em }
 """
 
@@ -97,8 +97,8 @@ class Page:
     def text(self) -> str:
         """The whole file."""
         self.add('numbers', 'Numbers', _table(
-            (name, '–' if v == -1 else f'{v:.4f}') for name, v in self.metrics.items()
-            if '.' not in name))
+            ((name, '–' if v == -1 else f'{v:.4f}') for name, v in self.metrics.items()
+             if '.' not in name), 'table-numbers'))
         for kind, precision in () if self.segments else self.precision():
             self.curves(kind, precision)
         if self.segments:
@@ -130,8 +130,8 @@ class Page:
             'changed keys': ', '.join(f'{k}={v}' for k, v in about['options'].items()) or 'none',
             'pictures': f'{len(self.dataset)}' + drawn * ('mini' in about['overlays']),
             'classes': f'{len(self.classes)}: {names}',
-            'versions': ', '.join(checkpoint.versions().values()),
-        }.items())
+            'versions': 'Python ' + ', '.join(checkpoint.versions().values()),
+        }.items(), 'run')
 
     def precision(self) -> Iterable[tuple[str, np.ndarray]]:
         """COCO's arrays by kind, bbox or segm, of metrics that keep them."""
@@ -150,7 +150,7 @@ class Page:
         rows = ((name, f'{ap[i]:.4f}', f'{fifty[i]:.4f}') for i, name in enumerate(self.classes))
         self.add(f'classes-{kind}', f'Classes, {what}', _figure(
             f'ap-{kind}', report_plots.bars(self.classes, ap, 'AP', 1), 'AP of each class.'),
-            _details(_table(rows, ('class', 'AP', 'AP50'), f'table-{kind}')))
+            _details(_table(rows, f'table-{kind}', ('class', 'AP', 'AP50'))))
 
     def class_iou(self) -> None:
         """The IoU of each class."""
@@ -158,7 +158,7 @@ class Page:
         rows = ((name, f'{value:.4f}') for name, value in zip(self.classes, iou))
         self.add('classes-iou', 'Classes', _figure(
             'iou', report_plots.bars(self.classes, iou, 'IoU, %', 100), 'IoU of each class.'),
-            _details(_table(rows, ('class', 'IoU, %'), 'table-iou')))
+            _details(_table(rows, 'table-iou', ('class', 'IoU, %'))))
 
     def confusion(self) -> None:
         """Which class is taken for which."""
@@ -238,15 +238,14 @@ def _figure(name: str, figure: Figure, caption: str = '') -> str:
             f'<figcaption>{text}</figcaption></figure>')
 
 
-def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), name: str = '') -> str:
-    """Each row's first cell names it."""
+def _table(rows: Iterable[Sequence[str]], name: str, head: Sequence[str] = ()) -> str:
+    """Each row's first cell names it; a table called "run" is of text, others are of numbers."""
     lines = [''.join(f'<th>{html.escape(cell)}</th>' for cell in head)] if head else []
     for first, *rest in rows:
-        kind = ' class="number"' if rest and rest[0][:1] in '–-0123456789n' else ''
-        lines.append(f'<th>{html.escape(first)}</th>' + ''.join(
-            f'<td{kind}>{html.escape(cell)}</td>' for cell in rest))
-    own = f' id="{name}"' if name else ''
-    return f'<table{own}>' + '\n'.join(f'<tr>{line}</tr>' for line in lines) + '</table>'
+        lines.append(f'<th>{html.escape(first)}</th>'
+                     + ''.join(f'<td>{html.escape(cell)}</td>' for cell in rest))
+    kind = '' if name == 'run' else ' class="numbers"'
+    return f'<table id="{name}"{kind}>' + '\n'.join(f'<tr>{x}</tr>' for x in lines) + '</table>'
 
 
 def _details(content: str) -> str:

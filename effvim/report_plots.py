@@ -129,8 +129,8 @@ def wrong_pixels(shown: Sequence[tuple[np.ndarray, np.ndarray, Mistake]]) -> Fig
         panels[2 * i + 1].imshow(picture.mean(2), cmap='gray', alpha=0.5)
         panels[2 * i + 1].imshow(sureness, cmap='inferno', vmin=0, vmax=1)
         wrong = np.isfinite(sureness).mean()
-        panels[2 * i + 1].set_title(f'wrong: {100 * wrong:.1f} % of pixels, surely '
-                                    f'{100 * mistake.sureness:.1f} %', fontsize=7)
+        panels[2 * i + 1].set_title(f'wrong: {100 * wrong:.1f} % of pixels,\nweighed by '
+                                    f'probability {100 * mistake.sureness:.1f} %', fontsize=7)
     figure.colorbar(ScalarMappable(Normalize(0, 1), 'inferno'), ax=panels, shrink=0.6,
                     label='probability of the wrong class', location='bottom', aspect=40)
     return figure
@@ -157,28 +157,31 @@ class Seen:
 
 
 def feature_maps(stages: Sequence[Stage], seen: Seen) -> Figure:
-    """A row a stage: all channels' mean size, then the channels that vary most."""
-    figure, panels = _grid(5 * len(stages), 5, 1.9, seen)
+    """A row a stage: the picture, all channels' mean size, the channels that vary most."""
+    figure, panels = _grid(6 * len(stages), 6, 1.6, seen)
     for row, stage in enumerate(stages):
-        own = panels[5 * row:5 * row + 5]
-        seen.show(own[0], np.abs(stage.map).mean(0), cmap='viridis')
-        own[0].set_title(f'stage {row + 1}, {_size(stage.map)}:\n'
-                         f'mean of |{len(stage.map)} channels|', fontsize=7)
-        for axes, channel in zip(own[1:], np.argsort(-stage.map.std((1, 2)))):
+        own = panels[6 * row:6 * row + 6]
+        seen.show(own[0])
+        own[0].set_title(f'stage {row + 1}\n{_size(stage.map)}', fontsize=7)
+        seen.show(own[1], np.abs(stage.map).mean(0), cmap='viridis')
+        own[1].set_title(f'mean of\n|{len(stage.map)} channels|', fontsize=7)
+        for axes, channel in zip(own[2:], np.argsort(-stage.map.std((1, 2)))):
             seen.show(axes, stage.map[channel], cmap='viridis')
             axes.set_title(f'channel {channel}', fontsize=7)
     return figure
 
 
 def attention(stages: Sequence[Stage], seen: Seen) -> Figure:
-    """A row a stage: A ⊙ B̂ over the picture for the states that take in most."""
-    figure, panels = _grid(5 * len(stages), 5, 1.9, seen)
+    """A row a stage: the picture, and A ⊙ B̂ over it for the states that take in most."""
+    figure, panels = _grid(6 * len(stages), 6, 1.6, seen)
     for row, stage in enumerate(stages):
         strongest = np.argsort(-np.abs(stage.taken).sum((1, 2)))
-        for axes, state in zip(panels[5 * row:5 * row + 5], strongest):
+        own = panels[6 * row:6 * row + 6]
+        seen.show(own[0])
+        own[0].set_title(f'stage {row + 1}\n{_size(stage.taken)}', fontsize=7)
+        for axes, state in zip(own[1:], strongest):
             seen.show(axes, stage.taken[state], cmap='RdBu_r', norm=CenteredNorm(), alpha=0.65)
-            axes.set_title(f'stage {row + 1}, {_size(stage.taken)}:\nstate {state} of '
-                           f'{len(stage.taken)}', fontsize=7)
+            axes.set_title(f'state {state} of {len(stage.taken)}', fontsize=7)
     return figure
 
 

@@ -43,7 +43,7 @@ class Reader(HTMLParser):
         if tag == 'img':
             self.images[attrs['id']] = attrs['src']
         elif tag == 'table':
-            self.rows = self.tables[attrs.get('id', len(self.tables))] = []
+            self.rows = self.tables[attrs['id']] = []
         elif tag == 'tr':
             self.rows.append([])
         elif tag in ('td', 'th'):
@@ -311,7 +311,7 @@ def test_attention_lies_where_it_belongs():
     figure = report_plots.attention([look_inside(
         (network := EfficientViM('m1', out_indices=(0,)).eval()),
         lambda: network(torch.randn(1, 3, 64, 64)))[0][0]], seen)
-    axes = figure.axes[0]
+    axes = figure.axes[1]
     picture, over = axes.images
     assert picture.get_extent() == [0, 50, 40, 0] and over.get_extent() == [0, 64, 64, 0]
     assert axes.get_xlim() == (0, 50) and axes.get_ylim() == (40, 0)
