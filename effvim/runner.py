@@ -214,7 +214,8 @@ class Runner(MMRunner):
             now = len(self.train_dataloader)
             place = ckpt.describe(loaded).get('place', {})
             batches = place.get('batches_per_epoch', now)
-            self.train_loop.done = self.iter - self.epoch * batches
+            done = self.iter - self.epoch * batches
+            self.train_loop.done = done if 0 <= done <= batches else 0  # others count otherwise
             if self.train_loop.done and batches != now:
                 raise UserError(f'--resume: {filename} is in the middle of an epoch of {batches} '
                                 f'batches, now one has {now}: keep data, batch size and number of '

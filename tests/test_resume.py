@@ -83,12 +83,13 @@ def interrupted(running, number):
     """Train until signal `number` ends it; returns the exit status."""
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as end:
-        train_under_lock(running)
+        train(running)
     assert signal.getsignal(number) is before
     return end.value.code
 
 
-def train_under_lock(running):
+def train(running):
+    """As the tool does it: signals are left to whom they belonged, however it ends."""
     from effvim.runner import closing
 
     with closing(running):
@@ -375,7 +376,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(root, tmp_path, capsys):  # noqa
     running.register_hook(At(2, lambda r: states.append(
         {n: v.clone() for n, v in r.model.state_dict().items()})))
     with pytest.raises(ValueError) as error:
-        running.train()
+        train(running)
     saved = checkpoint.read(tmp_path / 'bad_batch.pth')
     name = Path(saved['images'][0]).name
     for part in ('iteration 3: the loss', 'loss_cls nan', name, str(tmp_path / 'bad_batch.pth')):
@@ -397,7 +398,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(root, tmp_path):  # noqa: F8
 
     running.register_hook(At(2, spoil))
     with pytest.raises(ValueError, match='iteration 3: the gradient is not finite') as error:
-        running.train()
+        train(running)
     assert 'first affected neck.lateral_convs.1.conv.weight (1 parameters)' in str(error.value)
 
 
@@ -431,7 +432,7 @@ def test_bad_batches_are_left_out_as_if_they_had_not_been_drawn(
 def test_too_many_bad_batches(root, tmp_path):  # noqa: F811
     running = poisoned(root, tmp_path, 2, 4, 5, flags=['--skip-bad-batches', '2'])
     with pytest.raises(ValueError, match=r'iteration 5: .* \(2 were left out\)'):
-        running.train()
+        train(running)
 
 
 def test_a_bad_batch_in_a_group(root, tmp_path):  # noqa: F811
