@@ -96,7 +96,8 @@ def compare(folders: Sequence[Path]) -> Figure:
     panels = dict(zip(['loss', *names], figure.subplots(1, 1 + len(names), squeeze=False)[0]))
     for train, val in runs.values():
         ends = {record['epoch']: record['step'] for record in train if 'epoch' in record}
-        line = panels['loss'].plot([r['step'] for r in train], [r['loss'] for r in train], lw=1.2)
+        steps, losses = ([r[key] for r in train] for key in ('step', 'loss'))
+        line = panels['loss'].plot(steps, losses, '.-', ms=3, lw=1.2)
         for name in names:
             points = [(ends.get(r['step'], r['step']), r[name]) for r in val if name in r]
             panels[name].plot(*zip(*points) if points else ([], []), 'o-', ms=4,
