@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow lint tables benchmarks benchmarks-page
+.PHONY: setup setup-dev demo test test-slow test-browser lint tables benchmarks benchmarks-page
 setup:
 	@bash tools/setup.sh
 
@@ -18,6 +18,9 @@ test: setup-dev
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -m slow
+
+test-browser: setup-dev
+	$(BIN)/python -m pytest -m browser
 
 lint: setup-dev
 	$(BIN)/ruff check .

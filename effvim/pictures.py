@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,16 +18,26 @@ from backbone.errors import UserError
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
-def read(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+def read(
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    formats: Sequence[str] | None = None,
+    max_megapixels: float = math.inf,
+) -> np.ndarray:
     """The picture in a file, H W 3, uint8, RGB, see `as_rgb`; of several frames the first.
+
+    formats: those of Pillow that may decode it, by default all.
 
     Raises:
         UserError: absent, cut short, damaged, too large, or not a picture; names the file.
     """
     name = getattr(source, 'name', 'the picture') if hasattr(source, 'read') else source
     try:
-        with warnings.catch_warnings(), Image.open(source) as image:
+        with warnings.catch_warnings(), Image.open(source, formats=formats) as image:
             warnings.simplefilter('ignore')  # of odd metadata; half of the size limit
+            if image.width * image.height > 1e6 * max_megapixels:
+                raise UserError(f'{image.width} × {image.height} pixels are too many, make it '
+                                f'smaller: at most {max_megapixels:g} megapixels are taken')
             image.load()
             return as_rgb(image)
     except UserError as error:

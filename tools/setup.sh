@@ -65,5 +65,7 @@ if [ "$had" != "$want" ]; then
 fi
 if [ "$dev" = dev ] && ! cmp -s requirements-dev.txt "$venv/.ready-dev"; then
     pip install -r requirements-dev.txt
+    # gradio 6.31 declares pillow below 13, and runs on what is tested.
+    pip install --no-deps -r <(grep '^pillow==' requirements.txt)
     cp requirements-dev.txt "$venv/.ready-dev"
 fi

@@ -1,0 +1,140 @@
+"""`tools/demo.py`: a web page on which people drop a picture and see what is found in it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backbone.errors import UserError
+
+from .cli import config_parser
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+MAX_EXAMPLES = 12
+NUM_SCENES = 6  # drawn, where no folder with examples is given
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line."""
+    parser = config_parser(
+        'tools/demo.py', 'A web page: drop a picture, see what is found in it.', data=False)
+    parser.add_argument(
+        'checkpoints', nargs='+', metavar='checkpoint',
+        help='the checkpoint; of several, all of this config, the page lets choose',
+    )
+    parser.add_argument(
+        '--host', default='127.0.0.1', metavar='ADDRESS',
+        help='where it listens: by default only this machine reaches it; 0.0.0.0 lets in '
+             'whoever reaches this machine',
+    )
+    parser.add_argument('--port', type=int, default=7860, metavar='N', help='default 7860')
+    parser.add_argument(
+        '--examples', metavar='DIR',
+        help=f'a folder whose pictures, the first {MAX_EXAMPLES} by name, are offered; by default '
+             f'drawn scenes',
+    )
+    parser.add_argument(
+        '--max-megabytes', type=float, default=20, metavar='N',
+        help='larger files are refused (default 20)',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the page until interrupted.
+
+    Raises:
+        UserError: a mistake in the command line, in the config or a checkpoint.
+    """
+    args = parse(argv)
+    with listen(args) as listener, tempfile.TemporaryDirectory(prefix='effvim-') as folder:
+        # Read by gradio when it is imported: nothing is reported to anybody, and uploads and
+        # results go when the page goes.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=folder)
+
+        from .config import is_segmentor, load_config
+
+        segments = is_segmentor(load_config(args.config))
+        examples = collect_examples(args.examples, Path(folder), segments)
+
+        from .predictor import Predictor
+
+        predictors = {
+            path: Predictor(args.config, path, options=args.cfg_options, mini=args.mini,
+                            from_scratch=args.from_scratch)
+            for path in args.checkpoints
+        }
+
+        from . import page
+
+        shown = page.build(predictors, examples, Path(args.config).stem, segments)
+        server = page.server(shown, args.max_megabytes)
+        host, port = listener.getsockname()[:2]
+        print(f'page: http://{f"[{host}]" if ":" in host else host}:{port} (Ctrl+C ends it)',
+              flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run([listener])
+
+
+def listen(args: Namespace) -> socket.socket:
+    """The socket of the page, after all was checked that can be before anything is loaded.
+
+    Raises:
+        UserError: gradio is absent, a file is, a flag is out of its range or the port is taken.
+    """
+    if importlib.util.find_spec('gradio') is None:
+        raise UserError("the page needs gradio, which is not installed: pip install -e '.[demo]'")
+    if not args.max_megabytes > 0:
+        raise UserError(f'--max-megabytes must be above 0, got {args.max_megabytes:g}')
+    for path in (args.config, *args.checkpoints):
+        if not Path(path).is_file():
+            raise UserError(f'{path} not found: give a config, then its checkpoints')
+    try:
+        family = socket.AF_INET6 if ':' in args.host else socket.AF_INET
+        return socket.create_server((args.host, args.port), family=family)
+    except (OSError, OverflowError) as error:  # OverflowError: a port beyond 65535
+        raise UserError(f'--host {args.host} --port {args.port}: cannot listen there: '
+                        f'{getattr(error, "strerror", None) or error}') from error
+
+
+def collect_examples(given: str | None, folder: Path, segments: bool) -> list[Path]:
+    """Pictures to offer, put below `folder`: copies of those in `given`, or drawn ones.
+
+    Raises:
+        UserError: there is none in `given`.
+    """
+    from .pictures import SUFFIXES
+
+    folder = folder / 'examples'
+    folder.mkdir()
+    if given is None:
+        return draw_examples(folder, segments)
+    there = Path(given).iterdir() if Path(given).is_dir() else ()
+    found = sorted(p for p in there if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise UserError(f'--examples {given}: no such folder, or no picture in it '
+                        f'({", ".join(SUFFIXES)})')
+    return [Path(shutil.copy(path, folder)) for path in found[:MAX_EXAMPLES]]
+
+
+def draw_examples(folder: Path, segments: bool) -> list[Path]:
+    """Scenes like those of the embedded data set, but in neither of its splits."""
+    import numpy as np
+    from PIL import Image
+
+    from .scenes import REGIONS, THINGS, draw_scene
+
+    paths = [folder / f'scene_{i}.png' for i in range(1, NUM_SCENES + 1)]
+    for i, path in enumerate(paths):
+        rng = np.random.RandomState([0, 2, i])
+        Image.fromarray(draw_scene(rng, style=REGIONS if segments else THINGS).image).save(path)
+    return paths

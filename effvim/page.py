@@ -1,0 +1,196 @@
+"""The page of `tools/demo.py`: what it shows, and the server that shows it. Needs gradio."""
+
+from __future__ import annotations
+
+import html
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from pycocotools import mask as rle
+
+from backbone.errors import UserError
+
+from . import pictures
+from .prediction import Prediction
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # no other decoder sees an upload
+MAX_MEGAPIXELS = 32
+KEPT = 3600  # seconds, uploads and results
+MAX_VISITORS = 16  # whose last result is kept in memory
+# Everything the page needs comes from this server; the browser asks no other.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+CSS = '#result img {image-rendering: auto} .gradio-container {max-width: 1200px !important}'
+
+
+class Shown(NamedTuple):
+    """What a visitor looks at; seconds: of reading and of the network."""
+
+    name: str
+    checkpoint: str
+    found: Prediction
+    seconds: tuple[float, float]
+
+
+def build(
+    predictors: Mapping[str, Predictor], examples: Sequence[Path], title: str, segments: bool
+) -> gr.Blocks:
+    """The page.
+
+    Args:
+        predictors: by the name under which the visitor chooses.
+        examples: pictures to offer, in gradio's folder.
+        title: its heading.
+        segments: it is about label maps, not objects with scores.
+    """
+    names = list(predictors)
+
+    def predict(
+        path: str | None, checkpoint: str, score_thr: float
+    ) -> tuple[Shown | None, Any, Any, Any, Any]:
+        if path is None:
+            return None, *nothing('')
+        name = Path(path).name
+        try:
+            started = time.perf_counter()
+            picture = pictures.read(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
+            read_at = time.perf_counter()
+            found = predictors[checkpoint](picture)
+        except UserError as error:
+            why = html.escape(str(error).replace(path, name))
+            gr.Warning(why, title='Not a picture that can be read')
+            return None, *nothing(why)
+        seconds = read_at - started, time.perf_counter() - read_at
+        shown = Shown(name, checkpoint, found, seconds)
+        return shown, *show(shown, score_thr)
+
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT)) as page:
+        gr.Markdown(f'# {title}')
+        state = gr.State(time_to_live=KEPT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                picture = gr.File(label='Picture', file_types=list(pictures.SUFFIXES), height=140)
+                choice = gr.Dropdown(names, value=names[0], label='Checkpoint',
+                                     visible=len(names) > 1)
+                threshold = gr.Slider(0, 1, 0.3, step=0.01, label='Least score',
+                                      visible=not segments)
+                offered = gr.Dataset(
+                    components=[gr.Image(visible=False)], samples=[[str(p)] for p in examples],
+                    type='index', label='Examples')
+            with gr.Column(scale=5, min_width=320):
+                result = gr.Image(label='Result', interactive=False, elem_id='result',
+                                  buttons=['fullscreen'], height='60vh')
+                summary = gr.Markdown()
+                with gr.Row():
+                    as_png = gr.DownloadButton('Picture (PNG)', interactive=False)
+                    as_json = gr.DownloadButton('Result (JSON)', interactive=False)
+        outputs = [result, summary, as_png, as_json]
+        how: dict[str, Any] = dict(concurrency_limit=1, concurrency_id='network')
+        gr.on([picture.change, choice.change], predict, [picture, choice, threshold],
+              [state, *outputs], api_name='predict', **how)
+        threshold.change(show, [state, threshold], outputs, trigger_mode='always_last',
+                         show_progress='hidden', api_name='show')
+        offered.click(lambda index: str(examples[index]), offered, picture, api_name='example')
+    page.state_session_capacity = MAX_VISITORS
+    return page
+
+
+def nothing(why: str) -> tuple[None, str, Any, Any]:
+    """The page without a result."""
+    off = gr.update(value=None, interactive=False)
+    return None, why, off, off
+
+
+def show(shown: Shown | None, score_thr: float) -> tuple[str | None, str, Any, Any]:
+    """The drawn picture, what is to be said about it, and both downloads."""
+    if shown is None:
+        return nothing('')
+    started = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
+    stem = Path(shown.name).stem
+    drawn = folder / f'{stem}_found.png'
+    shown.found.draw(score_thr).save(drawn, compress_level=1)
+    drawing = time.perf_counter() - started
+    content = as_dict(shown, score_thr)
+    written = folder / f'{stem}_found.json'
+    written.write_text(json.dumps(content))
+    times = ' · '.join(f'{what} {1000 * seconds:.0f} ms' for what, seconds in zip(
+        ('reading', 'network', 'drawing'), (*shown.seconds, drawing)))
+    height, width = shown.found.picture.shape[:2]
+    return (str(drawn), f'**{headline(content)}**  \n{width} × {height} pixels · {times}',
+            *(gr.update(value=str(path), interactive=True) for path in (drawn, written)))
+
+
+def as_dict(shown: Shown, score_thr: float) -> dict[str, Any]:
+    """What the JSON holds: boxes x y width height, and masks and regions as COCO's RLE."""
+    found = shown.found
+    height, width = found.picture.shape[:2]
+    content: dict[str, Any] = {
+        'picture': shown.name, 'width': width, 'height': height, 'checkpoint': shown.checkpoint}
+    if found.label_map is not None:
+        counts = np.bincount(found.label_map.ravel())
+        return {**content, 'regions': [
+            {'class': found.classes[label], 'pixels': int(counts[label]),
+             'segmentation': encode(found.label_map == label)}
+            for label in np.argsort(-counts, kind='stable') if counts[label]
+        ]}
+    found = found.above(score_thr)
+    objects: list[dict[str, Any]] = [
+        {'class': found.classes[label], 'score': score, 'bbox': [x1, y1, x2 - x1, y2 - y1]}
+        for label, score, (x1, y1, x2, y2) in zip(
+            found.labels, found.scores.tolist(), found.boxes.tolist())
+    ]
+    for entry, mask in zip(objects, () if found.masks is None else found.masks):
+        entry['segmentation'] = encode(mask)
+    return {**content, 'least_score': score_thr, 'objects': objects}
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's RLE of a mask, H W, as JSON takes it."""
+    code = rle.encode(np.asfortranarray(mask, np.uint8))
+    return {**code, 'counts': code['counts'].decode()}
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    """The result in one line."""
+    if 'regions' in content:
+        pixels = content['width'] * content['height']
+        return ', '.join(f'{r["class"]} {r["pixels"] / pixels:.0%}' for r in content['regions'])
+    counts = Counter(entry['class'] for entry in content['objects'])
+    number = counts.total()
+    if not number:
+        return f'nothing with a score of at least {content["least_score"]:.2f}'
+    each = ', '.join(f'{count} {name}' for name, count in counts.most_common())
+    return f'{number} object{"s" if number > 1 else ""}: {each}'
+
+
+def server(page: gr.Blocks, max_megabytes: float) -> uvicorn.Server:
+    """What serves the page, on the socket that its `run` is given."""
+    app = FastAPI(openapi_url=None)
+
+    @app.middleware('http')
+    async def policy(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        response = await call_next(request)
+        response.headers['Content-Security-Policy'] = POLICY
+        return response
+
+    gr.mount_gradio_app(
+        app, page, path='/', css=CSS, footer_links=[], run_history=False, show_error=False,
+        ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False,
+        max_file_size=int(max_megabytes * 1e6))
+    # A page that is open keeps a connection, which is not waited for.
+    return uvicorn.Server(
+        uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))
