@@ -129,12 +129,14 @@ def collect_examples(given: str | None, folder: Path, segments: bool) -> list[Pa
 def draw_examples(folder: Path, segments: bool) -> list[Path]:
     """Scenes like those of the embedded data set, but in neither of its splits."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from .scenes import REGIONS, THINGS, draw_scene
 
     paths = [folder / f'scene_{i}.png' for i in range(1, NUM_SCENES + 1)]
     for i, path in enumerate(paths):
         rng = np.random.RandomState([0, 2, i])
-        Image.fromarray(draw_scene(rng, style=REGIONS if segments else THINGS).image).save(path)
+        scene = draw_scene(rng, style=REGIONS if segments else THINGS)
+        # enlarged, so that what is drawn into it is legible
+        ImageOps.scale(Image.fromarray(scene.image), 4).save(path)
     return paths

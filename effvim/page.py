@@ -31,7 +31,6 @@ KEPT = 3600  # seconds, uploads and results
 MAX_VISITORS = 16  # whose last result is kept in memory
 # Everything the page needs comes from this server; the browser asks no other.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-CSS = '#result img {image-rendering: auto} .gradio-container {max-width: 1200px !important}'
 
 
 class Shown(NamedTuple):
@@ -69,21 +68,21 @@ def build(
             found = predictors[checkpoint](picture)
         except UserError as error:
             why = html.escape(str(error).replace(path, name))
-            gr.Warning(why, title='Not a picture that can be read')
+            gr.Warning(why)
             return None, *nothing(why)
         seconds = read_at - started, time.perf_counter() - read_at
         shown = Shown(name, checkpoint, found, seconds)
         return shown, *show(shown, score_thr)
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT)) as page:
-        gr.Markdown(f'# {title}')
+        gr.Markdown(f'# {title}\nDrop a picture, or take one of the examples.')
         state = gr.State(time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = gr.File(label='Picture', file_types=list(pictures.SUFFIXES), height=140)
                 choice = gr.Dropdown(names, value=names[0], label='Checkpoint',
                                      visible=len(names) > 1)
-                threshold = gr.Slider(0, 1, 0.3, step=0.01, label='Least score',
+                threshold = gr.Slider(0, 1, 0.3, step=0.01, label='Score threshold',
                                       visible=not segments)
                 offered = gr.Dataset(
                     components=[gr.Image(visible=False)], samples=[[str(p)] for p in examples],
@@ -93,8 +92,9 @@ def build(
                                   buttons=['fullscreen'], height='60vh')
                 summary = gr.Markdown()
                 with gr.Row():
-                    as_png = gr.DownloadButton('Picture (PNG)', interactive=False)
-                    as_json = gr.DownloadButton('Result (JSON)', interactive=False)
+                    as_png, as_json = (
+                        gr.DownloadButton(f'Download {what}', size='md', interactive=False)
+                        for what in ('picture (PNG)', 'result (JSON)'))
         outputs = [result, summary, as_png, as_json]
         how: dict[str, Any] = dict(concurrency_limit=1, concurrency_id='network')
         gr.on([picture.change, choice.change], predict, [picture, choice, threshold],
@@ -128,8 +128,9 @@ def show(shown: Shown | None, score_thr: float) -> tuple[str | None, str, Any, A
     times = ' · '.join(f'{what} {1000 * seconds:.0f} ms' for what, seconds in zip(
         ('reading', 'network', 'drawing'), (*shown.seconds, drawing)))
     height, width = shown.found.picture.shape[:2]
-    return (str(drawn), f'**{headline(content)}**  \n{width} × {height} pixels · {times}',
-            *(gr.update(value=str(path), interactive=True) for path in (drawn, written)))
+    png, results = (gr.update(value=str(path), interactive=True) for path in (drawn, written))
+    text = f'**{headline(content)}**  \n{width} × {height} pixels · {times}'
+    return str(drawn), text, png, results
 
 
 def as_dict(shown: Shown, score_thr: float) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def as_dict(shown: Shown, score_thr: float) -> dict[str, Any]:
     ]
     for entry, mask in zip(objects, () if found.masks is None else found.masks):
         entry['segmentation'] = encode(mask)
-    return {**content, 'least_score': score_thr, 'objects': objects}
+    return {**content, 'score_threshold': score_thr, 'objects': objects}
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def headline(content: Mapping[str, Any]) -> str:
     counts = Counter(entry['class'] for entry in content['objects'])
     number = counts.total()
     if not number:
-        return f'nothing with a score of at least {content["least_score"]:.2f}'
+        return f'nothing with a score of at least {content["score_threshold"]:.2f}'
     each = ', '.join(f'{count} {name}' for name, count in counts.most_common())
     return f'{number} object{"s" if number > 1 else ""}: {each}'
 
@@ -188,9 +189,9 @@ def server(page: gr.Blocks, max_megabytes: float) -> uvicorn.Server:
         return response
 
     gr.mount_gradio_app(
-        app, page, path='/', css=CSS, footer_links=[], run_history=False, show_error=False,
+        app, page, path='/', footer_links=[], run_history=False, show_error=False,
         ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False,
-        max_file_size=int(max_megabytes * 1e6))
+        max_file_size=int(max_megabytes * 2**20))
     # A page that is open keeps a connection, which is not waited for.
     return uvicorn.Server(
         uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +20,7 @@ SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 def read(
     source: str | os.PathLike[str] | BinaryIO,
     *,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     max_megapixels: float = math.inf,
 ) -> np.ndarray:
     """The picture in a file, H W 3, uint8, RGB, see `as_rgb`; of several frames the first.

@@ -145,7 +145,7 @@ def test_file_of_another_type_is_refused(client, trained, tmp_path):
 
 
 def test_large_upload_is_refused(client, url, trained, tmp_path):
-    size = int(demo_server.MAX_MEGABYTES * 1e6)
+    size = int(demo_server.MAX_MEGABYTES * 2**20)
     noise = np.random.RandomState(0).bytes(2 * size)
     for number, status in ((size - 10_000, 200), (size + 10_000, 413)):
         files = {'files': ('noise.png', noise[:number])}

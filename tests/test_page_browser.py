@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from demo_server import CONFIG, OPTIONS
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import expect, sync_playwright
 
 from effvim.scenes import draw_scene
 
+SCREENSHOT = ROOT / 'work_dirs/page.png'
 pytestmark = pytest.mark.browser
 
 
@@ -83,34 +84,65 @@ def download(page, button):
     return event.value.path()
 
 
-def shown(page):
-    """What is on the screen where the result is."""
-    return page.locator('#result img').screenshot()
+def result(page):
+    return json.loads(download(page, 'result (JSON)').read_text())
 
 
 def test_upload_threshold_and_downloads(page, picture, capsys):
     upload(page, picture)
     set_threshold(page, 0)
-    headline(page, '^20 objects')
-    result = json.loads(download(page, 'Result (JSON)').read_text())
-    assert len(result['objects']) == 20
-    drawn, given = np.asarray(Image.open(download(page, 'Picture (PNG)'))), np.asarray(
-        Image.open(picture))
-    assert drawn.shape == given.shape and (drawn != given).any()
+    assert headline(page, '^20 objects').startswith('20 objects')
+    screen = page.locator('#result img')
+    many = screen.screenshot()
+    scores = [entry['score'] for entry in result(page)['objects']]
+    assert len(scores) == 20
+    drawn = Image.open(download(page, 'picture (PNG)'))
+    given = Image.open(picture)
+    assert drawn.size == given.size and ImageChops.difference(drawn, given).getbbox()
 
-    many = shown(page)
-    scores = sorted(entry['score'] for entry in result['objects'])
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOT)
+    with capsys.disabled():
+        print(f'\nscreenshot: {SCREENSHOT}')
+
     middle = round((scores[9] + scores[10]) / 2, 2)
     left = sum(score >= middle for score in scores)
+    assert 0 < left < 20
+    set_threshold(page, middle)
+    headline(page, f'^{left} object')
+    assert len(result(page)['objects']) == left
+    some = screen.screenshot()
     set_threshold(page, 1)
     headline(page, '^nothing with a score')
-    none = shown(page)
-    assert none != many
-    np.testing.assert_array_equal(Image.open(download(page, 'Picture (PNG)')), given)
-    path = ROOT / 'work_dirs/page.png'
-    path.parent.mkdir(exist_ok=True)
-    set_threshold(page, 0)
-    headline(page, '^20 objects')
-    page.screenshot(path=path)
-    with capsys.disabled():
-        print(f'\nscreenshot: {path}')
+    none = screen.screenshot()
+    assert len({many, some, none}) == 3
+    assert ImageChops.difference(
+        Image.open(download(page, 'picture (PNG)')), given).getbbox() is None
+
+
+def test_example_is_shown(page):
+    page.locator('.gallery-item').first.click()
+    headline(page, 'object|nothing with a score')
+    expect(page.locator('#result img')).to_be_visible()
+    assert result(page)['picture'] == 'scene_1.png'
+
+
+def test_refused_files_get_a_message(page, picture, tmp_path):
+    broken = tmp_path / 'broken.jpg'
+    Image.open(picture).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-500])
+    (tmp_path / 'notes.txt').write_text('no picture')
+    (tmp_path / 'large.png').write_bytes(bytes(int(demo_server.MAX_MEGABYTES * 2**20) + 1))
+    for name, words in (('broken.jpg', 'broken.jpg cannot be read as a picture'),
+                        ('notes.txt', 'Invalid file type: notes.txt'),
+                        ('large.png', 'maximum allowed size')):
+        upload(page, picture)
+        expect(page.locator('#result img')).to_be_visible(timeout=60_000)
+        page.get_by_label('Clear').first.click()
+        expect(page.locator('#result img')).to_have_count(0)
+        upload(page, tmp_path / name)
+        message = page.get_by_test_id('toast-body').filter(has_text=words)
+        expect(message).to_be_visible()
+        expect(page.locator('#result img')).to_have_count(0)
+        assert 'Traceback' not in page.inner_text('body')
+        page.reload()
