@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until interrupted.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page until interrupted; returns the exit status.
 
     Raises:
         UserError: a mistake in the command line, in the config or a checkpoint.
@@ -68,9 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from .predictor import Predictor
 
+        # named by what tells them apart
+        root = os.path.commonpath([Path(p).absolute().parent for p in args.checkpoints])
         predictors = {
-            path: Predictor(args.config, path, options=args.cfg_options, mini=args.mini,
-                            from_scratch=args.from_scratch)
+            os.path.relpath(path, root): Predictor(
+                args.config, path, options=args.cfg_options, mini=args.mini,
+                from_scratch=args.from_scratch)
             for path in args.checkpoints
         }
 
@@ -81,8 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         host, port = listener.getsockname()[:2]
         print(f'page: http://{f"[{host}]" if ":" in host else host}:{port} (Ctrl+C ends it)',
               flush=True)
+        # Not the main thread: open pages keep their connections, and uvicorn would wait for them.
+        serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        serving.start()
         with contextlib.suppress(KeyboardInterrupt):
-            server.run([listener])
+            serving.join()
+            return 1  # ended by itself, and has said why
+        return 0
 
 
 def listen(args: Namespace) -> socket.socket:
@@ -93,6 +102,8 @@ def listen(args: Namespace) -> socket.socket:
     """
     if importlib.util.find_spec('gradio') is None:
         raise UserError("the page needs gradio, which is not installed: pip install -e '.[demo]'")
+    if args.launcher != 'none':
+        raise UserError('--launcher: the page is one process: leave the flag out')
     if not args.max_megabytes > 0:
         raise UserError(f'--max-megabytes must be above 0, got {args.max_megabytes:g}')
     for path in (args.config, *args.checkpoints):

@@ -55,28 +55,24 @@ def build(
     """
     names = list(predictors)
 
-    def predict(
-        path: str | None, checkpoint: str, score_thr: float
-    ) -> tuple[Shown | None, Any, Any, Any, Any]:
+    def predict(path: str | None, checkpoint: str) -> Shown | str:
         if path is None:
-            return None, *nothing('')
+            return ''
         name = Path(path).name
+        started = time.perf_counter()
         try:
-            started = time.perf_counter()
             picture = pictures.read(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
-            read_at = time.perf_counter()
-            found = predictors[checkpoint](picture)
         except UserError as error:
             why = html.escape(str(error).replace(path, name))
             gr.Warning(why)
-            return None, *nothing(why)
-        seconds = read_at - started, time.perf_counter() - read_at
-        shown = Shown(name, checkpoint, found, seconds)
-        return shown, *show(shown, score_thr)
+            return why
+        read_at = time.perf_counter()
+        found = predictors[checkpoint](picture)
+        return Shown(name, checkpoint, found, (read_at - started, time.perf_counter() - read_at))
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT)) as page:
         gr.Markdown(f'# {title}\nDrop a picture, or take one of the examples.')
-        state = gr.State(time_to_live=KEPT)
+        state = gr.State('', time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = gr.File(label='Picture', file_types=list(pictures.SUFFIXES), height=140)
@@ -96,9 +92,10 @@ def build(
                         gr.DownloadButton(f'Download {what}', size='md', interactive=False)
                         for what in ('picture (PNG)', 'result (JSON)'))
         outputs = [result, summary, as_png, as_json]
-        how: dict[str, Any] = dict(concurrency_limit=1, concurrency_id='network')
-        gr.on([picture.change, choice.change], predict, [picture, choice, threshold],
-              [state, *outputs], api_name='predict', **how)
+        gr.on([picture.change, choice.change], predict, [picture, choice], state,
+              show_progress_on=result, api_name='predict').then(
+            # with the threshold as it is by now
+            show, [state, threshold], outputs, api_name=False)
         threshold.change(show, [state, threshold], outputs, trigger_mode='always_last',
                          show_progress='hidden', api_name='show')
         offered.click(lambda index: str(examples[index]), offered, picture, api_name='example')
@@ -106,16 +103,14 @@ def build(
     return page
 
 
-def nothing(why: str) -> tuple[None, str, Any, Any]:
-    """The page without a result."""
-    off = gr.update(value=None, interactive=False)
-    return None, why, off, off
+def show(shown: Shown | str, score_thr: float) -> tuple[str | None, str, Any, Any]:
+    """The drawn picture, what is to be said about it, and both downloads.
 
-
-def show(shown: Shown | None, score_thr: float) -> tuple[str | None, str, Any, Any]:
-    """The drawn picture, what is to be said about it, and both downloads."""
-    if shown is None:
-        return nothing('')
+    shown: instead of a result, why there is none.
+    """
+    if isinstance(shown, str):
+        png, results = (gr.update(value=None, interactive=False) for _ in range(2))
+        return None, shown, png, results
     started = time.perf_counter()
     folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
     stem = Path(shown.name).stem
@@ -192,6 +187,4 @@ def server(page: gr.Blocks, max_megabytes: float) -> uvicorn.Server:
         app, page, path='/', footer_links=[], run_history=False, show_error=False,
         ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False,
         max_file_size=int(max_megabytes * 2**20))
-    # A page that is open keeps a connection, which is not waited for.
-    return uvicorn.Server(
-        uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))
+    return uvicorn.Server(uvicorn.Config(app, log_level='warning'))

@@ -9,8 +9,7 @@ import demo_server
 import numpy as np
 import pytest
 from conftest import ROOT
-from demo_server import CONFIG, OPTIONS
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 from playwright.sync_api import expect, sync_playwright
 
 from effvim.scenes import draw_scene
@@ -20,10 +19,10 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope='module')
-def url(tmp_path_factory):
-    trained = demo_server.train(tmp_path_factory.mktemp('page'))
-    with demo_server.serving(CONFIG, *trained, '--max-megabytes', demo_server.MAX_MEGABYTES,
-                             '--cfg-options', *OPTIONS) as address:
+def url(run_of, tmp_path_factory):
+    run = run_of('retinanet')
+    checkpoints = demo_server.checkpoints(run, tmp_path_factory.mktemp('page'))
+    with demo_server.serving(run, checkpoints) as address:
         yield address
 
 
@@ -57,7 +56,7 @@ def page(browser, url):
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / 'scene.png'
-    Image.fromarray(draw_scene(np.random.RandomState(5)).image).save(path)
+    ImageOps.scale(Image.fromarray(draw_scene(np.random.RandomState(5)).image), 4).save(path)
     return path
 
 
