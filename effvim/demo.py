@@ -58,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse(argv)
     with listen(args) as listener, tempfile.TemporaryDirectory(prefix='effvim-') as folder:
-        # Read by gradio when it is imported: nothing is reported to anybody, and uploads and
-        # results go when the page goes.
-        os.environ.update(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=folder)
+        # Read by gradio: nothing is reported to anybody, and uploads and results go when the
+        # page goes, or after an hour.
+        files = Path(folder, 'files')
+        files.mkdir()
+        os.environ.update(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=str(files))
 
         from .config import is_segmentor, load_config
 

@@ -49,7 +49,7 @@ def build(
 
     Args:
         predictors: by the name under which the visitor chooses.
-        examples: pictures to offer, in gradio's folder.
+        examples: pictures to offer; not in gradio's folder, which is emptied.
         title: its heading.
         segments: it is about label maps, not objects with scores.
     """
