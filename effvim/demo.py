@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Not the main thread: open pages keep their connections, and uvicorn would wait for them.
         serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
         serving.start()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does
         with contextlib.suppress(KeyboardInterrupt):
             serving.join()
             return 1  # ended by itself, and has said why

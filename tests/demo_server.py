@@ -44,10 +44,10 @@ class Listener(threading.Thread):
 
 
 @contextlib.contextmanager
-def serving(run, checkpoints):
-    """Its address; afterwards checks that it asked no other server and ended as it should."""
+def serving(run, checkpoints, folder, stop=signal.SIGINT):
+    """Its address; afterwards checks that it asked no other server and left nothing in `folder`."""
     proxy = Listener()
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_SHARE': 'True',
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_SHARE': 'True', 'TMPDIR': str(folder),
            **dict.fromkeys(('http_proxy', 'https_proxy', 'all_proxy'), proxy.address)}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / 'tools/demo.py'), str(run.config), *checkpoints, '--port', '0',
@@ -58,7 +58,7 @@ def serving(run, checkpoints):
         assert line.startswith('page: http://127.0.0.1:'), process.communicate()[1]
         yield line.split()[1]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         try:
             _, errors = process.communicate(timeout=60)
         finally:
@@ -67,3 +67,4 @@ def serving(run, checkpoints):
     assert (process.returncode, proxy.called) == (0, 0), errors
     # but for what gradio refuses itself
     assert errors.count('Traceback') == errors.count('gradio.exceptions.Error: '), errors
+    assert list(folder.iterdir()) == []

@@ -33,8 +33,9 @@ def trained(run_of, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def url(run_of, trained):
-    with demo_server.serving(run_of('retinanet'), trained) as address:
+def url(run_of, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('server')
+    with demo_server.serving(run_of('retinanet'), trained, folder) as address:
         yield address
 
 

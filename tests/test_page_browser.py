@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from urllib.parse import urlsplit
 
 import demo_server
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.browser
 def url(run_of, tmp_path_factory):
     run = run_of('retinanet')
     checkpoints = demo_server.checkpoints(run, tmp_path_factory.mktemp('page'))
-    with demo_server.serving(run, checkpoints) as address:
+    folder = tmp_path_factory.mktemp('server')
+    with demo_server.serving(run, checkpoints, folder, signal.SIGTERM) as address:
         yield address
 
 
