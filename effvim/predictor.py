@@ -21,7 +21,7 @@ from PIL import Image
 from backbone.errors import UserError
 
 from . import checkpoint as ckpt
-from . import config, pictures, session
+from . import config, exported, pictures, session
 from .prediction import Prediction
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -42,7 +42,7 @@ class Predictor:
     Args:
         model: a checkpoint of our training, whose config lies beside it as training put it there;
             or a config file, followed by the checkpoint.
-        checkpoint: the checkpoint, if `model` is a config.
+        checkpoint: the checkpoint, or a file of tools/export.py, if `model` is a config.
         batch_size: pictures that the network sees at once, at most.
         device: where it runs, e.g. 'cpu'; by default a GPU where there is one.
         fuse: fold BN layers and gates into the convolutions: the same results, faster.
@@ -73,8 +73,6 @@ class Predictor:
             raise UserError(f'batch_size must be at least 1, got {batch_size}')
         self.batch_size = batch_size
         flags = Namespace(mini=mini, from_scratch=from_scratch, data_root=None, cfg_options=options)
-        # What else can be run, such as an exported file, takes the network's place here, by its
-        # suffix: an object with `classes`, `prepare` and `predict`.
         self.network = Network(model, checkpoint, flags, device, fuse)
         self.classes = self.network.classes
 
@@ -131,7 +129,7 @@ def _array(image: Picture) -> np.ndarray:
 
 
 class Network:
-    """A checkpoint's network, run by mmdet or mmseg; see `Predictor` for the arguments."""
+    """A checkpoint's network, run by mmdet or mmseg, or an exported one; see `Predictor`."""
 
     def __init__(
         self,
@@ -152,8 +150,12 @@ class Network:
         with DefaultScope.overwrite_default_scope(scope), config.quiet():
             self.classes = _classes(cfg, content, registry)
             config.set_classes(cfg, self.classes)
-            network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
-            network.load_state_dict(fitting(network, content['state_dict'], path))
+            network: Any
+            if 'export' in content:
+                network, fuse = exported.ExportedModel(path), False
+            else:
+                network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
+                network.load_state_dict(fitting(network, content['state_dict'], path))
             self.pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
         target = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         network = network.to(target).eval()
@@ -196,7 +198,7 @@ def settle(
         UserError: absent, damaged, contradicting the flags or one another.
     """
     path = str(checkpoint or model)
-    content = ckpt.read(path)
+    content = (exported.content if path.endswith('.onnx') else ckpt.read)(path)
     if checkpoint is None:
         model = config_beside(path, content)
     cfg = config.load_config(str(model))
@@ -205,7 +207,10 @@ def settle(
         about.update(overlays=[], data_root=None, options=config.parse_options(flags.cfg_options))
     session.apply(cfg, about, draw=False)
     config.check_model(cfg)
-    session.check_variant(cfg, content, path)
+    if 'export' in content:
+        exported.check_config(cfg, content['export'], path)
+    else:
+        session.check_variant(cfg, content, path)
     cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     return cfg, content, path
 

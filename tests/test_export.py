@@ -20,6 +20,7 @@ from torch import nn
 from effvim import cli, config, export_check, exported, mini
 from effvim import export as export_tool
 from effvim import test as test_tool
+from effvim.predictor import Predictor
 
 SCALE = '(128,128)'
 SIZES = [(96, 128), (97, 131), (160, 64), (129, 77), (200, 200)]
@@ -212,6 +213,23 @@ def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
     for name, value in plain.items():
         if '.' not in name:  # of single classes some have a handful of pixels
             assert file[name] == pytest.approx(value, abs=allowed), name
+
+
+def test_inference_finds_what_the_checkpoint_does(made):
+    picture = pictures(90, 116, 1)[0].permute(1, 2, 0).numpy()
+    found = Predictor(made.config, made.file)(picture)
+    expected = Predictor(made.config, made.weights, options=options_of(made.kind))(picture)
+    assert found.classes == expected.classes == tuple(made.classes)
+    if made.kind == 'EncoderDecoder':
+        # resized as labels, not as logits
+        assert (found.label_map == expected.label_map).mean() > 0.99
+        return
+    assert len(found.boxes) == len(expected.boxes) >= 5
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    away = np.abs(found.boxes[:, None] - expected.boxes).max(-1)
+    away[found.labels[:, None] != expected.labels] = np.inf
+    assert away.min(1).max() < 0.5
+    assert (found.masks is None) == (made.kind == 'RetinaNet')
 
 
 @pytest.mark.parametrize('change, part', [
