@@ -108,10 +108,10 @@ def test_signals_finish_the_iteration_save_and_end(
     assert interrupted(running, number) == 128 + number
     assert f'{number.name}: ended after iteration {done}' in capfd.readouterr().err
     assert checkpoint.read(checkpoint.find_latest(tmp_path))['meta']['iter'] == done
+    if not validating:  # killing runs says the rest
+        return
     resumed = run(root, tmp_path, '--ema', '--resume', more=more)
-    assert_equal_runs({**resumed, 'message_hub': whole[1]['message_hub']}, whole[1])
-    assert difference(state(resumed)['logs'], state(whole[1])['logs']) == ''
-    assert not (tmp_path / f'iter_{done}.pth').exists() or len(list(tmp_path.glob('*_*.pth'))) <= 4
+    assert_equal_runs(resumed, whole[1])
 
 
 def test_the_second_signal_ends_at_once(tmp_path):
@@ -129,7 +129,8 @@ os.kill(os.getpid(), signal.SIGTERM)
 print('too late', flush=True)
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGTERM and done.stdout.endswith('still here\n')
+    assert done.returncode == -signal.SIGTERM
+    assert 'still here' in done.stdout and 'too late' not in done.stdout
     assert 'once more ends at once' in done.stderr
 
 
@@ -212,17 +213,19 @@ def test_pictures_leave_the_models_random_numbers_alone(root, tmp_path):  # noqa
 
 
 def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):  # noqa: F811
-    single = 'optim_wrapper.accumulative_counts=1'  # else one epoch ends with a step of its own
-    parts = run(root, tmp_path / 'parts', more=[*RANDOM, single, 'randomness.seed=None'])
-    seed = parts['meta']['seed']
-    assert f'seed {seed}; ' in capsys.readouterr().out
-    assert seed != prepared(root, tmp_path / 'other', more=['randomness.seed=None']).seed
-    resumed = run(root, tmp_path / 'parts', '--resume', more=[*TWO, single])
-    assert_equal_runs(
-        resumed, run(root, tmp_path / 'whole', '--seed', seed, more=[*TWO, single]))
-    message = mistake(capsys, train_tool, command(
-        root, tmp_path / 'parts', '--resume', '--seed', seed + 1, more=['train_cfg.max_epochs=3']))
-    assert '--seed' in message or f'seed {seed}' in message
+    more = ['randomness.seed=None', 'train_cfg.max_epochs=2']
+    running = prepared(root, tmp_path, more=more)
+    running.register_hook(At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    interrupted(running, signal.SIGTERM)
+    seed = checkpoint.read(tmp_path / 'iter_2.pth')['meta']['seed']
+    assert seed == running.seed != prepared(root, tmp_path / 'other', more=more).seed
+    for resumed in (prepared(root, tmp_path, '--resume'),
+                    prepared(root, tmp_path / 'given', '--seed', seed)):
+        assert resumed.seed == resumed.train_dataloader.batch_sampler.sampler.seed == seed
+    for flags, options in ((['--seed', seed + 1], []), ([], [f'randomness.seed={seed + 1}'])):
+        assert cli.run(train_tool.main, command(
+            root, tmp_path, '--resume', *flags, more=options)) == 2
+        assert f'was trained with seed {seed}' in capsys.readouterr().err
 
 
 def test_in_the_middle_of_an_epoch_of_other_batches(root, tmp_path, capsys):  # noqa: F811
