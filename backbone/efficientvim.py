@@ -157,7 +157,8 @@ def read_out(x: Tensor, h: Tensor, c: Tensor, gate: Tensor, keep: Tensor) -> Ten
     Shape: x B C H W, h B N C, c B L N, gate and keep C → B C H W.
     """
     x = x.permute(0, 2, 3, 1)  # B H W C
-    y = (c @ (gate * h)).addcmul_(keep, x.flatten(1, 2))  # B L C
+    y = (c @ (gate * h)).to(x.dtype)  # B L C; autocast leaves x wide
+    y.addcmul_(keep, x.flatten(1, 2))
     return y.view(x.shape).permute(0, 3, 1, 2)
 
 

@@ -240,7 +240,8 @@ class FFN(nn.Module):
 
         def blend(tokens: Tensor) -> Tensor:
             hidden = self.fc1.product(tokens).relu_()
-            return self.fc2.product(hidden, gate).addcmul_(1 - gate, tokens)
+            y = self.fc2.product(hidden, gate).to(tokens.dtype)  # autocast leaves tokens wide
+            return y.addcmul_(1 - gate, tokens)
 
         return on_positions(blend, x)
 
