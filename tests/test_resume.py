@@ -35,13 +35,14 @@ TWO = [*RANDOM, 'train_cfg.max_epochs=2']
 def kill_and_resume(*flags, timeout):
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tests/kill_and_resume.py'), *flags], text=True,
-        capture_output=True, timeout=timeout, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        capture_output=True, timeout=timeout,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     return done.stdout
 
 
 def test_killed_runs_end_as_if_nothing_had_happened():
-    out = kill_and_resume('--kills', '2', timeout=300)
+    out = kill_and_resume('--kills', '2', timeout=600)
     assert '2 of 2 ended equal' in out
 
 
