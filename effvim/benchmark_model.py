@@ -104,7 +104,7 @@ class TimmMaps(nn.Module):
         return tuple(self.network(x))
 
 
-def load(args: Namespace) -> tuple[Config, dict[str, Tensor] | None]:
+def settle(args: Namespace) -> tuple[Config, dict[str, Tensor] | None]:
     """The config, as its checkpoint says if there is one, and the weights.
 
     Without a checkpoint nothing is sure of itself; the score threshold is then 0, so that the steps
@@ -349,14 +349,14 @@ def measure(args: Namespace, device: torch.device) -> dict[str, Any]:
     """Run the cases of the command line; what the JSON holds of them.
 
     Raises:
-        UserError: as `expand` and `load`, no C++ compiler, or a baseline that is not among the
+        UserError: as `expand` and `settle`, no C++ compiler, or a baseline that is not among the
             cases.
     """
     from mmengine.registry import init_default_scope
 
     groups = list(expand(args, device))
     baseline = baseline_of(args.baseline, groups)
-    cfg, weights = load(args)
+    cfg, weights = settle(args)
     config.import_plugins(cfg)
     init_default_scope(cfg.default_scope)
     with (timing.compiling(any(compilation(group[0].form) for group in groups)),

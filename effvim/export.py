@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import checkpoint, config, export_check, export_file, exported
 
     config.import_plugins(cfg)
-    model, paths = load(cfg, about, args)
+    model, paths = trained(cfg, about, args)
     images = [resized(path, cfg, args, i) for i, path in enumerate(paths)]
     kind = 'Backbone' if args.backbone_only else cfg.model.type
     expected = export_check.find(model, images, kind)  # before it is folded
@@ -137,7 +137,7 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     return cfg, about
 
 
-def load(cfg: Config, about: dict[str, Any], args: Namespace) -> tuple[Any, list[str]]:
+def trained(cfg: Config, about: dict[str, Any], args: Namespace) -> tuple[Any, list[str]]:
     """The trained model, on the CPU, and paths of pictures to compare on.
 
     Raises:
