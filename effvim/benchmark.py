@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backbone.errors import UserError
 
-from .cli import Parser
+from .cli import CONFIG, Parser, config_path
 
 OUTPUTS = ('json', 'markdown', 'plot')
 
@@ -41,12 +41,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
              'graphs), joined by +; default: %(default)s',
     )
     model = commands.add_parser('model', help='a whole detector or segmentor, split into parts')
-    model.add_argument('config', help='config file, e.g. configs/retinanet_effvim_m4.py')
+    model.add_argument('config', type=config_path, help=CONFIG)
     model.add_argument('checkpoint', nargs='?', help='default: random weights')
     model.add_argument(
-        '--cases', nargs='+', metavar='BACKBONE[:FORM]', default=['own:channels-last'],
+        '--cases', nargs='+', metavar='BACKBONE[:FORM]|FILE.onnx', default=['own:channels-last'],
         help='own is the config\'s backbone, others go by timm\'s names; a form is plain, or some '
-             'of fused, channels-last, compiled (the backbone) joined by +; default: %(default)s',
+             'of fused, channels-last, compiled (the backbone) joined by +; a file of '
+             'tools/export.py stands for itself; default: %(default)s',
     )
     model.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                        help='change keys of the config; +KEY=VALUE adds a new key')

@@ -22,7 +22,7 @@ from torch.utils.benchmark import timer
 from backbone import feature_info
 from backbone.errors import UserError
 
-from . import amp, checkpoint, config, session
+from . import amp, checkpoint, config, exported, session
 from . import benchmark_timing as timing
 from .benchmark_backbone import build, set_mode
 from .benchmark_cases import (
@@ -47,8 +47,9 @@ MODULES = {
               'roi_head.bbox_head', 'roi_head.mask_roi_extractor', 'roi_head.mask_head'),
 }  # fmt: skip
 # In the order in which a picture, or a training batch, goes through them.
-PARTS = ('loading', 'pre-processing', *MODULES, 'post-processing', 'losses', 'backward')
-AROUND = {'post-processing', 'losses'}  # timed with the network inside
+PARTS = ('loading', 'pre-processing', *MODULES, 'exported file', 'post-processing', 'losses',
+         'backward')
+AROUND = {'post-processing', 'losses'}  # timed with the network, or the file, inside
 
 
 class Clock:
@@ -73,6 +74,8 @@ class Clock:
                 with contextlib.suppress(AttributeError):  # no model has all of them
                     module = model.get_submodule(name)
                     module.forward = self.timed(part, module.forward)
+        if isinstance(model, exported.ExportedModel):
+            model.run = self.timed('exported file', model.run)  # type: ignore[method-assign]
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, whose time counts for `part`."""
@@ -84,13 +87,14 @@ class Clock:
         return inner
 
     def read(self) -> dict[str, float]:
-        """Seconds by part, then those of the `network` and the `total`."""
+        """Seconds by part, then those of the `network`, if it is no file, and the `total`."""
         seconds, self.seconds = self.seconds, defaultdict(float)
         network = sum(seconds[part] for part in MODULES if part in seconds)
         for part in AROUND & seconds.keys():
-            seconds[part] -= network
+            seconds[part] -= network + seconds.get('exported file', 0)
         parts = {part: seconds[part] for part in PARTS if part in seconds}
-        return {**parts, 'network': network, 'total': sum(parts.values())}
+        sums = {'network': network} if network else {}
+        return {**parts, **sums, 'total': sum(parts.values())}
 
 
 class TimmMaps(nn.Module):
@@ -209,7 +213,7 @@ def pipeline(cfg: Config, height: int, width: int) -> Callable[[dict[str, Any]],
 def autocast(model: Any, case: Case) -> torch.autocast:
     """Lower precision, if the case asks for it."""
     dtype = timing.DTYPES[case.dtype]
-    device = next(model.parameters()).device.type
+    device = next(model.parameters(), torch.empty(0)).device.type  # an exported file has none
     return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
 
@@ -308,12 +312,18 @@ def prepare(
     if first.dtype != 'float32':
         cfg = cfg.copy()
         amp.widen_rois(cfg)
-    model = assemble(cfg, first.network, weights, source)
     began = timer()
-    model = form_of(model, first.form, device)
-    seconds = timer() - began
-    model.train(first.mode == 'train')
-    set_mode(model.backbone, first.mode)
+    if is_file(first.network):
+        exported.check_config(cfg, exported.content(first.network)['export'], first.network)
+        model: Any = exported.ExportedModel(first.network)
+        seconds = timer() - began
+    else:
+        model = assemble(cfg, first.network, weights, source)
+        began = timer()
+        model = form_of(model, first.form, device)
+        seconds = timer() - began
+        model.train(first.mode == 'train')
+        set_mode(model.backbone, first.mode)
     clock = Clock()
     clock.watch(model)
 
@@ -326,20 +336,34 @@ def prepare(
         run()
         return sampler(run, clock), dict(
             first_s=timer() - began,
-            peak_bytes=timing.peak_bytes(run, device),
+            peak_bytes=None if is_file(case.network) else timing.peak_bytes(run, device),
             saved_bytes=timing.saved_bytes(forward, model) if case.mode == 'train' else None,
         )
 
     return seconds, start
 
 
+def is_file(name: str) -> bool:
+    """Whether a case is a file of tools/export.py."""
+    return name.endswith('.onnx')
+
+
 def expand(args: Namespace, device: torch.device) -> Iterator[list[Case]]:
     """The cases that the command line asks for; those of one model in one form together.
 
+    An exported file has one form and one precision, of its own.
+
     Raises:
-        UserError: an unknown backbone, form or size.
+        UserError: an unknown backbone, form or size; a file without the checkpoint behind it.
     """
     for entry in args.cases:
+        if is_file(entry):
+            if not args.checkpoint or device.type != 'cpu':
+                raise UserError(f'{entry} is measured on a CPU, beside the checkpoint that it was '
+                                f'made from: give that after the config')
+            own = Namespace(**{**vars(args), 'modes': ['forward'], 'dtypes': ['float32']})
+            yield from cases_of(entry, 'plain', own)
+            continue
         name, _, form = entry.partition(':')
         check_network(name, [OWN])
         yield from cases_of(name, parse_form(form or 'plain', device), args)
@@ -389,5 +413,5 @@ def summary(
         seconds=seconds,
         latency_s={part: timing.spread(values) for part, values in seconds.items()},
         ratio=baseline and {part: timing.ratio([each[part] for each in baseline], seconds[part])
-                            for part in ('network', 'total')},
+                            for part in ('network', 'total') if part in seconds},
     )

@@ -18,6 +18,7 @@ from .benchmark_backbone import PEERS
 from .benchmark_cases import compilation
 from .benchmark_timing import ratio
 from .checkpoint import write_whole
+from .cli import CONFIGS
 from .tables import ROOT, TOP1, header, row
 
 DOCS = ROOT / 'docs'
@@ -232,13 +233,14 @@ def model_tables(results: dict[str, Any]) -> Iterator[str]:
     """A whole detector or segmentor, part by part."""
     yield from ('', f'{results["config"]}, {results["weights"]}. Ratios: to {results["baseline"]}.')
     for group, members in by_setting(results['cases']).items():
-        parts = list(members[0]['latency_s'])
+        every = dict.fromkeys(part for case in members for part in case['latency_s'])
+        parts = sorted(every, key=lambda part: part in SUMS)  # these last
         yield from ('', f'### {heading(group)}')
         yield from header_row('backbone:form', *(f'{part}, ms' for part in parts),
                               'ratio, network', 'ratio, total', 'peak, MiB', 'saved, MiB')
         for case in members:
             ratios = case['ratio'] or {}
-            yield row(label(case), *(spread(case['latency_s'][part], 1e3) for part in parts),
+            yield row(label(case), *(spread(case['latency_s'].get(part), 1e3) for part in parts),
                       spread(ratios.get('network')), spread(ratios.get('total')),
                       mebibytes(case['peak_bytes']), mebibytes(case['saved_bytes']))
 
@@ -285,7 +287,7 @@ def published() -> dict[str, dict[str, float]]:
         scores['ImageNet top-1, 450 epochs'][arch] = TOP1[arch][1]
         for what, config in zip(detectors, ('retinanet', 'mask_rcnn')):
             said = re.match(r'box AP ([\d.]+)',
-                            header(ROOT / f'configs/{config}_effvim_{arch}.py').score)
+                            header(CONFIGS / f'{config}_effvim_{arch}.py').score)
             if said:
                 scores[what][arch] = float(said[1])
     return scores
@@ -393,8 +395,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write_page() -> None:
-    """Write docs/benchmarks.md and the pictures beside the JSON files."""
+    """Write docs/benchmarks.md and the pictures beside the JSON files.
+
+    Raises:
+        UserError: this is no checkout.
+    """
     folder = DOCS / 'benchmarks'
+    if not folder.is_dir():
+        raise UserError(f'{folder} not found: the page is written in a checkout of the repository')
     write_whole(DOCS / 'benchmarks.md', page(folder).encode())
     for path in folder.glob('*.json'):
         results = read(path)

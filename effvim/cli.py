@@ -7,17 +7,35 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from backbone.errors import UserError
 
+CONFIGS = Path(__file__).with_name('configs')  # part of the package
+CONFIG = 'config file, or the name of a packaged one, e.g. retinanet_effvim_m4'
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
+    """An argument parser whose complaint is one line.
+
+    Args:
+        prog: what a person typed, unless that was `effvim COMMAND`.
+    """
+
+    def __init__(self, prog: str, **kwargs: Any) -> None:
+        own = sys.argv[0].startswith('effvim ')
+        super().__init__(prog=sys.argv[0] if own else prog, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
         raise UserError(f'{message}; see {self.prog} --help')
+
+
+def config_path(name: str) -> str:
+    """The file of a config, which may be given by the name of one of `CONFIGS`."""
+    packaged = CONFIGS / f'{name.removesuffix(".py")}.py'
+    return str(packaged) if not Path(name).exists() and packaged.is_file() else name
 
 
 def config_parser(
@@ -29,8 +47,7 @@ def config_parser(
     out.
     """
     parser = Parser(prog=prog, description=description)
-    parser.add_argument('config', nargs='?' if optional else None,
-                        help='config file, e.g. configs/retinanet_effvim_m4.py')
+    parser.add_argument('config', nargs='?' if optional else None, type=config_path, help=CONFIG)
     parser.add_argument(
         '--mini', action='store_true',
         help='run on the embedded data set: small drawn scenes, made on the spot, from random '

@@ -40,8 +40,8 @@ def load_config(path: str) -> Config:
         UserError: absent, not Python that runs, or without a model and data.
     """
     if not Path(path).is_file():
-        raise UserError(f'config {path} not found: give a file such as '
-                        f'configs/retinanet_effvim_m4.py')
+        raise UserError(f'config {path} not found: give a file, or the name of a packaged one such '
+                        f'as retinanet_effvim_m4')
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
     except Exception as error:  # a config is code: it may raise anything

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PICTURES = 8  # to compare on
 SHOWN = 5  # faults
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SHRINK = (1.0, 0.83, 0.61, 0.47)  # of these, in turn, for a file that takes any size
 SMALLEST = 64  # pixels of their shorter side
 
@@ -161,6 +160,8 @@ def in_folder(folder: str, flag: str) -> list[str]:
     Raises:
         UserError: there are none.
     """
+    from .pictures import SUFFIXES
+
     paths = [str(path) for path in sorted(Path(folder).glob('*'))
              if path.suffix.lower() in SUFFIXES]
     if not paths:
@@ -203,11 +204,10 @@ def resized(path: str, cfg: Config, args: Namespace, number: int) -> Tensor:
     import mmcv
     import torch
 
+    from . import pictures
     from .export_model import preparation
 
-    image = mmcv.imread(path)
-    if image is None:
-        raise UserError(f'image {path} cannot be read: mend it or take it out of the folder')
+    image = pictures.read(path)[..., ::-1]
     if args.size:
         height, width = args.size
     else:

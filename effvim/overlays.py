@@ -72,7 +72,7 @@ def mini(cfg: Config, draw: bool) -> None:
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
     if cfg.model.type == 'MaskRCNN':  # the recipe's 512 RoIs a picture take seconds on a CPU
-        cfg.train_dataloader.dataset.indices = 1200  # the first of the scenes
+        cfg.train_dataloader.dataset.indices = 1500  # the first of the scenes
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)
         cfg.model.train_cfg.rcnn.sampler.num = 32
         cfg.model.test_cfg.rpn.update(nms_pre=500, max_per_img=100)

@@ -22,6 +22,7 @@ from backbone.errors import UserError
 
 from . import checkpoint as ckpt
 from . import config, exported, pictures, session
+from .cli import config_path
 from .prediction import Prediction
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -41,7 +42,7 @@ class Predictor:
 
     Args:
         model: a checkpoint of our training, whose config lies beside it as training put it there;
-            or a config file, followed by the checkpoint.
+            or a config file, or a packaged one's name, followed by the checkpoint.
         checkpoint: the checkpoint, or a file of tools/export.py, if `model` is a config.
         batch_size: pictures that the network sees at once, at most.
         device: where it runs, e.g. 'cpu'; by default a GPU where there is one.
@@ -201,7 +202,7 @@ def settle(
     content = (exported.content if path.endswith('.onnx') else ckpt.read)(path)
     if checkpoint is None:
         model = config_beside(path, content)
-    cfg = config.load_config(str(model))
+    cfg = config.load_config(config_path(str(model)))
     about = session.adopt(Namespace(config=str(model), **vars(flags)), content, path)
     if checkpoint is None:  # written by training as it ran: nothing is to be applied again
         about.update(overlays=[], data_root=None, options=config.parse_options(flags.cfg_options))

@@ -88,6 +88,9 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     if is_exported(args):
         check_flags(args)
         content = exported.content(args.checkpoint)
+        if args.report and content['export']['kind'] == 'EncoderDecoder':
+            raise UserError(f'--report shows how sure a segmentor is, {args.checkpoint} gives '
+                            f'labels alone: report on its checkpoint')
     else:
         content = checkpoint.read(args.checkpoint)
     about = session.adopt(args, content, args.checkpoint)

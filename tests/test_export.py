@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as rle
 from torch import nn
 
-from effvim import cli, config, export_check, exported, mini
+from effvim import benchmark, cli, config, export_check, exported, mini
 from effvim import export as export_tool
 from effvim import test as test_tool
 from effvim.predictor import Predictor
@@ -229,6 +229,34 @@ def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
         away += 1e3 * np.abs(scores[0][:, None] - scores[1])
         away[labels[0][:, None] != labels[1]] = np.inf
         assert sorted(away.argmin(1)) == list(range(len(ours))) and away.min(1).max() < 0.5
+
+
+def test_a_benchmark_of_a_file(made, tmp_path, capsys):
+    argv = ['model', made.config, str(made.weights), '--cases', 'own:fused', str(made.file),
+            '--sizes', '96', '--rounds', '1', '--json', str(tmp_path / 'b.json'), '--cfg-options',
+            *options_of(made.kind)]
+    assert cli.run(benchmark.main, argv) == 0, capsys.readouterr().err
+    own, file = json.loads((tmp_path / 'b.json').read_text())['cases']
+    times = {part: value['median'] for part, value in file['latency_s'].items()}
+    assert file['network'] == str(made.file) and set(times) == {
+        'loading', 'pre-processing', 'exported file', 'post-processing', 'total'}
+    assert min(times.values()) > 0 and 'network' in own['latency_s']
+    assert cli.run(benchmark.main, ['model', made.config, '--cases', str(made.file)]) == 2
+    assert 'checkpoint' in capsys.readouterr().err
+
+
+def test_report_of_a_file(made, tmp_path, capsys):
+    """The page of a checkpoint, but for what a file does not hold."""
+    argv = [made.config, str(made.file), '--work-dir', str(tmp_path), '--report', str(tmp_path)]
+    status = cli.run(test_tool.main, argv)
+    if made.kind == 'EncoderDecoder':
+        assert status == 2 and 'labels alone' in capsys.readouterr().err
+        return
+    page = (tmp_path / 'report.html').read_text()
+    assert status == 0 and 'id="attention"' not in page
+    kinds = ['bbox', 'segm'] if made.kind == 'MaskRCNN' else ['bbox']
+    assert all(f'id="{name}"' in page for name in (
+        'sample-0', 'confusion', 'mistakes', *(f'pr-{kind}' for kind in kinds)))
 
 
 def test_inference_finds_what_the_checkpoint_does(made):

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from effvim import check, cli, convert, mini, test, train
+from effvim import check, cli, convert, demo, export, infer, mini, test, train
 
 RETINANET, MASK_RCNN, SEMFPN = (
     str(ROOT / f'configs/{name}_effvim_m1.py') for name in ('retinanet', 'mask_rcnn', 'semfpn'))
@@ -42,6 +42,12 @@ TOOLS = {
         'weights': 'CONFIG --data-root DATA --quick --cfg-options load_from=WEIGHTS',
         'options': 'CONFIG --from-scratch --data-root DATA --quick --cfg-options OPTION'}),
     'convert_weights': (convert.main, {'weights': 'WEIGHTS new.safetensors'}),
+    'export': (export.main, {
+        'weights': 'CONFIG WEIGHTS --data-root DATA --work-dir out --out out/m.onnx',
+        'options': 'CONFIG GOOD --data-root DATA --work-dir out --out out/m.onnx '
+                   '--cfg-options OPTION'}),
+    'infer': (infer.main, {'weights': 'CONFIG WEIGHTS data --out out'}),
+    'demo': (demo.main, {'weights': 'CONFIG WEIGHTS --port 0'}),
 }  # fmt: skip
 
 
@@ -68,7 +74,7 @@ def _cases():
             yield from (Case(tool, 'weights', name) for name in malformed.WEIGHTS
                         if name not in good)
         if 'options' in kinds:
-            more = malformed.TRAINING_OPTIONS if tool != 'test' else []
+            more = malformed.TRAINING_OPTIONS if tool in ('train', 'check') else []
             yield from (Case(tool, 'options', name) for name in [*malformed.OPTIONS, *more])
 
 
@@ -155,7 +161,7 @@ def test_the_corpus_is_large_and_knows_every_tool():
     assert {tool.split()[0] for tool in TOOLS} <= tools
 
 
-@pytest.mark.parametrize('tool', ['train', 'test', 'check', 'convert_weights'])
+@pytest.mark.parametrize('tool', [name for name in TOOLS if ' ' not in name])
 @pytest.mark.parametrize('how', ['code', 'bytes'])
 def test_as_processes(tool, how, place, tmp_path, monkeypatch):
     """The real command, on weights that hold code and on broken ones."""
