@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # two of them on two cores; read when torch is imported
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
