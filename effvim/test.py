@@ -33,6 +33,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         '--fuse', action='store_true',
         help='fold BN layers and gates into the convolutions first: the same metrics, faster',
     )
+    parser.add_argument(  # a checkpoint remembers `amp`, that of its training
+        '--amp', dest='narrow', action='store_true',
+        help='mixed precision inside backbone, neck and heads',
+    )
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation, as tta_pipeline says'
     )
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from rich.console import Console
 
-    from . import report, runner
+    from . import amp, report, runner
     from .config import import_plugins
 
     import_plugins(cfg)
@@ -67,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from .fuse import fuse
 
         fuse(running.model)
+    if args.narrow:
+        amp.narrow(running.model)
     with runner.closing(running):
         metrics = report.numbers(running.test())
     if running.rank == 0:
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     """The config as it will run, all checked that can be without mmdet, and its description."""
-    from . import checkpoint, config, exported, session
+    from . import amp, checkpoint, config, exported, session
 
     cfg = config.load_config(args.config)
     if is_exported(args):
@@ -103,6 +109,8 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     if args.raw and 'ema_state_dict' not in content:
         raise UserError(f'--raw: {args.checkpoint} holds no averaged weights, its weights are the '
                         f'raw ones: leave the flag out')
+    if args.narrow:
+        amp.narrow_type()
     session.check_data(cfg, about, [cfg.test_dataloader])
     if args.out:
         if Path(args.out).is_dir():
@@ -145,8 +153,9 @@ def check_flags(args: Namespace) -> None:
     Raises:
         UserError: one does.
     """
-    for flag in ('fuse', 'tta', 'raw'):
-        if getattr(args, flag):
+    for flag, given in (('fuse', args.fuse), ('amp', args.narrow), ('tta', args.tta),
+                        ('raw', args.raw)):
+        if given:
             raise UserError(f'--{flag} is for checkpoints, {args.checkpoint} is fixed: leave it '
                             f'out')
     if args.launcher != 'none':

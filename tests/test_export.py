@@ -278,7 +278,7 @@ def test_inference_finds_what_the_checkpoint_does(made):
 
 @pytest.mark.parametrize('change, part', [
     (['--cfg-options', 'model.data_preprocessor.bgr_to_rgb=False'], 'data_preprocessor'),
-    (['--fuse'], '--fuse'), (['--raw'], '--raw'), (['--tta'], '--tta'),
+    (['--fuse'], '--fuse'), (['--amp'], '--amp'), (['--raw'], '--raw'), (['--tta'], '--tta'),
     (['--launcher', 'pytorch'], '--launcher'), (['--mini'], '--mini'),
 ], ids=str)  # fmt: skip
 def test_what_contradicts_a_file(made, change, part, capsys):
