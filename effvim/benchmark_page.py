@@ -50,6 +50,8 @@ taken round by round, above 1 is faster than the baseline.
 - *First result*: from the network in memory to the result, folding and compilation included.
 - On a GPU PyTorch's defaults: TF32 in float32 convolutions, not in float32 products.
 - Training is a forward and a backward pass with BN in evaluation mode, without an optimiser.
+- Post-processing: with random weights every score counts, the most that there can be to sort. With a
+  checkpoint the score threshold leaves few.
 - *Fused* is this project's folded form, or timm's own re-parameterised one. Networks of timm are
   feature pyramids, as a detector uses them, unless it says classifier.'''
 
@@ -322,7 +324,7 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
                        [f'{group[3]}×{group[4]}' for _, group in sizes], fontsize='small')
     axes[0].set_xticks([], minor=True)
     axes[0].yaxis.set_major_formatter('{x:g}')
-    axes[0].yaxis.set_minor_formatter('{x:.2g}')
+    axes[0].yaxis.set_minor_formatter('{x:g}')
     axes[0].set(title=f'fastest form, {", ".join(map(str, first[:2]))}, batch {first[2]}',
                 xlabel='pixels', ylabel='latency, ms')
     axes[0].legend(frameon=False, fontsize='small')
