@@ -50,8 +50,8 @@ taken round by round, above 1 is faster than the baseline.
 - *First result*: from the network in memory to the result, folding and compilation included.
 - On a GPU PyTorch's defaults: TF32 in float32 convolutions, not in float32 products.
 - Training is a forward and a backward pass with BN in evaluation mode, without an optimiser.
-- Post-processing: with random weights every score counts, the most that there can be to sort. With a
-  checkpoint the score threshold leaves few.
+- Post-processing: with random weights every score counts, the most that there can be to sort. With
+  a checkpoint the score threshold leaves few.
 - *Fused* is this project's folded form, or timm's own re-parameterised one. Networks of timm are
   feature pyramids, as a detector uses them, unless it says classifier.'''
 

@@ -194,10 +194,12 @@ class MaskRCNN(Exportable):
         boxes, scores, labels = best(
             boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1), roi_head.test_cfg)
 
-        real = (scores.flatten() > 0).nonzero()[:, 0]  # the mask head is dear: M of B·K boxes
+        # the mask head is dear: M of B·K boxes, never none, which onnxruntime cannot normalise
+        shown = scores.flatten() > 0
+        real = (shown | (torch.arange(len(shown)) == 0)).nonzero()[:, 0]
         masks = roi_head.mask_head(features(roi_head.mask_roi_extractor, maps, boxes)[real])
         own = labels.flatten()[real, None, None, None].expand(-1, 1, *masks.shape[2:])
-        masks = masks.gather(1, own)[:, 0].sigmoid()  # M h w
+        masks = masks.gather(1, own)[:, 0].sigmoid() * shown[real, None, None]  # M h w
         empty = masks.new_zeros(labels.numel(), *masks.shape[1:])
         masks = empty.index_put((real,), masks).unflatten(0, labels.shape)
         return *self.results(boxes, scores, labels), masks

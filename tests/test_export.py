@@ -61,17 +61,23 @@ def options_of(kind):
     return [f'test_dataloader.dataset.pipeline.1.scale={SCALE}', *KINDS[kind][1]]
 
 
+def config_of(kind, classes, more=()):
+    """The path of a config, and its content, small."""
+    path = str(ROOT / f'configs/{KINDS[kind][0]}_effvim_m1.py')
+    cfg = config.load_config(path)
+    config.apply_options(cfg, config.parse_options([*options_of(kind), *more]))
+    config.set_classes(cfg, classes)
+    cfg.model.backbone.init_cfg = None
+    config.import_plugins(cfg)
+    return path, cfg
+
+
 def model_of(kind, classes):
     """A model whose parameters are all off their start, and which finds something everywhere."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
-    path = str(ROOT / f'configs/{KINDS[kind][0]}_effvim_m1.py')
-    cfg = config.load_config(path)
-    config.apply_options(cfg, config.parse_options(options_of(kind)))
-    config.set_classes(cfg, classes)
-    cfg.model.backbone.init_cfg = None
-    config.import_plugins(cfg)
+    path, cfg = config_of(kind, classes)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = randomised(revert_sync_batchnorm(MODELS.build(cfg.model))).eval()
@@ -387,6 +393,27 @@ def test_suppression_is_mmdets(score_threshold):
         assert torch.equal(found[0][i, :count], dets[:, :4])
         assert torch.equal(found[1][i, :count], dets[:, 4]) and not found[1][i, count:].any()
         assert torch.equal(found[2][i, :count], labels)
+
+
+@pytest.mark.parametrize('score_threshold', [0.0, 1.0])
+def test_masks_of_many_boxes_and_of_none(score_threshold):
+    """With group norm in the mask head, as a run from random weights has it."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from effvim import export_file, overlays
+
+    _, cfg = config_of('MaskRCNN', mini.CLASSES, [
+        f'model.test_cfg.rcnn.score_thr={score_threshold}'])
+    overlays.from_scratch(cfg)
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model).eval()
+    image = pictures(96, 128, 1)
+    (expected,) = export_check.find(model, list(image), 'MaskRCNN')
+    about = {'options': {}, 'classes': list(mini.CLASSES)}
+    content = export_file.write(model, cfg, about, 'MaskRCNN', (96, 128), False)
+    (found,) = export_check.find(exported.ExportedModel(content), list(image), 'MaskRCNN')
+    assert len(found.pred_instances) == len(expected.pred_instances) == 20 * (score_threshold == 0)
+    assert found.pred_instances.masks.shape == expected.pred_instances.masks.shape
 
 
 @pytest.fixture(scope='module')

@@ -102,7 +102,7 @@ def test_public_names_are_typed(line, error, tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'mypy', '--follow-imports=silent', '--ignore-missing-imports',
          f'--cache-dir={ROOT}/.mypy_cache', 'program.py'],
-        capture_output=True, text=True, cwd=tmp_path)
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, 'MYPYPATH': str(ROOT)})
     errors = [text for text in done.stdout.splitlines() if ': error:' in text]
     assert len(errors) == bool(error), done.stdout + done.stderr
     assert error is None or error in errors[0]
