@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow test-browser lint tables benchmarks benchmarks-page
+.PHONY: setup setup-dev demo test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page
 setup:
 	@bash tools/setup.sh
 
@@ -22,9 +22,19 @@ test-slow: setup-dev
 test-browser: setup-dev
 	$(BIN)/python -m pytest -m browser
 
+# Training, resuming, testing on the other stack, see requirements-upstream.txt.
+UPSTREAM_TESTS = $(addprefix tests/test_,tools.py resume.py segmentation_tools.py mask_rcnn.py \
+	every_config.py)
+test-upstream:
+	@bash tools/setup.sh upstream
+	.venv-upstream/bin/python -m pytest $(UPSTREAM_TESTS)
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lock: setup
+	@bash tools/lock.sh
 
 tables: setup
 	$(BIN)/python -m effvim.tables
