@@ -86,11 +86,10 @@ def one(
 
 def link_pictures(folder: Path, names: list[str], sizes: list[tuple[int, int]]) -> None:
     """As many names for as few pictures as there are sizes."""
-    folder.mkdir(parents=True)
-    for i, (width, height) in enumerate(sizes):
-        cv2.imwrite(str(folder.parent / f'grey{i}.jpg'), np.full((height, width, 3), 128, np.uint8))
+    for i, size in enumerate(sizes):
+        draw_pictures(folder / f'kind{i}', ['picture.jpg'], size, seed=i)
     for i, name in enumerate(names):
-        (folder / name).symlink_to(f'../grey{i % len(sizes)}.jpg')
+        (folder / name).symlink_to(f'kind{i % len(sizes)}/picture.jpg')
 
 
 def draw_pictures(folder: Path, names: list[str], size: tuple[int, int], seed: int = 0) -> None:
@@ -104,7 +103,7 @@ def draw_pictures(folder: Path, names: list[str], size: tuple[int, int], seed: i
 
 def as_large_as_coco(root: Path, pictures: int = 118_000, objects: int = 860_000) -> None:
     """Training and validation as large as those of 2017."""
-    sizes = [(640, 480), (480, 640)]
+    sizes = [(640, 480), (480, 640)] * 8  # batches of one picture alone would end in overflow
     for split, counts in (('train2017', (pictures, objects)), ('val2017', (5_000, 36_000))):
         names = write_annotations(root / f'annotations/instances_{split}.json', *counts, sizes)
         link_pictures(root / split, names, sizes)
