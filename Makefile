@@ -22,12 +22,12 @@ test-slow: setup-dev
 test-browser: setup-dev
 	$(BIN)/python -m pytest -m browser
 
-# Training, resuming, testing on the other stack, see requirements-upstream.txt.
-UPSTREAM_TESTS = $(addprefix tests/test_,tools.py resume.py segmentation_tools.py mask_rcnn.py \
-	every_config.py)
+# Training, resuming, testing on the other stack, see requirements-upstream.txt. What its own tools
+# and functions do with checkpoints is left out: they cannot read them beside torch 2.6 and later.
 test-upstream:
 	@bash tools/setup.sh upstream
-	.venv-upstream/bin/python -m pytest $(UPSTREAM_TESTS)
+	.venv-upstream/bin/python -m pytest -k 'not mmdets_own_inference and not mmsegs_own' \
+		$(addprefix tests/test_,tools.py segmentation_tools.py mask_rcnn.py resume.py)
 
 lint: setup-dev
 	$(BIN)/ruff check .

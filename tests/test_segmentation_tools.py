@@ -63,7 +63,8 @@ def telling(trained, ade_root):
     from mmseg.apis import inference_model, init_model
 
     folder, _ = trained
-    model = init_model(str(folder / 'semfpn_effvim_m1.py'), str(folder / 'iter_4.pth'), 'cpu')
+    model = init_model(str(folder / 'semfpn_effvim_m1.py'), device='cpu')
+    model.load_state_dict(checkpoint.read(folder / 'iter_4.pth')['state_dict'])
     seen = []
     model.decode_head.conv_seg.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     inference_model(model, str(ade_root / 'images/validation/ADE_val_00000001.jpg'))

@@ -45,7 +45,7 @@ def test_training_on_as_much_as_coco(config, coco, tmp_path):
         seconds = tool.until('epoch 1/12  1/')
         peak, (main, _) = tool.peak(), memory(tool.process.pid)
         early = [memory(number)[1] for number in tool.workers()]
-        assert tool.until('epoch 1/12  200/')
+        assert tool.until('epoch 1/12  50/')
         late = [memory(number)[1] for number in tool.workers()]
     print(f'{seconds:.0f} s to the first iteration; main process {main:,.0f} MiB, {peak:,.0f} '
           f'while it reads; workers {max(early):.0f} MiB of their own, {max(late):.0f} later')
