@@ -1,5 +1,6 @@
 """A long run holds no more memory, files and disk at its end than early on."""
 
+import contextlib
 import re
 import sys
 
@@ -19,7 +20,7 @@ WARM = 500  # iterations until caches and pools have their size
 def test_two_thousand_iterations(tmp_path):
     root = mini.draw_coco(tmp_path / 'coco', num_train=2 * BATCHES, num_val=20, size=64)
     work = tmp_path / 'run'
-    samples, sizes = [], []
+    samples, disk = [], []
     with Tool('train', ROOT / 'configs/retinanet_effvim_m1.py', '--from-scratch', '--data-root',
               root, '--work-dir', work, '--cfg-options', 'train_dataloader.batch_size=2',
               'train_dataloader.num_workers=1', 'val_dataloader.num_workers=1',
@@ -35,13 +36,18 @@ def test_two_thousand_iterations(tmp_path):
             done = (int(place[1]) - 1) * BATCHES + int(place[2])
             held = sum(memory(number)[1] for number in (tool.process.pid, *tool.workers()))
             samples.append((done, held, tool.open_files()))
-            files = [path for path in work.rglob('*') if path.is_file()]
-            sizes.append((done, len(files), sum(path.stat().st_size for path in files) / MIB))
+            with contextlib.suppress(FileNotFoundError):  # just renamed, or gone
+                disk.append(sum(path.stat().st_size for path in work.rglob('*') if path.is_file()))
         assert tool.process.wait() == 0, tool.output
     assert samples[-1][0] == EPOCHS * BATCHES and len(samples) == EPOCHS * BATCHES // 25
     done, held, files = np.array([sample for sample in samples if sample[0] > WARM]).T
     slope = np.polyfit(done, held, 1)[0] * 1000
+    checkpoints = [path.stat().st_size for path in work.glob('*.pth')]
     print(f'memory {held[0]:.0f} to {held[-1]:.0f} MiB, {slope:+.2f} MiB in 1000 iterations; open '
-          f'files {files.min():.0f} to {files.max():.0f}; {sizes[-1]}')
+          f'files {files.min():.0f} to {files.max():.0f}; disk at most {max(disk) / MIB:.0f} MiB, '
+          f'a checkpoint {checkpoints[0] / MIB:.0f}')
     assert slope < 10
     assert files.max() - files.min() <= 2
+    assert len(checkpoints) == KEPT
+    # an old one goes when the new one is there
+    assert max(disk) < (KEPT + 1) * max(checkpoints) + 20 * MIB
