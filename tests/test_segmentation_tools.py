@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from backbone import ops
 from effvim import checkpoint, cli, mini
 from effvim import test as test_tool
 from effvim import train as train_tool
@@ -60,6 +61,7 @@ def trained(ade_root, tmp_path_factory):
 @pytest.fixture(scope='module')
 def telling(trained, ade_root):
     """The checkpoint with a last layer that tells the places of a picture apart."""
+    ops.install()  # mmsegmentation 1.2 asks for them
     from mmseg.apis import inference_model, init_model
 
     folder, _ = trained
