@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow test-browser lint tables benchmarks benchmarks-page
+.PHONY: setup setup-dev demo test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page
 setup:
 	@bash tools/setup.sh
 
@@ -22,9 +22,20 @@ test-slow: setup-dev
 test-browser: setup-dev
 	$(BIN)/python -m pytest -m browser
 
+# Training, resuming, testing on the other stack, see requirements-upstream.txt. Left out: what its
+# own tools and functions do with checkpoints, which they cannot read beside torch 2.6 and later, and
+# that a resumed segmentor skips what it has had without reading it, which only the default stack does.
+test-upstream:
+	@bash tools/setup.sh upstream
+	.venv-upstream/bin/python -m pytest -k 'not mmdets_own_inference and not mmsegs_own and not without_reading' \
+		$(addprefix tests/test_,tools.py segmentation_tools.py mask_rcnn.py resume.py)
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lock: setup
+	@bash tools/lock.sh
 
 tables: setup
 	$(BIN)/python -m effvim.tables

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from backbone import ops
 from backbone.errors import UserError
 
 from .config import quiet
@@ -122,6 +123,7 @@ def _check_alone(these: dict[str, Path], those: dict[str, Path], what: str, lack
 
 def _type(dataset: Any) -> Any:
     """The data set's class; mmseg without its models takes a second to import."""
+    ops.install()
     with quiet():
         import mmseg.datasets  # noqa: F401  (registers its classes)
         from mmseg.registry import DATASETS

@@ -89,11 +89,12 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
 
 def examine(cfg: Config, about: dict[str, Any], args: Namespace, report: Any) -> None:
     """Data, weights, and, if nothing is wrong with them, what training would take."""
-    from . import check_cost, check_data
+    from . import check_cost, check_data, config
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = (cores or 1) if args.workers is None else args.workers
-    check_data.examine(cfg, report, workers, args.quick)
+    with config.no_collection():
+        check_data.examine(cfg, report, workers, args.quick)
     check_cost.weights(cfg, report)
     if not args.quick and not report.problems:
         try:

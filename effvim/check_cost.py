@@ -43,7 +43,7 @@ def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
     it is an estimate.
     """
     from . import memory, runner
-    from .hooks import duration, peak_memory
+    from .hooks import duration, peak_memory, reset_peak_memory
 
     cfg = copy.deepcopy(cfg)
     config.fit_machine(cfg)
@@ -54,6 +54,7 @@ def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
         if load_from:
             _fit(load_from, running.model, runner.fitting, report)
         loader = running.train_dataloader
+        reset_peak_memory()
         step(loader.collate_fn([loader.dataset[0]]))  # the optimiser's state is there afterwards
         seconds, peaks = [], []
         for size in (1, 2):

@@ -74,7 +74,7 @@ def versions(report: Report) -> None:
 def operators(report: Report) -> None:
     """Whose NMS and RoIAlign run, and that they do."""
     spec = importlib.util.find_spec('mmcv._ext') if importlib.util.find_spec('mmcv') else None
-    own = spec is not None and spec.origin != 'mmdet_plugin.ops'  # ours stands in for it
+    own = spec is not None and spec.origin != 'backbone.ops'  # ours stands in for it
     report.fact(SECTION, 'operators', 'compiled, mmcv\'s' if own else
                 'torchvision\'s, where mmcv has none')
     try:

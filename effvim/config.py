@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import importlib.util
 import io
 import logging
@@ -249,6 +250,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's search for cycles rests: it would walk millions of annotations again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def import_plugins(cfg: Config) -> None:

@@ -36,7 +36,9 @@ def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(scores)
 
 
-@torch.library.custom_op('effvim::pool', mutates_args=())
+# torch 2.6 cannot read the types of lists, therefore the schema
+@torch.library.custom_op('effvim::pool', mutates_args=(), schema=(
+    '(Tensor[] maps, Tensor rois, Tensor levels, int[] strides, int size, int sampling) -> Tensor'))
 def pool(
     maps: list[Tensor], rois: Tensor, levels: Tensor, strides: list[int], size: int, sampling: int
 ) -> Tensor:

@@ -33,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.cfg_options.append('model.backbone.init_cfg=None')
     cfg, about = train.prepare(args)
 
-    from .hooks import peak_memory
+    from .hooks import peak_memory, reset_peak_memory
 
     running, step = stepper(cfg, about)
-    for _, batch in zip(range(STEPS), running.train_dataloader):
+    loader = running.train_dataloader
+    reset_peak_memory()
+    for _, batch in zip(range(STEPS), loader):
         step(batch)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
     print(f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '

@@ -100,7 +100,8 @@ def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> No
         UserError: as `check_all` of `ade` or `coco`, or the data has other classes than the
             checkpoint.
     """
-    classes = (ade if config.is_segmentor(cfg) else coco).check_all(loaders)
+    with config.no_collection():
+        classes = (ade if config.is_segmentor(cfg) else coco).check_all(loaders)
     trained = tuple(about.get('classes') or ())
     if trained and trained != classes:
         raise UserError(f'the checkpoint was trained for {len(trained)} classes ('

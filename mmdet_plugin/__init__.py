@@ -3,7 +3,7 @@
 Configs name it in `custom_imports`; programs import it before anything of mmdet's models.
 """
 
-from . import ops
+from backbone import ops
 
 ops.install()  # before anything below imports mmcv.ops
 

@@ -3,8 +3,12 @@
 Configs name it in `custom_imports`.
 """
 
-from backbone import layer_decay, wrapper
+from backbone import ops
 
-from . import metric
+ops.install()  # mmsegmentation 1.2 imports mmcv.ops, later ones do not
 
-__all__ = ['layer_decay', 'metric', 'wrapper']
+from backbone import layer_decay, wrapper  # noqa: E402
+
+from . import metric  # noqa: E402
+
+__all__ = ['layer_decay', 'metric', 'ops', 'wrapper']

@@ -303,3 +303,15 @@ def test_mistakes_in_the_call(argv, capsys, tmp_path, monkeypatch):
     err = capsys.readouterr().err
     assert err.startswith('error: ') and err.count('\n') == 1
     assert Path('file').read_text() == 'mine'
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or torch.cuda.is_available(), reason='Linux only')
+def test_memory_is_counted_from_the_steps_on():
+    """Not from what annotations took while they were read."""
+    from effvim.hooks import peak_memory, reset_peak_memory
+
+    block = np.ones(2**26)  # 512 MiB
+    before = peak_memory()
+    del block
+    reset_peak_memory()
+    assert peak_memory() < before - 400

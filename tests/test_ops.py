@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_plugin import ops
+from backbone import ops
 
 ops.install()
 mmcv_ops = importlib.import_module('mmcv.ops')  # after install, or the import fails
@@ -334,8 +334,8 @@ try:
     raise SystemExit('mmcv.ops imports without us')
 except ModuleNotFoundError as e:
     assert e.name == 'mmcv._ext'
-import mmdet_plugin.ops
-assert mmdet_plugin.ops.install() and mmdet_plugin.ops.is_installed()
+import backbone.ops
+assert backbone.ops.install() and backbone.ops.is_installed()
 assert importlib.util.find_spec('mmcv._ext').name == 'mmcv._ext'
 import mmdet.models
 ''')
@@ -351,9 +351,9 @@ def __getattr__(name):
     run_python(f'''
 import mmcv
 mmcv.__path__.append({str(tmp_path)!r})
-import mmdet_plugin.ops
+import backbone.ops
 for _ in range(2):  # not yet imported, then imported
-    assert mmdet_plugin.ops.install() is False and not mmdet_plugin.ops.is_installed()
+    assert backbone.ops.install() is False and not backbone.ops.is_installed()
     import mmcv._ext
     assert mmcv._ext.nms == 'compiled' and mmcv._ext.__file__.startswith({str(tmp_path)!r})
 ''')

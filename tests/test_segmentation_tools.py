@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from backbone import ops
 from effvim import checkpoint, cli, mini
 from effvim import test as test_tool
 from effvim import train as train_tool
@@ -60,10 +61,12 @@ def trained(ade_root, tmp_path_factory):
 @pytest.fixture(scope='module')
 def telling(trained, ade_root):
     """The checkpoint with a last layer that tells the places of a picture apart."""
+    ops.install()  # mmsegmentation 1.2 asks for them
     from mmseg.apis import inference_model, init_model
 
     folder, _ = trained
-    model = init_model(str(folder / 'semfpn_effvim_m1.py'), str(folder / 'iter_4.pth'), 'cpu')
+    model = init_model(str(folder / 'semfpn_effvim_m1.py'), device='cpu')
+    model.load_state_dict(checkpoint.read(folder / 'iter_4.pth')['state_dict'])
     seen = []
     model.decode_head.conv_seg.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     inference_model(model, str(ade_root / 'images/validation/ADE_val_00000001.jpg'))

@@ -1,18 +1,30 @@
 #!/usr/bin/env bash
-# Makes .venv: `tools/setup.sh` for running, `tools/setup.sh dev` also for tests and lint.
+# Makes .venv: `tools/setup.sh` for running, `tools/setup.sh dev` also for tests and lint. Or
+# .venv-upstream, `tools/setup.sh upstream`: upstream's OpenMMLab packages and pytest.
 # Does nothing if .venv is as requirements.txt says. Called by make, see the Makefile for
 # PYTHON and TORCH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=.venv
-ready=$venv/.ready  # written last: a .venv without it was left half-made
 dev=${1:-}
+venv=.venv
+[ "$dev" != upstream ] || venv=.venv-upstream
+ready=$venv/.ready  # written last: a .venv without it was left half-made
 
 stamp() { # of what a finished .venv was made from: inputs, PyTorch choice, interpreter
-    cat requirements.txt pyproject.toml tools/setup.sh | cksum
+    cat requirements.txt requirements-upstream.txt pyproject.toml tools/setup.sh | cksum
     echo "in $PWD"
     echo "torch ${TORCH:-}"
     "$1" -c 'import sys; print(sys.version)'
+}
+
+packages() { # what to install; mmcv has a way of its own
+    if [ "$dev" = upstream ]; then
+        grep -v '^onedl-' requirements.txt
+        cat requirements-upstream.txt
+        grep -e '^pytest==' -e '^hypothesis==' requirements-dev.txt
+    else
+        grep -v '^onedl-mmcv==' requirements.txt
+    fi
 }
 
 had=$([ -x "$venv/bin/python" ] && cat "$ready" 2>/dev/null || true)
@@ -44,20 +56,21 @@ if [ "$had" != "$want" ]; then
         "$PYTHON" -m venv --clear "$venv"
     fi
     echo 'installing from the package registry, about three minutes …'
-    mmcv=$(grep '^onedl-mmcv==' requirements.txt)
-    headless=$(grep '^opencv-python-headless==' requirements.txt)
     if [ -n "${TORCH:-}" ]; then
         pip install $TORCH
-        pip install -r <(grep -v -e '^onedl-mmcv==' -e '^torch==' -e '^torchvision==' requirements.txt)
+        pip install -r <(packages | grep -v -e '^torch==' -e '^torchvision==')
     else
-        pip install -r <(grep -v '^onedl-mmcv==' requirements.txt)
+        pip install -r <(packages)
     fi
-    # From the source package, never a cached wheel: that may hold operators compiled for another
-    # PyTorch. Without a compiler and in seconds.
-    MMCV_WITH_OPS=0 pip install --no-cache-dir --no-binary onedl-mmcv --no-deps --force-reinstall "$mmcv"
+    if [ "$dev" != upstream ]; then
+        # From the source package, never a cached wheel: that may hold operators compiled for
+        # another PyTorch. Without a compiler and in seconds.
+        MMCV_WITH_OPS=0 pip install --no-cache-dir --no-binary onedl-mmcv --no-deps --force-reinstall \
+            "$(grep '^onedl-mmcv==' requirements.txt)"
+    fi
     # Both OpenCV packages write the folder cv2; the one installed last wins, and only the headless
     # one works without libGL.
-    pip install --no-deps --force-reinstall "$headless"
+    pip install --no-deps --force-reinstall "$(grep '^opencv-python-headless==' requirements.txt)"
     pip install --no-deps -e .
     "$venv/bin/python" -c 'import cv2, torch, mmcv'
     echo "$want" >"$ready"

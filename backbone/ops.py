@@ -1,12 +1,13 @@
 """A stand-in for `mmcv._ext`, mmcv's compiled operators, on torch and torchvision.
 
-mmdet imports `mmcv.ops`, every module of which loads the C++ extension `mmcv._ext` and asserts
-that its functions exist. Installed from the package registry, mmcv has no such extension, and
-compiling it needs a toolchain and ten minutes. `install()` puts a module with the operators that
-RetinaNet and Mask R-CNN use in its place: NMS, RoIAlign (average) and the sigmoid focal loss, in
-mmcv's calling convention (results are written into the tensors handed in, except by `nms`). It
-must run before `mmdet` is imported. Every other operator can be looked up, as mmcv asserts, and
-raises `MissingOperator` when called. An mmcv that has compiled operators is left as it is.
+mmdet, and mmsegmentation 1.2, import `mmcv.ops`, every module of which loads the C++ extension
+`mmcv._ext` and asserts that its functions exist. Installed from the package registry, mmcv has no
+such extension, and compiling it needs a toolchain and ten minutes. `install()` puts a module with
+the operators that RetinaNet and Mask R-CNN use in its place: NMS, RoIAlign (average) and the
+sigmoid focal loss, in mmcv's calling convention (results are written into the tensors handed in,
+except by `nms`). It must run before they are imported. Every other operator can be looked up, as
+mmcv asserts, and raises `MissingOperator` when called. An mmcv that has compiled operators is left
+as it is.
 
 All arithmetic is in at least float32 (`_wide`), on every device: torchvision's kernels lack some
 half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyond 256.
@@ -25,7 +26,7 @@ import torchvision  # registers torch.ops.torchvision
 from torch import Tensor
 
 _NAME = 'mmcv._ext'
-_ORIGIN = 'mmdet_plugin.ops'  # marks our module, also after a reload of this file
+_ORIGIN = 'backbone.ops'  # marks our module, also after a reload of this file
 _COMPILE = ('MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
             '--no-build-isolation --no-binary onedl-mmcv onedl-mmcv')
 
