@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -30,12 +31,13 @@ def peak_memory() -> int:
 def reset_peak_memory() -> None:
     """Let `peak_memory` count from now on: annotations take more than training while they are read.
 
-    Of a process on another system than Linux it goes on from its start.
+    Where the system does not offer that, it goes on from the start of the process.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == 'linux':
-        Path('/proc/self/clear_refs').write_text('5')  # see proc(5)
+    else:
+        with contextlib.suppress(OSError):  # Linux only, and not in every container
+            Path('/proc/self/clear_refs').write_text('5')  # see proc(5)
 
 
 def duration(seconds: float) -> str:
