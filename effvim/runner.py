@@ -16,10 +16,8 @@ from typing import Any
 import mmcv
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
@@ -29,7 +27,7 @@ from torch.utils.data import DataLoader
 from backbone import EfficientViM
 from backbone.errors import UserError
 
-from . import ade, decoding, ema, hooks, optim, sampling, saving
+from . import ade, decoding, ema, hooks, optim, sampling, saving, sync_bn
 from . import checkpoint as ckpt
 from . import guards as _guards  # noqa: F401  registers its hook
 
@@ -77,12 +75,6 @@ class Runner(MMRunner):
             cfg=cfg,
         )
 
-    def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """The usual environment; also for several processes without a GPU."""
-        if self.distributed and not torch.cuda.is_available() and not is_distributed():
-            torch.distributed.init_process_group('gloo')  # mmengine would ask for a GPU
-        super().setup_env(env_cfg)
-
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """The usual logger: everything into the file, warnings only on the console."""
         logger = super().build_logger(*args, **kwargs)
@@ -96,12 +88,16 @@ class Runner(MMRunner):
     def build_evaluator(self, *args: Any, **kwargs: Any) -> Evaluator:
         """The usual evaluator, built in silence."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
-            return super().build_evaluator(*args, **kwargs)
+            built = super().build_evaluator(*args, **kwargs)
+        for metric in built.metrics:  # several processes would meet in the current folder
+            if metric.collect_device == 'cpu' and not metric.collect_dir:
+                metric.collect_dir = str(Path(self.work_dir, 'collected'))
+        return built
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """The usual wrapper; without a GPU plain BN, since SyncBN has no kernels for CPUs."""
-        if not torch.cuda.is_available():
-            model = revert_sync_batchnorm(model)
+        """The usual wrapper; several processes without a GPU get a SyncBN that does without."""
+        if self.distributed and not torch.cuda.is_available():
+            model = sync_bn.on_cpu(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: Any) -> nn.Module:
