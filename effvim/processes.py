@@ -107,7 +107,7 @@ class Watch:
     """Ends this process if another one of its group dies.
 
     The first process hears of it from the connection that breaks, the others from the first. Each
-    says goodbye when it leaves; who does not has died. Messages are lines of text.
+    says goodbye when it leaves; who does not has died. What goes over the connections is text.
     """
 
     def __init__(self) -> None:
@@ -115,6 +115,7 @@ class Watch:
 
         self.rank, processes = dist.get_dist_info()
         self.left = self.left_well = False
+        self.message = ''
         self.heard = threading.Event()
         me = f'rank {self.rank} (process {os.getpid()} on {socket.gethostname()})'
         server = socket.create_server(('', 0), backlog=processes) if self.rank == 0 else None
@@ -152,25 +153,34 @@ class Watch:
                     self._end(staying, {
                         '': f'{who} died',
                         'failed': f'{who} ended with an error, see what it said',
-                    }.get(word, word))  # the first process passes it on
+                    }.get(word, word), word == '')  # the first process passes it on
                     return
 
-    def _end(self, staying: Iterable[socket.socket], reason: str) -> None:
+    def _end(self, staying: Iterable[socket.socket], reason: str, at_once: bool) -> None:
         for line in staying:
             send(line, reason)
         # of the processes that are left one says it; if the first is gone, one on each node
         if self.rank == 0 or (reason.startswith('rank 0 ') and (
                 self.rank == 1 or os.environ['LOCAL_RANK'] == '0')):
-            print(f'error: {reason}; the other processes end, too. Training goes on with --resume '
-                  f'from its last checkpoint', file=sys.stderr, flush=True)
+            self.message = (f'error: {reason}; the other processes end, too. Training goes on with '
+                            f'--resume from its last checkpoint')
+        if at_once:
+            self._say()
         self.heard.set()
         time.sleep(GRACE)
         if not self.left:  # it waits for what will never come
+            self._say()
             os._exit(2)
 
+    def _say(self) -> None:
+        message, self.message = self.message, ''
+        if message:
+            print(message, file=sys.stderr, flush=True)
+
     def explain(self, error: Exception) -> None:
-        """End quietly if the end of another process is the reason of `error`."""
+        """End if the end of another process is the reason of `error`, and say so."""
         if self.heard.wait(NOTICE):
+            self._say()
             raise SystemExit(2) from error
 
     def _forget(self) -> None:

@@ -52,6 +52,7 @@ class Runner(MMRunner):
         self.about = dict(about)
         self.loaded: dict[str, Any] = {}  # the checkpoint, while it is being resumed from
         self.owes_validation = False
+        self.random_states: list[dict[str, Any]] = []  # of all processes, while a checkpoint is due
         parts = {
             key: cfg.get(key)
             for key in (
@@ -218,7 +219,8 @@ class Runner(MMRunner):
                                 f'processes until the epoch ends')
         self.owes_validation = saving.owes_validation(self)
         if 'random_states' in loaded:
-            ckpt.restore_random_states(loaded['random_states'])
+            states = [loaded['random_states'], *loaded.get('random_states_of_others', [])]
+            ckpt.restore_random_states(states[self.rank if len(states) == self.world_size else 0])
 
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any

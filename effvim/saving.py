@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed, is_main_process
+from mmengine import dist
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 
@@ -52,7 +52,7 @@ class WholeCheckpointHook(CheckpointHook):
         if runner.iter and Path(self.out_dir, last.name).is_file():  # what the run has resumed from
             self.last_ckpt, self.written = str(last), runner.iter
         self.process = os.getpid()
-        if is_distributed():
+        if dist.is_distributed():
             self.group = torch.distributed.new_group(backend='gloo')
         if threading.current_thread() is threading.main_thread():
             self.handlers = {number: signal.signal(number, self._ask)
@@ -134,8 +134,13 @@ class WholeCheckpointHook(CheckpointHook):
         # old ones included: they go for certain, even if this run is killed before it gets there
         runner.message_hub.update_info('checkpoints', known)
         self.written = meta['iter']
+        for parameter in runner.model.parameters():  # each process has those of its own batches
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad, 'mean')
+        runner.random_states = dist.all_gather_object(ckpt.random_states())
         super()._save_checkpoint_with_step(runner, step, meta)
-        if is_main_process():
+        runner.random_states = []
+        if dist.is_main_process():
             for each in old:
                 Path(self.out_dir, each).unlink(missing_ok=True)
         runner.message_hub.update_info('checkpoints', known[len(old):])
@@ -163,7 +168,9 @@ class ResumeHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Add the random states, and the gradients of a group of batches that is not complete."""
         model = getattr(runner.model, 'module', runner.model)
-        checkpoint['random_states'] = ckpt.random_states()
+        checkpoint['random_states'], *others = runner.random_states or [ckpt.random_states()]
+        if others:
+            checkpoint['random_states_of_others'] = others  # from rank 1 on
         checkpoint['gradients'] = {name: p.grad.cpu() for name, p in model.named_parameters()
                                    if p.grad is not None}
 

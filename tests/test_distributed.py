@@ -173,11 +173,15 @@ def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_pat
 # ---- signals
 
 
+# each process draws proposals from random numbers of its own
+DRAWN = [*TEST['mask_rcnn'], 'model.train_cfg.rcnn.sampler.num=16']
+
+
 @pytest.fixture(scope='module')
 def undisturbed(together, roots, pretrained, tmp_path_factory):
     """Two epochs of five batches on two processes."""
     folder = tmp_path_factory.mktemp('undisturbed')
-    together(2, 'train', *training(RETINANET, roots, pretrained, folder))
+    together(2, 'train', *training(MASK_RCNN, roots, pretrained, folder, *DRAWN))
     return last(folder)
 
 
@@ -195,18 +199,34 @@ def slurm(tmp_path):
 def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
         number, rank, together, roots, pretrained, undisturbed, slurm, tmp_path):
     """In the middle of an epoch, under Slurm; resumed, the run ends as if nothing had happened."""
-    done = together(2, 'train', *training(RETINANET, roots, pretrained, tmp_path),
+    done = together(2, 'train', *training(MASK_RCNN, roots, pretrained, tmp_path, *DRAWN),
                     signals={rank: ['train', 3, number]}, statuses=[128 + number] * 2,
                     launcher='slurm', environment=slurm)
     assert f'{number.name}: ended after iteration 3' in done['outputs'][0]
     assert 'Error' not in ''.join(done['outputs'])
     assert last(tmp_path)['meta']['iter'] == 3
-    resumed = together(2, 'train', *training(RETINANET, roots, pretrained, tmp_path,
+    resumed = together(2, 'train', *training(MASK_RCNN, roots, pretrained, tmp_path, *DRAWN,
                                              flags=['--resume']))
     assert 'epoch 1/2  5/5' in resumed['outputs'][0]
-    first, second = state(undisturbed), state(last(tmp_path))
-    for part in ('state_dict', 'optimizer', 'param_schedulers', 'done'):
-        assert not difference(first[part], second[part])
+    first, second = undisturbed, last(tmp_path)
+    assert not difference(state(first), state(second))
+    others = [content['random_states_of_others'] for content in (first, second)]
+    assert not difference(*others) and difference(others[0][0], first['random_states'])
+
+
+def test_accumulated_gradients_of_all_processes_are_kept(together, roots, pretrained, tmp_path):
+    """Stopped between the two batches of a step, then resumed."""
+    weights = {}
+    for name, signals, status in (('whole', {}, 0), ('halves', {1: ['train', 3, 15]}, 143)):
+        command = training(RETINANET, roots, pretrained, tmp_path / name,
+                           'optim_wrapper.accumulative_counts=2')
+        together(2, 'train', *command, signals=signals, statuses=[status] * 2)
+        if status:
+            together(2, 'train', *training(RETINANET, roots, pretrained, tmp_path / name,
+                                           flags=['--resume']))
+        weights[name] = last(tmp_path / name)['state_dict']
+    first = checkpoint.read(tmp_path / 'whole/epoch_1.pth')['state_dict']
+    assert_equal_weights(weights['whole'], weights['halves'], first)
 
 
 def test_a_signal_in_a_validation_ends_all(together, roots, pretrained, tmp_path):
@@ -324,18 +344,17 @@ def test_torchrun_ends_when_a_process_dies(roots, pretrained, tmp_path):
     assert re.search(r'Root Cause[^[]*\[0\]:.*rank +: 1', errors, re.DOTALL)  # torchrun's own words
 
 
-@pytest.mark.parametrize('whole_group', [False, True])
-def test_a_signal_to_torchrun_saves_and_ends(
-        whole_group, together, roots, pretrained, tmp_path):
-    """Also if its processes are sent the signal, too, as a terminal does."""
+def test_a_signal_to_torchrun_and_its_processes_saves_and_ends(roots, pretrained, tmp_path):
+    """As Slurm sends it. torchrun passes it on: each process is sent two."""
     with torchrun(roots, pretrained, tmp_path) as running:
-        (os.killpg if whole_group else os.kill)(running.pid, signal.SIGINT)
+        for process in (*workers(running).values(), running.pid):
+            os.kill(process, signal.SIGTERM)
         _, errors = running.communicate()
-    done = int(re.search(r'SIGINT: ended after iteration (\d+); --resume', errors)[1])
+    done = int(re.search(r'SIGTERM: ended after iteration (\d+); --resume', errors)[1])
     content = last(tmp_path)
     assert content['meta']['iter'] == done
     assert checkpoint.describe(content)['place']['batch'] == done % 5
-    assert 'died' not in errors
+    assert 'died' not in errors and 'Traceback' not in errors
 
 
 # ---- how it is started
