@@ -118,7 +118,7 @@ class Watch:
         self.message = ''
         self.heard = threading.Event()
         me = f'rank {self.rank} (process {os.getpid()} on {socket.gethostname()})'
-        server = socket.create_server(('', 0), backlog=processes) if self.rank == 0 else None
+        server = listening(processes) if self.rank == 0 else None
         offer: list[Any] = [
             (me, server.getsockname()[1], secrets.token_hex()) if server else None]
         dist.broadcast_object_list(offer)
@@ -194,6 +194,14 @@ class Watch:
             send(line, 'well' if self.left_well else 'failed')
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+
+
+def listening(number: int) -> socket.socket:
+    """A socket for `number` connections, from any address of this machine."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ('', 0), family=socket.AF_INET6, backlog=number, dualstack_ipv6=True)
+    return socket.create_server(('', 0), backlog=number)
 
 
 def send(line: socket.socket, text: str) -> None:
