@@ -198,6 +198,6 @@ class PicturesHook(Hook):
             if number > (size if self.limit is None else min(self.limit, size)):
                 return
             self.count += 1
-            classes = runner.visualizer.dataset_meta['classes']
+            classes = runner.about['classes']
             name = f'{number:03d}_{Path(sample.img_path).stem}.png'
             plots.prediction_beside_truth(sample, classes, self.folder / name, self.score_thr)

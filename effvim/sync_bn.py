@@ -25,7 +25,7 @@ class SumOfAll(torch.autograd.Function):
         return total
 
 
-class CPUSyncBN(nn.SyncBatchNorm):
+class CPUSyncBN(nn.BatchNorm2d):
     """torch's `SyncBatchNorm` from plain operations: in training, statistics of all processes."""
 
     momentum: float
@@ -51,8 +51,8 @@ class CPUSyncBN(nn.SyncBatchNorm):
 
 
 def on_cpu(model: nn.Module) -> nn.Module:
-    """Let every SyncBN in `model` run on a CPU; returns it."""
+    """Let every SyncBN in `model` run on a CPU, with the tensors that it has; returns `model`."""
     for module in model.modules():
-        if type(module) is nn.SyncBatchNorm:
+        if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CPUSyncBN
     return model

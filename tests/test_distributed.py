@@ -24,8 +24,9 @@ ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 ONE_BATCH = ['train_dataloader.batch_size=1', 'train_dataloader.num_workers=0',
              'val_dataloader.num_workers=0']
 DETECTION = [*ONE_BATCH, 'train_dataloader.dataset.pipeline.2.scale=(64,64)',
-             'val_dataloader.dataset.pipeline.1.scale=(64,64)', 'train_cfg.max_epochs=2',
-             'param_scheduler.0.start_factor=1.0']  # fmt: skip
+             'val_dataloader.dataset.pipeline.1.scale=(64,64)', 'train_cfg.max_epochs=1',
+             'param_scheduler.0.start_factor=1.0',
+             'train_dataloader.dataset.filter_cfg=None']  # one without objects stays
 SEGMENTATION = [
     *ONE_BATCH, 'train_dataloader.dataset.pipeline.2.scale=(256,64)',
     'train_dataloader.dataset.pipeline.3.crop_size=(64,64)', 'model.data_preprocessor.size=(64,64)',
@@ -57,9 +58,10 @@ def together():
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    """Drawn pictures of 64 pixels by config: 10 to train on, 5 for the segmentor."""
-    found = draw(tmp_path_factory.mktemp('drawn'))
-    return {**found, MASK_RCNN: found[RETINANET]}
+    """Drawn pictures of 64 pixels by config; for detectors 20 to train on."""
+    folder = tmp_path_factory.mktemp('drawn')
+    coco = mini.draw_coco(folder / 'more', num_train=20, num_val=2, size=64)
+    return {SEMFPN: draw(folder)[SEMFPN], RETINANET: coco, MASK_RCNN: coco}
 
 
 @pytest.fixture(scope='module')
@@ -98,24 +100,25 @@ def test_metrics_do_not_depend_on_the_number_of_processes(kind, together, run_of
     metrics = {}
     for number in (1, 2, 3):
         out = tmp_path / str(number)
+        show = ['--show-dir', out / 'shown'] if kind == 'retinanet' else []
         together(number, 'test', trained.config, trained.checkpoint, '--data-root', root, '--out',
-                 out / 'metrics.json', '--work-dir', out, '--show-dir', out / 'shown')
+                 out / 'metrics.json', '--work-dir', out, *show)
         metrics[number] = json.loads((out / 'metrics.json').read_text())
-        assert not list(out.rglob('part_*'))
+        assert len(files(out / 'shown')) == 7 * len(show) // 2
     assert max(metrics[1].values()) > 0
-    shown = files(tmp_path / '1/shown')
-    assert len(shown) == 7
     for number in (2, 3):
         assert metrics[number] == pytest.approx(metrics[1], rel=0, abs=1e-9)
-        assert files(tmp_path / f'{number}/shown').keys() == shown.keys()
+        assert files(tmp_path / f'{number}/shown').keys() == files(tmp_path / '1/shown').keys()
 
 
-def assert_equal_weights(first, second, start, tolerance=1e-6):
+def assert_equal_weights(first, second, pretrained):
+    """Equal to 1e-6, and no longer what training began with."""
     assert first.keys() == second.keys()
     for name, value in first.items():
-        if value.is_floating_point():
-            assert (value - second[name]).abs().max() <= tolerance, name
-    moved = [name for name in first if not torch.equal(first[name], start[name])]
+        assert (value - second[name]).abs().max() <= 1e-6, name
+    began = torch.load(pretrained, weights_only=True)['model']
+    moved = [name for name, value in began.items()
+             if (value - first[f'backbone.{name}']).abs().max() > 1e-4]
     assert len(moved) > 100
 
 
@@ -123,31 +126,29 @@ def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
         together, roots, pretrained, tmp_path):
     """Ten steps, augmentation and SyncBN of the recipe included."""
     weights = {}
-    for number, size, steps in ((1, 2, 10), (2, 1, 10), (1, 2, 1)):
-        folder = tmp_path / f'{number}-{steps}'
+    for number, size in ((1, 2), (2, 1)):
+        folder = tmp_path / str(number)
         together(number, 'train', *training(
-            SEMFPN, roots, pretrained, folder, f'train_dataloader.batch_size={size}',
-            f'train_cfg.max_iters={steps}', f'default_hooks.checkpoint.interval={steps}'))
-        weights[number, steps] = last(folder)['state_dict']
-    assert_equal_weights(weights[2, 10], weights[1, 10], weights[1, 1])
+            SEMFPN, roots, pretrained, folder, f'train_dataloader.batch_size={size}'))
+        weights[number] = last(folder)['state_dict']
+    assert_equal_weights(weights[1], weights[2], pretrained)
 
 
-@pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=['retinanet', 'mask_rcnn'])
+@pytest.mark.parametrize('config', [
+    RETINANET, pytest.param(MASK_RCNN, marks=pytest.mark.slow)], ids=['retinanet', 'mask_rcnn'])
 def test_a_detector_on_two_processes_equals_accumulated_gradients(
         config, together, roots, pretrained, tmp_path):
     """Ten steps on the same batches: losses are normalised for each process, hence each batch."""
-    more = ALL if config == MASK_RCNN else ['model.test_cfg.score_thr=0.0']
     contents = {}
     for number in (1, 2):
         folder = tmp_path / str(number)
         together(number, 'train', *training(
-            config, roots, pretrained, folder, *more,
-            f'optim_wrapper.accumulative_counts={3 - number}'))
+            config, roots, pretrained, folder, f'optim_wrapper.accumulative_counts={3 - number}',
+            *(ALL if config == MASK_RCNN else [])))
         contents[number] = last(folder)
         steps = {int(s['step']) for s in contents[number]['optimizer']['state'].values()}
         assert steps == {10}
-    first = checkpoint.read(tmp_path / '2/epoch_1.pth')['state_dict']
-    assert_equal_weights(contents[1]['state_dict'], contents[2]['state_dict'], first)
+    assert_equal_weights(contents[1]['state_dict'], contents[2]['state_dict'], pretrained)
 
 
 def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_path):
@@ -177,14 +178,6 @@ def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_pat
 DRAWN = [*TEST['mask_rcnn'], 'model.train_cfg.rcnn.sampler.num=16']
 
 
-@pytest.fixture(scope='module')
-def undisturbed(together, roots, pretrained, tmp_path_factory):
-    """Two epochs of five batches on two processes."""
-    folder = tmp_path_factory.mktemp('undisturbed')
-    together(2, 'train', *training(MASK_RCNN, roots, pretrained, folder, *DRAWN))
-    return last(folder)
-
-
 @pytest.fixture
 def slurm(tmp_path):
     """What Slurm sets, and its command that lists the nodes."""
@@ -195,45 +188,52 @@ def slurm(tmp_path):
     return {'SLURM_NODELIST': 'here[1-2]', 'PATH': f'{command.parent}:{os.environ["PATH"]}'}
 
 
-@pytest.mark.parametrize('number, rank', [(signal.SIGTERM, 1), (signal.SIGINT, 0)], ids=str)
+@pytest.mark.parametrize('number, rank, config', [
+    (signal.SIGTERM, 1, RETINANET),
+    pytest.param(signal.SIGINT, 0, MASK_RCNN, marks=pytest.mark.slow)], ids=str)
 def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
-        number, rank, together, roots, pretrained, undisturbed, slurm, tmp_path):
+        number, rank, config, together, roots, pretrained, slurm, tmp_path):
     """In the middle of an epoch, under Slurm; resumed, the run ends as if nothing had happened."""
-    done = together(2, 'train', *training(MASK_RCNN, roots, pretrained, tmp_path, *DRAWN),
-                    signals={rank: ['train', 3, number]}, statuses=[128 + number] * 2,
-                    launcher='slurm', environment=slurm)
+    def command(name, *flags):
+        return training(config, roots, pretrained, tmp_path / name,
+                        *(DRAWN if config == MASK_RCNN else []), flags=flags)
+
+    together(2, 'train', *command('whole'))
+    done = together(2, 'train', *command('halves'), statuses=[128 + number] * 2,
+                    signals={rank: ['train', 3, number]}, launcher='slurm', environment=slurm)
     assert f'{number.name}: ended after iteration 3' in done['outputs'][0]
     assert 'Error' not in ''.join(done['outputs'])
-    assert last(tmp_path)['meta']['iter'] == 3
-    resumed = together(2, 'train', *training(MASK_RCNN, roots, pretrained, tmp_path, *DRAWN,
-                                             flags=['--resume']))
-    assert 'epoch 1/2  5/5' in resumed['outputs'][0]
-    first, second = undisturbed, last(tmp_path)
+    assert last(tmp_path / 'halves')['meta']['iter'] == 3
+    resumed = together(2, 'train', *command('halves', '--resume'))
+    assert 'epoch 1/1  10/10' in resumed['outputs'][0]
+    first, second = last(tmp_path / 'whole'), last(tmp_path / 'halves')
     assert not difference(state(first), state(second))
     others = [content['random_states_of_others'] for content in (first, second)]
-    assert not difference(*others) and difference(others[0][0], first['random_states'])
+    assert not difference(*others)
+    drawn_alike = not difference(others[0][0], first['random_states'])
+    assert drawn_alike == (config == RETINANET)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_of_all_processes_are_kept(together, roots, pretrained, tmp_path):
     """Stopped between the two batches of a step, then resumed."""
-    weights = {}
-    for name, signals, status in (('whole', {}, 0), ('halves', {1: ['train', 3, 15]}, 143)):
-        command = training(RETINANET, roots, pretrained, tmp_path / name,
-                           'optim_wrapper.accumulative_counts=2')
-        together(2, 'train', *command, signals=signals, statuses=[status] * 2)
-        if status:
-            together(2, 'train', *training(RETINANET, roots, pretrained, tmp_path / name,
-                                           flags=['--resume']))
-        weights[name] = last(tmp_path / name)['state_dict']
-    first = checkpoint.read(tmp_path / 'whole/epoch_1.pth')['state_dict']
-    assert_equal_weights(weights['whole'], weights['halves'], first)
+    def command(name, *flags):
+        return training(RETINANET, roots, pretrained, tmp_path / name,
+                        'optim_wrapper.accumulative_counts=2', flags=flags)
+
+    together(2, 'train', *command('whole'))
+    together(2, 'train', *command('halves'), signals={1: ['train', 3, 15]}, statuses=[143] * 2)
+    assert last(tmp_path / 'halves')['gradients']
+    together(2, 'train', *command('halves', '--resume'))
+    first, second = (last(tmp_path / name)['state_dict'] for name in ('whole', 'halves'))
+    assert_equal_weights(first, second, pretrained)
 
 
 def test_a_signal_in_a_validation_ends_all(together, roots, pretrained, tmp_path):
     done = together(2, 'train', *training(RETINANET, roots, pretrained, tmp_path),
                     signals={1: ['val', 1, signal.SIGTERM]}, statuses=[143] * 2)
-    assert 'ended after iteration 5' in done['outputs'][0]
-    assert last(tmp_path)['meta']['iter'] == 5
+    assert 'ended after iteration 10' in done['outputs'][0]
+    assert last(tmp_path)['meta']['iter'] == 10
 
 
 # ---- a process that dies
@@ -286,7 +286,6 @@ from effvim import processes
 processes.read_environment('pytorch')
 with processes.joined('pytorch'):
     if os.environ['RANK'] == '2':
-        time.sleep(1)
         os.kill(os.getpid(), 9)
     time.sleep(100)
 """
@@ -306,14 +305,14 @@ with processes.joined('pytorch'):
 # ---- torchrun
 
 
-def torchrun(roots, pretrained, folder, *options, number=2):
+def torchrun(roots, pretrained, folder):
     """A run that would take long; returns it when it has done some iterations, with its output."""
     running = subprocess.Popen(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         f'--nproc-per-node={number}', str(ROOT / 'tools/train.py'),
+         '--nproc-per-node=2', str(ROOT / 'tools/train.py'),
          *map(str, training(RETINANET, roots, pretrained, folder, 'train_cfg.max_epochs=999',
-                            '+default_hooks.checkpoint.by_epoch=False', 'val_cfg=None',
-                            'default_hooks.logger.interval=1', *options)), '--launcher', 'pytorch'],
+                            'train_cfg.val_interval=999', 'default_hooks.checkpoint.interval=999',
+                            'default_hooks.logger.interval=1')), '--launcher', 'pytorch'],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         start_new_session=True)
     for line in running.stdout:
@@ -353,8 +352,8 @@ def test_a_signal_to_torchrun_and_its_processes_saves_and_ends(roots, pretrained
     done = int(re.search(r'SIGTERM: ended after iteration (\d+); --resume', errors)[1])
     content = last(tmp_path)
     assert content['meta']['iter'] == done
-    assert checkpoint.describe(content)['place']['batch'] == done % 5
-    assert 'died' not in errors and 'Traceback' not in errors
+    assert checkpoint.describe(content)['place']['batch'] == done % 10
+    assert not re.search('^error:', errors, re.MULTILINE)
 
 
 # ---- how it is started
