@@ -118,18 +118,22 @@ def assert_equal_weights(first, second, pretrained):
         assert (value - second[name]).abs().max() <= 1e-6, name
     began = torch.load(pretrained, weights_only=True)['model']
     moved = [name for name, value in began.items()
-             if (value - first[f'backbone.{name}']).abs().max() > 1e-4]
+             if (value - first[f'backbone.{name}']).abs().max() > 1e-5]
     assert len(moved) > 100
 
 
 def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
         together, roots, pretrained, tmp_path):
-    """Ten steps, augmentation and SyncBN of the recipe included."""
+    """Ten steps, augmentation and SyncBN of the recipe included.
+
+    AdamW would make whole steps of gradients that are nothing but rounding; a larger eps does not.
+    """
     weights = {}
     for number, size in ((1, 2), (2, 1)):
         folder = tmp_path / str(number)
         together(number, 'train', *training(
-            SEMFPN, roots, pretrained, folder, f'train_dataloader.batch_size={size}'))
+            SEMFPN, roots, pretrained, folder, f'train_dataloader.batch_size={size}',
+            '+optim_wrapper.optimizer.eps=0.0001'))
         weights[number] = last(folder)['state_dict']
     assert_equal_weights(weights[1], weights[2], pretrained)
 
