@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
@@ -27,7 +28,7 @@ from torch.utils.data import DataLoader
 from backbone import EfficientViM
 from backbone.errors import UserError
 
-from . import ade, decoding, ema, hooks, optim, sampling, saving, sync_bn
+from . import ade, decoding, ema, hooks, optim, sampling, saving
 from . import checkpoint as ckpt
 from . import guards as _guards  # noqa: F401  registers its hook
 
@@ -96,9 +97,9 @@ class Runner(MMRunner):
         return built
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """The usual wrapper; several processes without a GPU get a SyncBN that does without."""
-        if self.distributed and not torch.cuda.is_available():
-            model = sync_bn.on_cpu(model)
+        """The usual wrapper; without a GPU plain BN, since SyncBN has no kernels for CPUs."""
+        if not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: Any) -> nn.Module:

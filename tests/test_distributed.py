@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from kill_and_resume import RETINANET, SEMFPN, difference, draw, state
+from kill_and_resume import RETINANET, difference, state
 from runs import KINDS, TEST, files
 
 from backbone import EfficientViM, UserError
@@ -27,13 +27,6 @@ DETECTION = [*ONE_BATCH, 'train_dataloader.dataset.pipeline.2.scale=(64,64)',
              'val_dataloader.dataset.pipeline.1.scale=(64,64)', 'train_cfg.max_epochs=1',
              'param_scheduler.0.start_factor=1.0',
              'train_dataloader.dataset.filter_cfg=None']  # one without objects stays
-SEGMENTATION = [
-    *ONE_BATCH, 'train_dataloader.dataset.pipeline.2.scale=(256,64)',
-    'train_dataloader.dataset.pipeline.3.crop_size=(64,64)', 'model.data_preprocessor.size=(64,64)',
-    'val_dataloader.dataset.pipeline.1.scale=(256,64)', 'train_cfg.max_iters=10',
-    'train_cfg.val_interval=10', 'default_hooks.checkpoint.interval=10',
-    'model.decode_head.dropout_ratio=0.0',  # whose numbers each process draws for itself
-]  # fmt: skip
 # Every negative proposal counts, where the recipe draws some of them.
 ALL = ['model.train_cfg.rpn.sampler.num=100000', 'model.train_cfg.rcnn.sampler.num=2000',
        'model.train_cfg.rpn_proposal.max_per_img=50', *TEST['mask_rcnn']]
@@ -58,10 +51,10 @@ def together():
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    """Drawn pictures of 64 pixels by config; for detectors 20 to train on."""
-    folder = tmp_path_factory.mktemp('drawn')
-    coco = mini.draw_coco(folder / 'more', num_train=20, num_val=2, size=64)
-    return {SEMFPN: draw(folder)[SEMFPN], RETINANET: coco, MASK_RCNN: coco}
+    """20 drawn pictures of 64 pixels to train on, by config."""
+    coco = mini.draw_coco(
+        tmp_path_factory.mktemp('drawn') / 'coco', num_train=20, num_val=2, size=64)
+    return {RETINANET: coco, MASK_RCNN: coco}
 
 
 @pytest.fixture(scope='module')
@@ -79,9 +72,8 @@ def pretrained(tmp_path_factory):
 
 def training(config, roots, pretrained, folder, *options, flags=()):
     """The command line of a run of the recipe, whose BN statistics are frozen."""
-    more = SEGMENTATION if config == SEMFPN else DETECTION
     return [config, '--data-root', roots[config], '--work-dir', folder, *flags, '--cfg-options',
-            f'model.backbone.init_cfg.checkpoint={pretrained}', *more, *options]
+            f'model.backbone.init_cfg.checkpoint={pretrained}', *DETECTION, *options]
 
 
 def last(folder):
@@ -118,24 +110,8 @@ def assert_equal_weights(first, second, pretrained):
         assert (value - second[name]).abs().max() <= 1e-6, name
     began = torch.load(pretrained, weights_only=True)['model']
     moved = [name for name, value in began.items()
-             if (value - first[f'backbone.{name}']).abs().max() > 1e-5]
+             if (value - first[f'backbone.{name}']).abs().max() > 1e-4]
     assert len(moved) > 100
-
-
-def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
-        together, roots, pretrained, tmp_path):
-    """Ten steps, augmentation and SyncBN of the recipe included.
-
-    AdamW would make whole steps of gradients that are nothing but rounding; a larger eps does not.
-    """
-    weights = {}
-    for number, size in ((1, 2), (2, 1)):
-        folder = tmp_path / str(number)
-        together(number, 'train', *training(
-            SEMFPN, roots, pretrained, folder, f'train_dataloader.batch_size={size}',
-            '+optim_wrapper.optimizer.eps=0.0001'))
-        weights[number] = last(folder)['state_dict']
-    assert_equal_weights(weights[1], weights[2], pretrained)
 
 
 @pytest.mark.parametrize('config', [
