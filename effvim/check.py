@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.workers is not None and not 0 <= args.workers <= 256:
         raise UserError(f'--workers takes a number from 0 to 256, got {args.workers}')
+    if args.launcher != 'none':
+        raise UserError('--launcher: a check is one process: leave the flag out')
     if not args.config and (args.mini or args.from_scratch or args.data_root or args.cfg_options):
         raise UserError('--mini, --from-scratch, --data-root and --cfg-options belong to a '
                         'CONFIG: name one, e.g. configs/retinanet_effvim_m4.py')

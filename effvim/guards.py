@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class GuardHook(Hook):
     """Watches the loss, and the gradient's norm where clipping computes it.
 
     What is bad is saved for inspection as `bad_batch.pth` in the work dir: losses, file names and
-    pictures of the batch, parameters first affected, the weights.
+    pictures of the batch, parameters first affected, the weights. Of several processes each whose
+    batch it is ends and writes its own file, `rank_1_bad_batch.pth` the second.
 
     Args:
         skip: this many batches in all may be left out, each as if it had not been drawn; with 0
@@ -100,13 +102,12 @@ class GuardHook(Hook):
         losses = {name: float(value.detach()) for name, value in self.losses.items()}
         images = [getattr(sample, 'img_path', '?') for sample in self.batch['data_samples']]
         affected = affected_parameters(self.model, loss)
-        path = Path(runner.work_dir, FILE)
-        if runner.rank == 0:
-            ckpt.write(path, {
-                'iteration': runner.iter + 1, 'losses': losses, 'images': images,
-                'inputs': self.batch['inputs'], 'affected': affected,
-                'state_dict': self.model.state_dict(), 'random_states': ckpt.random_states(),
-            })  # fmt: skip
+        path = Path(runner.work_dir, f'rank_{runner.rank}_{FILE}' if runner.rank else FILE)
+        ckpt.write(path, {
+            'iteration': runner.iter + 1, 'losses': losses, 'images': images,
+            'inputs': self.batch['inputs'], 'affected': affected,
+            'state_dict': self.model.state_dict(), 'random_states': ckpt.random_states(),
+        })  # fmt: skip
         count = runner.message_hub.get_info('bad_batches', 0) + 1
         runner.message_hub.update_info('bad_batches', count)
         said = (f'iteration {runner.iter + 1}: {what} is not finite: '
@@ -147,12 +148,9 @@ def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
     bad = [name for name, p in named.items() if not p.isfinite().all()]
     if bad:
         return bad
-    held = [p.grad for p in named.values()]
+    grads = [p.grad for p in named.values()]
     if loss.grad_fn is not None and not math.isfinite(loss.detach()):
-        for parameter in named.values():
-            parameter.grad = None
-        loss.backward()
-    bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
-    for parameter, grad in zip(named.values(), held):
-        parameter.grad = grad
-    return bad
+        # not backward: of several processes it would add these to the gradients of the others
+        grads = list(torch.autograd.grad(loss, list(named.values()), allow_unused=True))
+    return [name for name, grad in zip(named, grads)
+            if grad is not None and not grad.isfinite().all()]

@@ -196,14 +196,21 @@ class PicturesHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
     ) -> None:
         """Draw the samples of this batch."""
-        if runner.rank != 0:
-            return
-        for sample in outputs:
-            if self.limit is not None and self.count >= self.limit:
+        self._draw(runner, outputs, len(runner.val_dataloader.dataset))
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
+    ) -> None:
+        """Draw the samples of this batch."""
+        self._draw(runner, outputs, len(runner.test_dataloader.dataset))
+
+    def _draw(self, runner: Any, samples: Sequence[Any], size: int) -> None:
+        for sample in samples:
+            # processes take turns; at the end some repeat the first pictures
+            number = self.count * runner.world_size + runner.rank + 1
+            if number > (size if self.limit is None else min(self.limit, size)):
                 return
             self.count += 1
-            classes = runner.visualizer.dataset_meta['classes']
-            name = f'{self.count:03d}_{Path(sample.img_path).stem}.png'
+            classes = runner.about['classes']
+            name = f'{number:03d}_{Path(sample.img_path).stem}.png'
             plots.prediction_beside_truth(sample, classes, self.folder / name, self.score_thr)
-
-    after_test_iter = after_val_iter

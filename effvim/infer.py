@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import glob
 import io
 import json
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
 
+from . import processes
 from .cli import config_parser
 
 if TYPE_CHECKING:
@@ -56,28 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: a mistake in it, in the config or the checkpoint.
     """
     args = parse(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    processes.read_environment(args.launcher)
     paths = prepare(args)
+    with processes.joined(args.launcher, backend='gloo', timeout=86400):
+        return run(args, paths)
 
-    import torch
+
+def run(args: Namespace, paths: Sequence[Path]) -> int:
+    """Do what `main` says, together with the other processes if there are any."""
     from mmengine import dist
 
     from .predictor import Predictor
 
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if args.launcher != 'none' and torch.cuda.is_available():
-        dist.init_dist(args.launcher, 'gloo', timeout=86400)
-    elif args.launcher != 'none':
-        torch.distributed.init_process_group(  # mmengine would ask for a GPU
-            'gloo', timeout=datetime.timedelta(days=1))
-    rank, processes = dist.get_dist_info()
+    rank, number = dist.get_dist_info()
     predictor = Predictor(
         args.config, args.checkpoint, batch_size=args.batch, options=args.cfg_options,
         mini=args.mini, from_scratch=args.from_scratch)
     job = Job(args, paths, predictor.classes)
-    job.run(predictor, range(rank, len(paths), processes))
+    job.run(predictor, range(rank, len(paths), number))
     parts = dist.all_gather_object((job.entries, job.found, job.broken))
-    if dist.is_distributed():
-        torch.distributed.destroy_process_group()
     job.entries, job.found, job.broken = ([x for p in part for x in p] for part in zip(*parts))
     if rank == 0:
         job.finish()

@@ -9,13 +9,15 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmengine.dist import is_main_process
+
 from backbone.errors import UserError
 
 NAME = 'run.lock'  # stays; where it is, a run has begun
 
 
 @contextlib.contextmanager
-def held(folder: Path, launcher: str = 'none') -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Keep other runs out of `folder`, and clear away what one left that was killed while writing.
 
     The kernel lets go of the lock when this process ends, however it does. It is one that loader
@@ -25,8 +27,7 @@ def held(folder: Path, launcher: str = 'none') -> Iterator[None]:
     Raises:
         UserError: another run is writing there.
     """
-    rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher, '')
-    if os.environ.get(rank, '0') != '0':
+    if not is_main_process():
         yield
         return
     with (folder / NAME).open('a+') as file:

@@ -73,7 +73,8 @@ class ReportHook(Hook):
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Write the page, in the first process."""
         dataset = runner.test_dataloader.dataset
-        records = dist.collect_results(self.records, len(dataset), device='cpu')
+        records = dist.collect_results(
+            self.records, len(dataset), tmpdir=str(Path(runner.work_dir, 'collected')))
         if records is not None:
             page = Page(runner, self, records, report.numbers(metrics or {}))
             checkpoint.write_whole(self.path, page.text().encode())

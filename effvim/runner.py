@@ -16,7 +16,6 @@ from typing import Any
 import mmcv
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
@@ -54,6 +53,7 @@ class Runner(MMRunner):
         self.about = dict(about)
         self.loaded: dict[str, Any] = {}  # the checkpoint, while it is being resumed from
         self.owes_validation = False
+        self.random_states: list[dict[str, Any]] = []  # of all processes, while a checkpoint is due
         parts = {
             key: cfg.get(key)
             for key in (
@@ -77,12 +77,6 @@ class Runner(MMRunner):
             cfg=cfg,
         )
 
-    def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """The usual environment; also for several processes without a GPU."""
-        if self.distributed and not torch.cuda.is_available() and not is_distributed():
-            torch.distributed.init_process_group('gloo')  # mmengine would ask for a GPU
-        super().setup_env(env_cfg)
-
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """The usual logger: everything into the file, warnings only on the console."""
         logger = super().build_logger(*args, **kwargs)
@@ -96,7 +90,11 @@ class Runner(MMRunner):
     def build_evaluator(self, *args: Any, **kwargs: Any) -> Evaluator:
         """The usual evaluator, built in silence."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
-            return super().build_evaluator(*args, **kwargs)
+            built = super().build_evaluator(*args, **kwargs)
+        for metric in built.metrics:  # several processes would meet in the current folder
+            if metric.collect_device == 'cpu' and not metric.collect_dir:
+                metric.collect_dir = str(Path(self.work_dir, 'collected'))
+        return built
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """The usual wrapper; without a GPU plain BN, since SyncBN has no kernels for CPUs."""
@@ -227,7 +225,8 @@ class Runner(MMRunner):
                                 f'processes until the epoch ends')
         self.owes_validation = saving.owes_validation(self)
         if 'random_states' in loaded:
-            ckpt.restore_random_states(loaded['random_states'])
+            states = [loaded['random_states'], *loaded.get('random_states_of_others', [])]
+            ckpt.restore_random_states(states[self.rank if len(states) == self.world_size else 0])
 
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any

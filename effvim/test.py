@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
 
+from . import processes
 from .cli import config_parser
 
 if TYPE_CHECKING:
@@ -54,8 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    processes.read_environment(args.launcher)
     cfg, about = prepare(args)
+    with processes.joined(args.launcher, **cfg.env_cfg.get('dist_cfg', {})):
+        run(args, cfg, about)
 
+
+def run(args: Namespace, cfg: Config, about: dict[str, Any]) -> None:
+    """Evaluate as `prepare` has prepared it."""
     from rich.console import Console
 
     from . import amp, report, runner

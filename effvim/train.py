@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
 
+from . import processes
 from .cli import config_parser
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    processes.read_environment(args.launcher)
     cfg, about = prepare(args)
 
     from . import lock
 
-    with lock.held(Path(cfg.work_dir), args.launcher):
+    with (processes.joined(args.launcher, **cfg.env_cfg.get('dist_cfg', {})),
+          lock.held(Path(cfg.work_dir))):
         try:
             run(cfg, about)
         except OSError as error:

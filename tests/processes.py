@@ -1,71 +1,112 @@
-"""A tool as a process of its own: what it prints, and what it takes of memory, files and disk."""
+"""Run tools on several processes, forked from this one to save the seconds of importing mmdet.
+
+A line of JSON on stdin is a job, see `do`; a line of JSON on stdout is what became of it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import subprocess
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 
-from conftest import ROOT
+from mmengine.hooks import Hook
 
-MIB = 2**20
+from effvim import cli, config, infer, runner, test, train
 
-
-class Tool:
-    """`tools/NAME.py` with arguments, ended with all its workers when the `with` block ends."""
-
-    def __init__(self, name: str, *argv: object) -> None:
-        self.began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / f'tools/{name}.py'), *map(str, argv)], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, 'PYTHONPATH': str(ROOT)}, start_new_session=True)
-        self.output = ''
-
-    def __enter__(self) -> Tool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            for each in (*self.workers(), self.process.pid):
-                os.kill(each, signal.SIGKILL)
-        self.process.communicate()
-
-    def lines(self) -> Iterator[str]:
-        """What it prints, as it comes."""
-        for line in self.process.stdout:
-            self.output += line
-            yield line
-
-    def until(self, begin: str) -> float:
-        """Wait for a line that begins so; returns the seconds since the start."""
-        assert any(line.startswith(begin) for line in self.lines()), self.output
-        return time.monotonic() - self.began
-
-    def workers(self) -> list[int]:
-        """The processes that it has started."""
-        children = Path(f'/proc/{self.process.pid}/task/{self.process.pid}/children')
-        return [int(number) for number in children.read_text().split()]
-
-    def peak(self) -> float:
-        """The most memory that the main process has had so far, in MiB."""
-        lines = Path(f'/proc/{self.process.pid}/status').read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024
-
-    def open_files(self) -> int:
-        """Of the main process and its workers."""
-        return sum(len(os.listdir(f'/proc/{number}/fd'))
-                   for number in (self.process.pid, *self.workers()))
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = {'train': train, 'test': test, 'infer': infer}
 
 
-def memory(process: int) -> tuple[float, float]:
-    """MiB that a process holds: all of it (RSS), and what no other process shares (USS)."""
-    fields = {}
-    for line in Path(f'/proc/{process}/smaps_rollup').read_text().splitlines()[1:]:
-        name, value, _ = line.split()
-        fields[name] = int(value) / 1024
-    return fields['Rss:'], fields['Private_Clean:'] + fields['Private_Dirty:']
+class At(Hook):
+    """Sends this process a signal after iteration `when`, counted from 1, of train, val or test."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, where: str, when: int, number: int) -> None:
+        self.where, self.when, self.number = where, when, number
+
+    def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode='train'):
+        if (mode, batch_idx + 1) == (self.where, self.when):
+            os.kill(os.getpid(), self.number)
+
+
+def plan(signal_at: list) -> None:
+    """Let training and testing meet a signal, see `At`."""
+    build = runner.Runner.__init__
+
+    def begin(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        self.register_hook(At(*signal_at))
+
+    runner.Runner.__init__ = begin
+
+
+def start(job: dict, rank: int, port: int, log: Path) -> int:
+    """Begin one process of a job; returns its id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        numbers = [rank, job['processes'], rank]
+        if job.get('launcher') == 'slurm':
+            names = ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']
+            os.environ.update(MASTER_PORT=str(port), **job['environment'])
+        else:
+            names = ['RANK', 'WORLD_SIZE', 'LOCAL_RANK']
+            os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
+        os.environ.update({name: str(number) for name, number in zip(names, numbers)})
+        if str(rank) in job.get('signals', {}):
+            plan(job['signals'][str(rank)])
+        status = cli.run(TOOLS[job['tool']].main, [
+            *job['argv'], '--launcher', job.get('launcher', 'pytorch')])
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def do(job: dict) -> dict:
+    """Run a job.
+
+    job: `tool` and its `argv` without a launcher, `processes`; `launcher` and, for slurm,
+        `environment`; `signals` by rank, see `At`.
+
+    Returns exit `statuses`, minus the signal if one ended it, and `outputs`, each by rank, and the
+    `seconds` from the first end to the last.
+    """
+    with socket.create_server(('', 0)) as free, tempfile.TemporaryDirectory() as folder:
+        port = free.getsockname()[1]
+        free.close()
+        logs = [Path(folder, str(rank)) for rank in range(job['processes'])]
+        processes = [start(job, rank, port, log) for rank, log in enumerate(logs)]
+        ends = {}
+        while len(ends) < len(processes):
+            process, status = os.wait()
+            ends[process] = os.waitstatus_to_exitcode(status), time.monotonic()
+        times = [ends[process][1] for process in processes]
+        return {'statuses': [ends[process][0] for process in processes],
+                'outputs': [log.read_text() for log in logs],
+                'seconds': max(times) - min(times)}
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('MKL_CBWR', 'AUTO')
+    for name in ('retinanet', 'semfpn'):
+        config.import_plugins(config.load_config(str(ROOT / f'configs/{name}_effvim_m1.py')))
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # what else is printed is no answer
+    for line in sys.stdin:
+        print(json.dumps(do(json.loads(line))), file=answers, flush=True)

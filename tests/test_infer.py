@@ -212,7 +212,7 @@ def test_two_processes_share_the_pictures(detector, mess, tmp_path):
     _, _, alone = detector.infer(tmp_path / 'one', mess, *flags, status=1)
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2',
-         '--master-port=29617', str(ROOT / 'tools/infer.py'), str(detector.config),
+         '--standalone', str(ROOT / 'tools/infer.py'), str(detector.config),
          str(detector.checkpoint), str(mess), '--out', str(tmp_path / 'two'), *flags,
          '--launcher', 'pytorch'],
         capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})  # fmt: skip

@@ -185,7 +185,7 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
     def both(tool, *argv):
         done = subprocess.run(
             [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2',
-             '--master-port=29613', str(ROOT / f'tools/{tool}.py'), CONFIG, *map(str, argv),
+             '--standalone', str(ROOT / f'tools/{tool}.py'), CONFIG, *map(str, argv),
              '--data-root', str(root), '--launcher', 'pytorch'],
             capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import made_up_coco
 import pytest
 from conftest import ROOT
-from processes import Tool, memory
+from tool_process import Tool, memory
 
 RETINANET, MASK_RCNN = (
     ROOT / f'configs/{name}_effvim_m1.py' for name in ('retinanet', 'mask_rcnn'))

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from processes import MIB, Tool, memory
+from tool_process import MIB, Tool, memory
 
 from effvim import mini
 

@@ -111,7 +111,7 @@ def test_launcher_reaches_the_runner(tmp_path):
     root = mini.draw_coco(tmp_path / 'coco', num_train=8, num_val=3)
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2',
-         '--master-port=29611', str(ROOT / 'tools/train.py'), CONFIG, '--from-scratch',
+         '--standalone', str(ROOT / 'tools/train.py'), CONFIG, '--from-scratch',
          '--data-root', str(root), '--work-dir', str(tmp_path / 'run'), '--launcher', 'pytorch',
          '--cfg-options', *SMALL, 'train_dataloader.batch_size=2'],
         capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})  # fmt: skip
