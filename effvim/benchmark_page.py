@@ -37,10 +37,10 @@ INTRODUCTION = '''\
 # Benchmarks
 
 Written by `make benchmarks-page` from the JSON files in [benchmarks](benchmarks), which hold every
-round; `make benchmarks` measures anew. All networks have random weights; speed does not depend on
-them. What the machine does meanwhile falls on all alike: every round runs every case once, in an
-order drawn anew. Latency is the median over the rounds and, in brackets, the quartiles; ratios are
-taken round by round, above 1 is faster than the baseline.
+round; `make benchmarks` measures anew. Networks have random weights unless a section says
+otherwise; their speed does not depend on them. What the machine does meanwhile falls on all alike:
+every round runs every case once, in an order drawn anew. Latency is the median over the rounds and,
+in brackets, the quartiles; ratios are taken round by round, above 1 is faster than the baseline.
 
 - *Share*: two operations for each of the MACs (of convolutions and matrix products, three times the
   forward pass in training) by the latency, against the rate of a float32 product of two 2048 × 2048

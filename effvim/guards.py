@@ -110,10 +110,11 @@ class GuardHook(Hook):
         })  # fmt: skip
         count = runner.message_hub.get_info('bad_batches', 0) + 1
         runner.message_hub.update_info('bad_batches', count)
+        first = (f'first affected {", ".join(affected[:3])} ({len(affected)} parameters)' if affected
+                 else 'no parameter alone is affected, their norm overflows')
         said = (f'iteration {runner.iter + 1}: {what} is not finite: '
                 f'{", ".join(f"{name} {value:g}" for name, value in losses.items())}; pictures '
-                f'{", ".join(images)}; first affected {", ".join(affected[:3])} '
-                f'({len(affected)} parameters)')
+                f'{", ".join(images)}; {first}')
         if count > self.skip:
             raise UserError(f'{said}; saved as {path}. Look at the pictures and their annotations, '
                             f'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or go '

@@ -85,7 +85,7 @@ def test_annotations_that_pass_can_be_loaded(root, original, data):
     """Refused, or all pictures, boxes and masks come out of mmdet's own data set."""
     import mmdet_plugin  # noqa: F401
 
-    steps = [dict(type='mmdet.LoadImageFromFile'),
+    steps = [dict(type='LoadImageFromFile'),
              dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)]
     from mmdet.datasets import CocoDataset
 
