@@ -110,8 +110,9 @@ class GuardHook(Hook):
         })  # fmt: skip
         count = runner.message_hub.get_info('bad_batches', 0) + 1
         runner.message_hub.update_info('bad_batches', count)
-        first = (f'first affected {", ".join(affected[:3])} ({len(affected)} parameters)' if affected
-                 else 'no parameter alone is affected, their norm overflows')
+        first = 'no parameter alone is affected, their norm overflows'
+        if affected:
+            first = f'first affected {", ".join(affected[:3])} ({len(affected)} parameters)'
         said = (f'iteration {runner.iter + 1}: {what} is not finite: '
                 f'{", ".join(f"{name} {value:g}" for name, value in losses.items())}; pictures '
                 f'{", ".join(images)}; {first}')
