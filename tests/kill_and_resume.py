@@ -15,9 +15,9 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
+import forked
 import numpy as np
 import torch
 from PIL import Image
@@ -69,27 +69,10 @@ def draw(folder: Path) -> dict[str, Path]:
 def start(roots: dict[str, Path], name: str, folder: Path, *flags: str) -> int:
     """Begin to train in a process of its own; returns its id."""
     path, own, options, _ = RUNS[name]
-    sys.stdout.flush()
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        folder.mkdir(exist_ok=True)
-        log = os.open(folder / 'output.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        status = cli.run(train_tool.main, [
-            path, '--from-scratch', '--data-root', str(roots[path]), '--work-dir', str(folder),
-            *own, *flags, '--cfg-options', *options])
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    folder.mkdir(exist_ok=True)
+    return forked.start(folder / 'output.txt', lambda: cli.run(train_tool.main, [
+        path, '--from-scratch', '--data-root', str(roots[path]), '--work-dir', str(folder),
+        *own, *flags, '--cfg-options', *options]))
 
 
 def wait(process: int) -> int:

@@ -11,9 +11,10 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
+from functools import partial
 from pathlib import Path
 
+import forked
 from mmengine.hooks import Hook
 
 from effvim import cli, config, infer, runner, test, train
@@ -46,36 +47,20 @@ def plan(signal_at: list) -> None:
     runner.Runner.__init__ = begin
 
 
-def start(job: dict, rank: int, port: int, log: Path) -> int:
-    """Begin one process of a job; returns its id."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        numbers = [rank, job['processes'], rank]
-        if job.get('launcher') == 'slurm':
-            names = ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']
-            os.environ.update(MASTER_PORT=str(port), **job['environment'])
-        else:
-            names = ['RANK', 'WORLD_SIZE', 'LOCAL_RANK']
-            os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
-        os.environ.update({name: str(number) for name, number in zip(names, numbers)})
-        if str(rank) in job.get('signals', {}):
-            plan(job['signals'][str(rank)])
-        status = cli.run(TOOLS[job['tool']].main, [
-            *job['argv'], '--launcher', job.get('launcher', 'pytorch')])
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def run(job: dict, rank: int, port: int) -> int:
+    """Be one process of a job; returns its exit status."""
+    numbers = [rank, job['processes'], rank]
+    if job.get('launcher') == 'slurm':
+        names = ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']
+        os.environ.update(MASTER_PORT=str(port), **job['environment'])
+    else:
+        names = ['RANK', 'WORLD_SIZE', 'LOCAL_RANK']
+        os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    os.environ.update({name: str(number) for name, number in zip(names, numbers)})
+    if str(rank) in job.get('signals', {}):
+        plan(job['signals'][str(rank)])
+    return cli.run(TOOLS[job['tool']].main, [
+        *job['argv'], '--launcher', job.get('launcher', 'pytorch')])
 
 
 def do(job: dict) -> dict:
@@ -91,7 +76,8 @@ def do(job: dict) -> dict:
         port = free.getsockname()[1]
         free.close()
         logs = [Path(folder, str(rank)) for rank in range(job['processes'])]
-        processes = [start(job, rank, port, log) for rank, log in enumerate(logs)]
+        processes = [forked.start(log, partial(run, job, rank, port))
+                     for rank, log in enumerate(logs)]
         ends = {}
         while len(ends) < len(processes):
             process, status = os.wait()
