@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mmcv.cnn import fuse_conv_bn
+import copy
+
+from mmcv.cnn import ConvModule, fuse_conv_bn
 from torch import nn
 
 from backbone import EfficientViM
@@ -16,4 +18,10 @@ def fuse(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, EfficientViM):
             module.fuse()
+    seen = set()
+    for module in model.modules():  # RTMDet has one convolution under the BNs of all levels
+        if isinstance(module, ConvModule):
+            if module.conv in seen:
+                module.conv = copy.deepcopy(module.conv)
+            seen.add(module.conv)
     return fuse_conv_bn(model.eval())

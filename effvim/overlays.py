@@ -43,6 +43,8 @@ def from_scratch(cfg: Config) -> None:
     model = cfg.model
     for part in (model.get('neck'), model.get('bbox_head'), model.get('decode_head'),
                  model.get('roi_head', {}).get('mask_head')):
+        if part and part.type == 'EfficientViMFPN' and part.get('norm_cfg'):
+            continue  # its BN is trained anyway, as RTMDet's
         if part and part.type in ('EfficientViMFPN', 'FPN', 'RetinaHead', 'FPNHead', 'FCNMaskHead'):
             part.norm_cfg = GROUP_NORM
 
@@ -62,9 +64,13 @@ def mini(cfg: Config, draw: bool) -> None:
     except OSError as error:  # somebody's own folder among them
         raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
     set_data_root(cfg, root)
+    if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
+        cfg.custom_hooks = []
+        cfg.train_dataloader.dataset.pipeline = cfg.plain_pipeline
     for step in every_step(cfg):
-        if step.type == 'Resize':
-            step.scale = (224, 224)
+        for key in ('scale', 'crop_size', 'size'):
+            if key in step:
+                step[key] = (224, 224)
     for loader in LOADERS:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4

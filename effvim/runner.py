@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -28,12 +27,12 @@ from torch.utils.data import DataLoader
 from backbone import EfficientViM
 from backbone.errors import UserError
 
-from . import ade, config, decoding, ema, hooks, optim, sampling, saving
 from . import checkpoint as ckpt
+from . import config, ema, hooks, loading, optim, sampling, saving
 from . import guards as _guards  # noqa: F401  registers its hook
 
 # Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
-CLASS_LAYERS = re.compile(r'\.(retina_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
+CLASS_LAYERS = re.compile(r'\.(retina_cls|rtm_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
 
 # Warnings that say nothing to a person; the second comes for each parameter that is not trained,
 # the last is not so here, see ResumeHook.
@@ -131,13 +130,7 @@ class Runner(MMRunner):
             dataset.cat_img_map = {}
         loader.generator = torch.Generator()  # starting workers takes none of the model's numbers
         loader.worker_init_fn = functools.partial(begin_worker, loader.worker_init_fn)
-        transforms = getattr(getattr(loader.dataset, 'pipeline', None), 'transforms', [])
-        for i, transform in enumerate(transforms):
-            if isinstance(transform, mmcv.transforms.LoadImageFromFile):
-                transforms[i] = NamesUnreadable(transform)
-            elif hasattr(loader.dataset, 'reduce_zero_label') and isinstance(
-                    transform, mmcv.transforms.LoadAnnotations):
-                transforms[i] = ChecksLabels(transform, loader.dataset)
+        loading.name_unreadable(loader.dataset)
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
@@ -298,35 +291,3 @@ def fitting(
         print_log(f'{filename}: other classes; kept at their random start: {", ".join(left)}',
                   logger='current', level=logging.WARNING)
     return {**state, **{name: own[name] for name in left}}
-
-
-class NamesUnreadable:
-    """A loading transform whose failure names the picture, truncated ones included."""
-
-    def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
-        self.transform = transform
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        path = Path(results['img_path'])
-        try:
-            loaded = self.transform(results)
-            decoding.check_end(path)
-        except Exception as error:  # decoders raise what they like over foreign bytes
-            raise UserError(f'image {path} cannot be read: {error}; mend or replace it, or take '
-                            f'it out of the data set') from error
-        return loaded
-
-
-class ChecksLabels:
-    """A loading transform of label maps, see `ade.check_labels`."""
-
-    def __init__(self, transform: mmcv.transforms.LoadAnnotations, dataset: Any) -> None:
-        self.transform = transform
-        self.number = len(dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
-        self.reduced = dataset.reduce_zero_label
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        height, width = results['ori_shape'][:2]
-        path = Path(results['seg_map_path'])
-        ade.check_labels(path, (width, height), self.number, self.reduced)
-        return self.transform(results)

@@ -20,6 +20,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from . import loading
+
 
 class Sample(int):
     """An index into a data set that brings along the seed of what is random about its picture."""
@@ -60,6 +62,16 @@ class SeededDataset(Dataset):
             return self.dataset[index]
         with seeded(index.seed):
             return self.dataset[index]
+
+    @property
+    def pipeline(self) -> Any:
+        """The data set's own. mmdet's PipelineSwitchHook sets another."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        self.dataset.pipeline = pipeline
+        loading.name_unreadable(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
         if name == 'dataset':  # not there yet while this is unpickled

@@ -154,7 +154,8 @@ def main() -> int:
             if status:
                 began_there = (folder / lock.NAME).exists()
                 status = wait(start(roots, name, folder, *['--resume'] * began_there))
-                trouble = trouble or (f'status {status} of the resumed run' if status else '')
+                if status and 'has finished its' not in (folder / 'output.txt').read_text():
+                    trouble = trouble or f'status {status} of the resumed run'
             trouble = trouble or difference(expected, state(checkpoint.read(folder / last)))
             print(f'{name}: {number_of_signal.name} after {moment:.1f} of {duration:.1f} s, had '
                   f'{", ".join(found) or "none"}: {trouble or "equal"}', flush=True)

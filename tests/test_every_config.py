@@ -36,10 +36,9 @@ def test_one_step_of_everything(path, roots, tmp_path):
         size = 2 if kind == 'CocoDataset' or loader == 'train_dataloader' else 1
         cfg[loader].update(batch_size=size, num_workers=0, persistent_workers=False)
         for step in cfg[loader].dataset.pipeline:
-            if 'scale' in step:
-                step.scale = (128, 128)
-            if 'crop_size' in step:
-                step.crop_size = (128, 128)
+            for key in ('scale', 'crop_size', 'size', 'img_scale'):
+                if key in step:
+                    step[key] = (128, 128)
     config.import_plugins(cfg)
     running = runner.Runner(cfg, about)
     model = running.model.train()
