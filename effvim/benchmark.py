@@ -44,10 +44,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     model.add_argument('config', type=config_path, help=CONFIG)
     model.add_argument('checkpoint', nargs='?', help='default: random weights')
     model.add_argument(
-        '--cases', nargs='+', metavar='BACKBONE[:FORM]|FILE.onnx', default=['own:channels-last'],
+        '--cases', nargs='+', metavar='BACKBONE[:FORM]|CONFIG[:FORM]|FILE.onnx',
+        default=['own:channels-last'],
         help='own is the config\'s backbone, others go by timm\'s names; a form is plain, or some '
-             'of fused, channels-last, compiled (the backbone) joined by +; a file of '
-             'tools/export.py stands for itself; default: %(default)s',
+             'of fused, channels-last, compiled (the backbone) joined by +; another config stands '
+             'for itself, as does a file of tools/export.py; default: %(default)s',
     )
     model.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                        help='change keys of the config; +KEY=VALUE adds a new key')

@@ -37,6 +37,8 @@ from .benchmark_cases import (
     parse_form,
     reference,
 )
+from .cli import config_path
+from .tables import macs, parameters
 
 OWN = 'own'  # stands for the config's backbone among names of timm's
 # What is the network in a detector or segmentor; all else of a prediction is post-processing.
@@ -149,7 +151,7 @@ def assemble(cfg: Config, name: str, weights: dict[str, Tensor] | None, path: st
     cfg = cfg.copy()
     cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
-    if name == OWN:
+    if name == OWN or is_config(name):
         model = MODELS.build(cfg.model)
         try:
             model.load_state_dict(weights or model.state_dict())
@@ -207,6 +209,8 @@ def pipeline(cfg: Config, height: int, width: int) -> Callable[[dict[str, Any]],
     for step in steps:
         if step.type == 'Resize':
             step.scale = (max(height, width), min(height, width))
+        if 'size' in step:  # of padding
+            step.size = (width, height)
     return Compose(steps)
 
 
@@ -336,6 +340,8 @@ def prepare(
         run()
         return sampler(run, clock), dict(
             first_s=timer() - began,
+            macs=None if is_file(case.network) else macs(run),
+            parameters=None if is_file(case.network) else parameters(model),
             peak_bytes=None if is_file(case.network) else timing.peak_bytes(run, device),
             saved_bytes=timing.saved_bytes(forward, model) if case.mode == 'train' else None,
         )
@@ -346,6 +352,11 @@ def prepare(
 def is_file(name: str) -> bool:
     """Whether a case is a file of tools/export.py."""
     return name.endswith('.onnx')
+
+
+def is_config(name: str) -> bool:
+    """Whether a case is another config, with random weights."""
+    return config_path(name).endswith('.py')
 
 
 def expand(args: Namespace, device: torch.device) -> Iterator[list[Case]]:
@@ -365,7 +376,8 @@ def expand(args: Namespace, device: torch.device) -> Iterator[list[Case]]:
             yield from cases_of(entry, 'plain', own)
             continue
         name, _, form = entry.partition(':')
-        check_network(name, [OWN])
+        if not is_config(name):
+            check_network(name, [OWN])
         yield from cases_of(name, parse_form(form or 'plain', device), args)
 
 
@@ -381,12 +393,20 @@ def measure(args: Namespace, device: torch.device) -> dict[str, Any]:
     groups = list(expand(args, device))
     baseline = baseline_of(args.baseline, groups)
     cfg, weights = settle(args)
+    others = {name: settle(Namespace(**{**vars(args), 'config': config_path(name),
+                                        'checkpoint': None}))[0]
+              for name in {group[0].network for group in groups} if is_config(name)}
+    for each in others.values():
+        if each.default_scope != cfg.default_scope:
+            raise UserError(f'--cases: {each.filename} is no {cfg.default_scope} config as '
+                            f'{args.config}: measure it by itself')
     config.import_plugins(cfg)
     init_default_scope(cfg.default_scope)
     with (timing.compiling(any(compilation(group[0].form) for group in groups)),
           tempfile.TemporaryDirectory() as folder):
         ready = collect(groups, lambda case: prepare(
-            cfg, weights, args.checkpoint, case, device, Path(folder)))
+            others.get(case.network, cfg), None if case.network in others else weights,
+            args.checkpoint, case, device, Path(folder)))
         found = timing.interleaved(ready.measures, args.rounds, args.seconds)
     return dict(
         kind='model',

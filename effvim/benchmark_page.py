@@ -237,14 +237,19 @@ def model_tables(results: dict[str, Any]) -> Iterator[str]:
     for group, members in by_setting(results['cases']).items():
         every = dict.fromkeys(part for case in members for part in case['latency_s'])
         parts = sorted(every, key=lambda part: part in SUMS)  # these last
+        work = any(case.get('macs') for case in members)
         yield from ('', f'### {heading(group)}')
         yield from header_row('backbone:form', *(f'{part}, ms' for part in parts),
-                              'ratio, network', 'ratio, total', 'peak, MiB', 'saved, MiB')
+                              'ratio, network', 'ratio, total', 'peak, MiB', 'saved, MiB',
+                              *['MACs of an image, G', 'parameters, M'] * work)
         for case in members:
             ratios = case['ratio'] or {}
             yield row(label(case), *(spread(case['latency_s'].get(part), 1e3) for part in parts),
                       spread(ratios.get('network')), spread(ratios.get('total')),
-                      mebibytes(case['peak_bytes']), mebibytes(case['saved_bytes']))
+                      mebibytes(case['peak_bytes']), mebibytes(case['saved_bytes']),
+                      *([number(case['macs'] / case['batch'] / 1e9),
+                         number(case['parameters'] / 1e6)] if case.get('macs') else
+                        ['–', '–'] * work))
 
 
 def evaluation_tables(results: dict[str, Any]) -> Iterator[str]:

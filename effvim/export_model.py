@@ -69,24 +69,36 @@ def rows(x: Tensor, places: Tensor) -> Tensor:
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
 
 
-def anchors_of(generator: Any, level: int, height: int, width: int) -> Tensor:
-    """All A anchors at all places of a map of that size, in mmdet's order. Shape: H·W·A 4."""
+def priors_of(generator: Any, level: int, height: int, width: int) -> Tensor:
+    """All A anchors, or the point, at all places of a map of that size, in mmdet's order.
+
+    Shape: H·W·A 4, or H·W 2.
+    """
     stride_x, stride_y = generator.strides[level]
-    base = generator.base_anchors[level]  # A 4
-    y = (torch.arange(height) * stride_y).to(base).view(-1, 1, 1).expand(-1, width, 1)
-    x = (torch.arange(width) * stride_x).to(base).view(1, -1, 1).expand(height, -1, 1)
-    shifts = torch.cat([x, y, x, y], -1)  # H W 4
+    if hasattr(generator, 'base_anchors'):
+        base, offset = generator.base_anchors[level], 0.0  # A 4
+    else:  # points
+        base, offset = torch.zeros(1, 2), generator.offset
+    y = ((torch.arange(height) + offset) * stride_y).to(base).view(-1, 1, 1).expand(-1, width, 1)
+    x = ((torch.arange(width) + offset) * stride_x).to(base).view(1, -1, 1).expand(height, -1, 1)
+    shifts = torch.cat([x, y] * (base.shape[1] // 2), -1)  # H W 2 or 4
     return (shifts[:, :, None] + base).flatten(0, 2)
 
 
 def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes within a picture of that height and width. Shape: priors and deltas … 4 → … 4."""
-    deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
-    limit = -math.log(16 / 1000)  # mmdet's, of how much a box may grow or shrink
-    extent = priors[..., 2:] - priors[..., :2]
-    centre = (priors[..., :2] + priors[..., 2:]) * 0.5 + extent * deltas[..., :2]
-    half = extent * deltas[..., 2:].clamp(-limit, limit).exp() * 0.5
-    corners = torch.cat([centre - half, centre + half], -1)
+    """Boxes within a picture of that height and width.
+
+    Shape: priors … 4, or points … 2, and deltas … 4 → … 4.
+    """
+    if priors.shape[-1] == 2:
+        corners = torch.cat([priors - deltas[..., :2], priors + deltas[..., 2:]], -1)
+    else:
+        deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
+        limit = -math.log(16 / 1000)  # mmdet's, of how much a box may grow or shrink
+        extent = priors[..., 2:] - priors[..., :2]
+        centre = (priors[..., :2] + priors[..., 2:]) * 0.5 + extent * deltas[..., :2]
+        half = extent * deltas[..., 2:].clamp(-limit, limit).exp() * 0.5
+        corners = torch.cat([centre - half, centre + half], -1)
     x, y = corners[..., 0::2].clamp(0, size[1]), corners[..., 1::2].clamp(0, size[0])
     return torch.stack([x, y], -1).flatten(-2)
 
@@ -94,7 +106,7 @@ def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Sequence[int]) -> T
 def candidates(
     head: Any, maps: tuple[Sequence[Tensor], Sequence[Tensor]], size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each level the `nms_pre` highest pairs of anchor and class, as boxes, scores and labels.
+    """Of each level the `nms_pre` highest pairs of prior and class, as boxes, scores and labels.
 
     Boxes too small to count have score 0.
 
@@ -103,12 +115,12 @@ def candidates(
     classes, settings = head.cls_out_channels, head.test_cfg
     found = []
     for level, (logits, deltas) in enumerate(zip(*maps)):
-        anchors = anchors_of(head.prior_generator, level, *logits.shape[2:])
+        priors = priors_of(head.prior_generator, level, *logits.shape[2:])
         scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
         scores, places = top(scores, settings.nms_pre)
         chosen = places // classes
         deltas = rows(deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), chosen)
-        boxes = decode(head.bbox_coder, anchors[chosen], deltas, size)
+        boxes = decode(head.bbox_coder, priors[chosen], deltas, size)
         extent = boxes[..., 2:] - boxes[..., :2]
         found.append((boxes, scores * (extent > settings.min_bbox_size).all(-1), places % classes))
     boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found))
@@ -159,8 +171,8 @@ class Exportable(nn.Module):
         return boxes * found[..., None], scores, torch.where(found, labels, -1), found.sum(1)
 
 
-class RetinaNet(Exportable):
-    """Shape: B 3 H W → boxes B K 4, scores B K, labels B K, count B."""
+class OneStage(Exportable):
+    """RetinaNet and RTMDet. Shape: B 3 H W → boxes B K 4, scores B K, labels B K, count B."""
 
     names = ('boxes', 'scores', 'labels', 'count')
 
@@ -174,7 +186,7 @@ class RetinaNet(Exportable):
 class MaskRCNN(Exportable):
     """Shape: B 3 H W → as RetinaNet, and masks B K 28 28: probabilities in each box, 0 in none."""
 
-    names = (*RetinaNet.names, 'masks')
+    names = (*OneStage.names, 'masks')
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         rpn, roi_head, size = self.model.rpn_head, self.model.roi_head, images.shape[2:]
@@ -239,7 +251,8 @@ class Backbone(Exportable):
 
 # Whole models by `type` in the config.
 WHOLE: dict[str, type[Exportable]] = {
-    kind.__name__: kind for kind in (RetinaNet, MaskRCNN, EncoderDecoder)
+    'RetinaNet': OneStage, 'RTMDet': OneStage, 'MaskRCNN': MaskRCNN,
+    'EncoderDecoder': EncoderDecoder,
 }
 
 
@@ -253,6 +266,9 @@ def check(model: Mapping[str, Any]) -> None:
     if kind not in WHOLE:
         raise UserError(f'model.type={kind!r} cannot be exported, only {", ".join(WHOLE)}; '
                         f'of any other model the backbone, with --backbone-only')
+    if model.get('bbox_head', {}).get('type') == 'RTMDetInsSepBNHead':
+        raise UserError('model.bbox_head: masks of RTMDet-Ins cannot be exported, only RTMDet\'s '
+                        'boxes; of any model the backbone, with --backbone-only')
     if kind == 'EncoderDecoder' and model['test_cfg'].get('mode', 'whole') != 'whole':
         raise UserError('model.test_cfg.mode: only whole pictures can be exported, not a sliding '
                         'window')

@@ -24,7 +24,8 @@ FAMILIES = (
 )  # fmt: skip
 SPREAD = {'median', 'q1', 'q3'}
 CASE = {'network', 'form', 'dtype', 'mode', 'batch', 'height', 'width', 'form_s', 'first_s',
-        'peak_bytes', 'saved_bytes', 'seconds', 'latency_s', 'ratio'}  # fmt: skip
+        'macs', 'parameters', 'peak_bytes', 'saved_bytes', 'seconds', 'latency_s',
+        'ratio'}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -87,7 +88,7 @@ def test_backbone_results_are_complete(backbones):
                      for dtype in ('float32', 'bfloat16')
                      for size in ((32, 32), (64, 96))}
     for case in results['cases']:
-        assert CASE | {'parameters', 'macs', 'throughput', 'share'} == case.keys()
+        assert CASE | {'throughput', 'share'} == case.keys()
         assert len(case['seconds']) == 3 and case['latency_s'].keys() == SPREAD
         assert (case['saved_bytes'] is None) == (case['mode'] == 'forward')
         assert case['batch'] == 2
@@ -305,6 +306,32 @@ def test_model(name, options, tmp_path):
         assert np.allclose(np.sum([seconds[p] for p in parts[case['mode']]], 0), seconds['total'])
     assert '### forward, float32, 2×64×96' in text
     assert (tmp_path / 'plot.png').is_file()
+
+
+def test_another_config_beside(tmp_path):
+    """At the same input; MACs and parameters are those of the models, by torch's counter."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+    from torch.utils.flop_counter import FlopCounterMode
+
+    other = 'rtmdet_effvim_m1'
+    results, text = run(tmp_path, 'model', CONFIG, '--sizes', '96x64', '--rounds', '2',
+                        '--cases', 'own', other, '--cfg-options', 'model.test_cfg.nms_pre=50')
+    retinanet, rtmdet = results['cases']
+    assert (retinanet['network'], rtmdet['network']) == ('own', other)
+    for case, path in ((retinanet, CONFIG), (rtmdet, ROOT / f'configs/{other}.py')):
+        cfg = config.load_config(str(path))
+        cfg.model.backbone.init_cfg = None
+        init_default_scope('mmdet')
+        model = MODELS.build(cfg.model).eval()
+        assert case['parameters'] == sum(p.numel() for p in model.parameters())
+        model = revert_sync_batchnorm(model)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.bbox_head(model.extract_feat(torch.zeros(1, 3, 96, 64)))
+        assert case['macs'] == counter.get_total_flops() // 2
+        assert f'| {case["parameters"] / 1e6:.3g} |' in text
+    argv = ['model', CONFIG, '--cases', 'own', 'semfpn_effvim_m1']
+    assert cli.run(benchmark.main, argv) == 2
 
 
 def test_model_of_a_checkpoint(tmp_path):

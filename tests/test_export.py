@@ -30,6 +30,13 @@ KINDS = {
         'retinanet', ['model.test_cfg.score_thr=0.3', 'model.test_cfg.nms_pre=200'],
         [('bbox_head.retina_cls', 1, -1), ('bbox_head.retina_reg', 0.3, 0)],
     ),
+    'RTMDet': (
+        'rtmdet', ['model.test_cfg.score_thr=0.3', 'model.test_cfg.nms_pre=200',
+                   'model.test_cfg.max_per_img=100', 'test_dataloader.dataset.pipeline.2.size='
+                   + SCALE],
+        [(f'bbox_head.rtm_{part}.{level}', *how) for level in range(4)
+         for part, how in (('cls', (1, -1)), ('reg', (0.3, 1)))],
+    ),
     'MaskRCNN': (
         'mask_rcnn',
         ['model.test_cfg.rpn.max_per_img=50', 'model.test_cfg.rcnn.max_per_img=20',
@@ -229,7 +236,7 @@ def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
         for name in ('mIoU', 'mAcc', 'aAcc'):
             assert file[name] == pytest.approx(plain[name], abs=0.2), name  # percent
         return
-    kinds = ['bbox'] if made.kind == 'RetinaNet' else ['bbox', 'segm']
+    kinds = ['bbox', 'segm'] if made.kind == 'MaskRCNN' else ['bbox']
     for name in (f'coco/{kind}_mAP' for kind in kinds):
         assert plain[name] > 0.1
         assert file[name] == pytest.approx(plain[name], abs=2e-3), name
@@ -287,7 +294,7 @@ def test_inference_finds_what_the_checkpoint_does(made):
     away = np.abs(found.boxes[:, None] - expected.boxes).max(-1)
     away[found.labels[:, None] != expected.labels] = np.inf
     assert away.min(1).max() < 0.5
-    assert (found.masks is None) == (made.kind == 'RetinaNet')
+    assert (found.masks is None) == (made.kind != 'MaskRCNN')
 
 
 @pytest.mark.parametrize('change, part', [

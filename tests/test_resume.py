@@ -19,7 +19,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 from test_conveniences import BATCHES, SEMFPN, command, mistake, prepared, root, run  # noqa: F401
 
-from effvim import checkpoint, cli, lock, mini
+from backbone.errors import UserError
+from effvim import checkpoint, cli, config, lock, mini, runner
 from effvim import test as test_tool
 from effvim import train as train_tool
 
@@ -211,6 +212,35 @@ def test_pictures_leave_the_models_random_numbers_alone(root, tmp_path):  # noqa
     before = checkpoint.random_states()
     list(running.train_dataloader)
     assert not difference(before, checkpoint.random_states())
+
+
+def test_mmdets_hook_changes_the_pipeline_that_workers_run(root, tmp_path):  # noqa: F811
+    """Mosaics end with the switch; the pictures after it are still named when they are broken."""
+    cfg, about = train_tool.prepare(train_tool.parse([
+        str(ROOT / 'configs/rtmdet_effvim_m1.py'), '--from-scratch', '--data-root', str(root),
+        '--work-dir', str(tmp_path), '--cfg-options', 'train_dataloader.num_workers=1',
+        'train_dataloader.batch_size=2']))
+    config.import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+    running._train_loop = running.build_train_loop(running._train_loop)
+    loader = running.train_dataloader
+
+    def steps(of):
+        return [type(t).__name__ for t in of.pipeline.transforms]
+
+    assert 'CachedMosaic' in steps(loader.dataset.dataset)
+    list(loader)  # workers have their copy now
+    (hook,) = (hook for hook in running.hooks if type(hook).__name__ == 'PipelineSwitchHook')
+    running.train_loop._epoch = 280
+    hook.before_train_epoch(running)
+    assert steps(loader.dataset.dataset) == steps(loader.dataset)
+    assert 'CachedMosaic' not in steps(loader.dataset.dataset)
+    picture = Path(loader.dataset.get_data_info(0)['img_path'])
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:2000])
+    with pytest.raises(UserError, match=picture.name):
+        list(loader)
+    picture.write_bytes(whole)
 
 
 def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):  # noqa: F811

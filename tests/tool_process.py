@@ -63,9 +63,13 @@ class Tool:
 
 
 def memory(process: int) -> tuple[float, float]:
-    """MiB that a process holds: all of it (RSS), and what no other process shares (USS)."""
+    """MiB that a process holds: all of it (RSS), and what it has written itself.
+
+    Pages of libraries are left out of the latter: they are its own as long as no other process on
+    the machine has loaded them.
+    """
     fields = {}
     for line in Path(f'/proc/{process}/smaps_rollup').read_text().splitlines()[1:]:
         name, value, _ = line.split()
         fields[name] = int(value) / 1024
-    return fields['Rss:'], fields['Private_Clean:'] + fields['Private_Dirty:']
+    return fields['Rss:'], fields['Private_Dirty:'] + fields['Swap:']
