@@ -101,11 +101,14 @@ def build(path: Path) -> tuple[Config, Any]:
 def forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
     """What is counted for a detector or segmentor, and at which size.
 
-    Detectors: one picture of 1333 × 800, padded; of Mask R-CNN also the heads on all proposals and
+    Detectors: one picture of 1333 × 800, padded, or what the config pads to; of Mask R-CNN also the heads on all proposals and
     on the masks of all boxes that the test settings allow. Segmentors: one crop of training.
     """
     segmentor = config.is_segmentor(cfg)
-    height, width = cfg.model.data_preprocessor.size if segmentor else (800, 1344)
+    padded = [step.size for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Pad']
+    width, height = [*padded, (1344, 800)][0]
+    if segmentor:
+        height, width = cfg.model.data_preprocessor.size
 
     def run() -> None:
         maps = model.extract_feat(torch.empty(1, 3, height, width, device='meta'))
