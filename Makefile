@@ -66,6 +66,10 @@ benchmarks: setup
 		own:channels-last own:$(BEST) --json docs/benchmarks/retinanet.json
 	$(BENCHMARK) model configs/mask_rcnn_effvim_m4.py --seconds 200 --cases efficientvim_m4 \
 		own:channels-last own:$(BEST) --json docs/benchmarks/mask-rcnn.json
+	$(BENCHMARK) model configs/retinanet_effvim_m4.py --sizes 640 --seconds 150 --cfg-options \
+		model.test_cfg.nms_pre=1000 model.test_cfg.max_per_img=100 --cases own:$(BEST) \
+		rtmdet_effvim_m{1,2,3,4}:$(BEST) rtmdet_ins_effvim_m4:$(BEST) \
+		--json docs/benchmarks/rtmdet.json
 	$(BENCHMARK) model configs/semfpn_effvim_m4.py --sizes 512x2048 --seconds 100 \
 		--cases efficientvim_m4 own:channels-last own:$(BEST) --json docs/benchmarks/semfpn.json
 	$(BENCHMARK) model configs/retinanet_effvim_m4.py --modes train --batch 2 --sizes 512 \
