@@ -18,7 +18,7 @@ COMMANDS = {
     'check': 'the environment, a data set, weights',
     'benchmark': 'how fast it is, beside others',
     'convert': 'published weights as safetensors',
-    'plots': 'training curves of several runs',
+    'plots': 'several training runs: a table and curves',
 }
 
 

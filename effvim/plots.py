@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+from rich.table import Table
 
 from backbone.errors import UserError
 
@@ -85,11 +87,7 @@ def compare(folders: Sequence[Path]) -> Figure:
     Raises:
         UserError: a folder in which no run has logged anything.
     """
-    runs = {folder: scalars(folder) for folder in folders}
-    for folder, (train, val) in runs.items():
-        if not train and not val:
-            raise UserError(f'{folder}: no run has logged there (*/vis_data/scalars.json): give '
-                            f'the work dirs of training runs')
+    runs = {folder: logged(folder) for folder in folders}
     names = sorted({name for _, val in runs.values() for record in val for name in record
                     if name.endswith(('mAP', 'mIoU'))})
     figure = Figure(figsize=(4.2 * (1 + len(names)), 3.8), layout='constrained')
@@ -110,6 +108,40 @@ def compare(folders: Sequence[Path]) -> Figure:
     figure.legend(panels['loss'].lines, [str(folder) for folder in folders], frameon=False,
                   loc='outside lower center', fontsize='small', ncols=max(1, len(names)))
     return figure
+
+
+def summary(folders: Sequence[Path]) -> Table:
+    """A row for each run: iterations, last loss, of every main metric the last and the best.
+
+    Raises:
+        UserError: as `compare`.
+    """
+    runs = {folder: logged(folder) for folder in folders}
+    names = list(dict.fromkeys(
+        name for _, val in runs.values() for record in val for name in record if _main(name)))
+    drawn = Table('run', 'iterations', 'loss', *names)
+    for folder, (train, val) in runs.items():
+        cells = []
+        for name in names:
+            values = [record[name] for record in val if name in record]
+            cells.append(f'{values[-1]:.4f} (best {max(values):.4f})' if values else '–')
+        last = train[-1] if train else {}
+        drawn.add_row(str(folder), str(last.get('step', '–')),
+                      f'{last["loss"]:.4f}' if last else '–', *cells)
+    return drawn
+
+
+def logged(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """As `scalars`.
+
+    Raises:
+        UserError: no run has logged anything in `folder`.
+    """
+    train, val = scalars(folder)
+    if not train and not val:
+        raise UserError(f'{folder}: no run has logged there (*/vis_data/scalars.json): give the '
+                        f'work dirs of training runs')
+    return train, val
 
 
 def _main(name: str) -> bool:
@@ -219,7 +251,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from . import checkpoint, config
 
     parser = cli.Parser(
-        prog='python -m effvim.plots', description='Training curves of several runs in one plot.')
+        prog='python -m effvim.plots',
+        description='Several training runs side by side: a table, and their curves in one plot.')
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN_DIR', help='work dirs')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.png, .svg, .pdf')
     args = parser.parse_args(argv)
@@ -230,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     buffer = io.BytesIO()
     compare(args.runs).savefig(buffer, format=kind, dpi=130)
     checkpoint.write_whole(args.out, buffer.getvalue())
+    Console().print(summary(args.runs))
     print(f'curves: {args.out}')
 
 

@@ -101,8 +101,9 @@ def build(path: Path) -> tuple[Config, Any]:
 def forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
     """What is counted for a detector or segmentor, and at which size.
 
-    Detectors: one picture of 1333 × 800, padded, or what the config pads to; of Mask R-CNN also the heads on all proposals and
-    on the masks of all boxes that the test settings allow. Segmentors: one crop of training.
+    Detectors: one picture of 1333 × 800, padded, or of the size that the config pads to; of Mask
+    R-CNN also the heads on all proposals and on the masks of all boxes that the test settings
+    allow. Segmentors: one crop of training.
     """
     segmentor = config.is_segmentor(cfg)
     padded = [step.size for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Pad']

@@ -46,6 +46,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         '--tensorboard', action='store_true', help='write logs for TensorBoard as well'
     )
+    parser.add_argument(
+        '--dry-run', action='store_true',
+        help='two iterations of everything: train, save, evaluate, resume; says what the whole run '
+             'would take, keeps nothing',
+    )
     return parser.parse_args(argv)
 
 
@@ -56,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a mistake in it, in the config, the data or the weights.
     """
     args = parse(argv)
+    if args.dry_run:
+        from .dry_run import rehearse
+
+        rehearse(args)
+        return
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     processes.read_environment(args.launcher)
     cfg, about = prepare(args)
