@@ -3,11 +3,11 @@
 mmdet, and mmsegmentation 1.2, import `mmcv.ops`, every module of which loads the C++ extension
 `mmcv._ext` and asserts that its functions exist. Installed from the package registry, mmcv has no
 such extension, and compiling it needs a toolchain and ten minutes. `install()` puts a module with
-the operators that RetinaNet and Mask R-CNN use in its place: NMS, RoIAlign (average) and the
-sigmoid focal loss, in mmcv's calling convention (results are written into the tensors handed in,
-except by `nms`). It must run before they are imported. Every other operator can be looked up, as
-mmcv asserts, and raises `MissingOperator` when called. An mmcv that has compiled operators is left
-as it is.
+the operators that common detectors use in its place: NMS and soft-NMS, RoIAlign (average), RoIPool,
+the sigmoid focal loss, deformable convolution and attention (backbone/deformable.py), in mmcv's
+calling convention (results are written into the tensors handed in, except by `nms`). It must run
+before they are imported. Every other operator can be looked up, as mmcv asserts, and raises
+`MissingOperator` when called. An mmcv that has compiled operators is left as it is.
 
 All arithmetic is in at least float32 (`_wide`), on every device: torchvision's kernels lack some
 half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyond 256.
@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 import torchvision  # registers torch.ops.torchvision
 from torch import Tensor
+
+from . import deformable
 
 _NAME = 'mmcv._ext'
 _ORIGIN = 'backbone.ops'  # marks our module, also after a reload of this file
@@ -57,6 +59,66 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     # Scores that tie may come out in another order than from the compiled operator.
     bboxes = bboxes.to(dtype) + bboxes.new_tensor([0, 0, offset, offset], dtype=dtype)
     return torchvision.ops.nms(bboxes, scores.to(dtype), iou_threshold)
+
+
+def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float,
+            min_score: float, method: int, offset: int) -> Tensor:
+    """Soft non-maximum suppression, Fig. 2 of arXiv:1704.04503: overlap lowers a score.
+
+    Args:
+        boxes: (N, 4), scores: (N,), as in `nms`.
+        dets: (N, 5), whose first K rows receive boxes and lowered scores, in the order of choice.
+        iou_threshold: of the hard and the linear method: from where scores are lowered.
+        sigma: of the Gaussian method, Eq. (4).
+        min_score: boxes whose score falls below are dropped.
+        method: 0 hard, 1 linear, 2 Gaussian.
+        offset: as in `nms`.
+
+    Returns:
+        (K,) int64 indices of the kept boxes.
+    """
+    dtype = _wide(boxes, scores)
+    left, wide = scores.to(dtype).clone(), boxes.to(dtype)
+    kept: list[int] = []
+    ends = wide + wide.new_tensor([0, 0, offset, offset])
+    for _ in range(len(boxes)):
+        best = int(left.argmax())
+        score = left[best].item()
+        if score == -torch.inf:
+            break
+        dets[len(kept)] = torch.cat([wide[best], left[best:best + 1]])
+        kept.append(best)
+        iou = torchvision.ops.box_iou(ends[best:best + 1], ends)[0]
+        if method == 2:
+            factor = torch.exp(-iou.square() / sigma)
+        else:
+            factor = torch.where(iou > iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
+        left = torch.where(left > -torch.inf, left * factor, left)
+        left[left < min_score] = -torch.inf
+        left[best] = -torch.inf
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,
+                     pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+    """The maximum in each bin of a RoI (arXiv:1504.08083); into `output` and `argmax`.
+
+    Shapes as in `roi_align_forward`; `argmax` int32, for the backward pass.
+    """
+    dtype = _wide(input)
+    found, places = torch.ops.torchvision.roi_pool(
+        input.to(dtype), rois.to(dtype), spatial_scale, pooled_height, pooled_width)
+    output.copy_(found)
+    argmax.copy_(places)
+
+
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor,
+                      pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+    """Gradient of `roi_pool_forward` with respect to `input`, into `grad_input`."""
+    dtype = _wide(grad_output)
+    grad_input.copy_(torch.ops.torchvision._roi_pool_backward(
+        grad_output.to(dtype), rois.to(dtype), argmax.int(), spatial_scale, pooled_height,
+        pooled_width, *grad_input.shape))
 
 
 def _check_average(pool_mode: int) -> None:
@@ -200,8 +262,9 @@ def install() -> bool:
     module = _StandIn(_NAME, __doc__)
     # importlib.util.find_spec, by which mmengine decides what mmcv can do, reads __spec__.
     module.__spec__ = ModuleSpec(_NAME, loader=None, origin=_ORIGIN)
-    for operator in (nms, roi_align_forward, roi_align_backward, sigmoid_focal_loss_forward,
-                     sigmoid_focal_loss_backward):
+    for operator in (nms, softnms, roi_align_forward, roi_align_backward, roi_pool_forward,
+                     roi_pool_backward, sigmoid_focal_loss_forward, sigmoid_focal_loss_backward,
+                     *deformable.OPERATORS):
         setattr(module, operator.__name__, operator)
     sys.modules[_NAME] = module
     sys.modules['mmcv']._ext = module  # type: ignore[attr-defined]

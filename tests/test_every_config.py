@@ -22,14 +22,14 @@ def roots(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_one_step_of_everything(path, roots, tmp_path):
+def built(path, roots, folder):
+    """A Runner of a config on drawn pictures of 128 pixels, in batches of two."""
     kind = config.load_config(str(path)).train_dataloader.dataset.type
     drawn_as_bmp = [] if kind == 'CocoDataset' else [
         f'{loader}.dataset.{key}=.bmp' for loader in config.LOADERS
         for key in ('img_suffix', 'seg_map_suffix')]
     cfg, about = train_tool.prepare(train_tool.parse([
-        str(path), '--data-root', str(roots[kind]), '--work-dir', str(tmp_path),
+        str(path), '--data-root', str(roots[kind]), '--work-dir', str(folder),
         '--cfg-options', 'model.backbone.init_cfg=None', *drawn_as_bmp]))
     for loader in config.LOADERS:
         # mmseg tests one size at a time
@@ -40,7 +40,12 @@ def test_one_step_of_everything(path, roots, tmp_path):
                 if key in step:
                     step[key] = (128, 128)
     config.import_plugins(cfg)
-    running = runner.Runner(cfg, about)
+    return runner.Runner(cfg, about)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_one_step_of_everything(path, roots, tmp_path):
+    running = built(path, roots, tmp_path)
     model = running.model.train()
 
     data = model.data_preprocessor(next(iter(running.train_dataloader)), training=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DATA, ROOT
 
 from effvim import __main__ as command
 from effvim import cli, mini
@@ -152,7 +152,15 @@ def test_in_an_empty_environment(wheel, tmp_path):
     headless = re.search('^opencv-python-headless==.*$', pins, re.MULTILINE)[0]
     subprocess.run([*pip, '--force-reinstall', '--no-deps', headless], check=True, env=env)
     folder = tmp_path / 'mine'
-    root = mini.draw_coco(folder / 'data/coco', num_train=4, num_val=2, size=96)
+    (folder / 'data').mkdir(parents=True)
+    if (DATA / 'coco').is_dir():
+        from mmdet.datasets import CocoDataset
+
+        root, classes = folder / 'data/coco', CocoDataset.METAINFO['classes']
+        root.symlink_to((DATA / 'coco').resolve())
+    else:
+        root = mini.draw_coco(folder / 'data/coco', num_train=4, num_val=2, size=96)
+        classes = mini.CLASSES
     (folder / 'mine.py').write_text(f'''
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmdet_plugin'])
@@ -160,11 +168,11 @@ model = dict(
     backbone=dict(_delete_=True, type='EfficientViM', arch='m1', out_indices=(0, 1, 2)),
     neck=dict(_delete_=True, type='EfficientViMFPN', in_channels=[128, 192, 320],
               num_transposed=1),
-    bbox_head=dict(num_classes={len(mini.CLASSES)}),
+    bbox_head=dict(num_classes={len(classes)}),
     test_cfg=dict(score_thr=0.0))  # of few steps nothing is sure
-classes = dict(classes={mini.CLASSES})
-train_dataloader = dict(dataset=dict(metainfo=classes), num_workers=0, persistent_workers=False)
-val_dataloader = dict(dataset=dict(metainfo=classes), num_workers=0, persistent_workers=False)
+few = dict(metainfo=dict(classes={classes}), indices=4)
+train_dataloader = dict(dataset=few, num_workers=0, persistent_workers=False)
+val_dataloader = dict(dataset=few, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)
 env_cfg = dict(dist_cfg=dict(backend='gloo'))
@@ -180,7 +188,8 @@ env_cfg = dict(dist_cfg=dict(backend='gloo'))
     call(place / 'bin/effvim', 'train', 'mine.py', '--work-dir', 'ours')
     assert 'coco/bbox_mAP' in call(place / 'bin/effvim', 'test', 'mine.py', 'ours/epoch_1.pth')
     call(place / 'bin/effvim', 'train', 'retinanet_effvim_m1', '--from-scratch', '--data-root',
-         root, '--work-dir', 'named', '--cfg-options', 'train_cfg.max_epochs=1')
+         root, '--work-dir', 'named', '--dry-run', '--cfg-options',
+         'train_dataloader.batch_size=2')
     site = call(python, '-c', 'import mmdet; print(mmdet.__path__[0])').strip()
     call(python, f'{site}/.mim/tools/train.py', 'mine.py', '--work-dir', 'theirs')
     state = torch.load(folder / 'theirs/epoch_1.pth', map_location='cpu', weights_only=False)
