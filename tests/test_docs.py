@@ -1,8 +1,8 @@
-"""The site: it builds without a warning and asks no other host for anything; what its pages say holds.
+"""The site builds without a warning and asks no other host for anything; what its pages say holds.
 
-Commands of pages and README: each is read by the parser of its own tool, and every file and config
-that it names is there. Run, at the size of a test, are those of docs/tasks.md for one task, in the
-order of the page.
+Commands of pages and README, in blocks and in sentences: each is read by the parser of its own
+tool, and every file and config that it names is there. Run, at the size of a test, are those of
+docs/tasks.md for one task, in the order of the page.
 """
 
 import ast
@@ -29,15 +29,20 @@ PLACES = {  # what a page leaves open, and what a reader may put there
     'SOURCE': 'a.pth', 'DEST.safetensors': 'b.safetensors', 'IMAGE|DIR|"GLOB"': 'picture.jpg',
     'PICTURES': 'pictures', '…': '', 'RUN': 'work_dirs/a',
 }
-MADE = ('work_dirs/', 'data/')  # by commands of the pages themselves
+TOOL = r'(?:^|\s)(?:effvim|tools/\w+\.py|-m (?:effvim|backbone)\.\w+)\s'
 
 
 def commands(text):
-    """Lines of code blocks that call one of the tools, joined where they go on, without remarks."""
-    for language, block in re.findall(r'^```(\w*)\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
-        for line in block.replace('\\\n', ' ').splitlines() if language in ('', 'bash') else ():
-            if re.search(r'(^|\s)(effvim|tools/\w+\.py|-m effvim\S*)\s', line):
-                yield ' '.join(line.split('  #')[0].split())
+    """Calls of one of the tools with arguments, joined where they go on, without remarks."""
+    blocks = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
+    lines = [line.split('  #')[0] for language, block in blocks.findall(text)
+             if language in ('', 'bash') for line in block.replace('\\\n', ' ').splitlines()]
+    told = re.findall(r'`([^`]+)`', blocks.sub('', text))  # of which some only name a tool
+    lines += [line for line in told if not re.fullmatch(r'effvim \w+', line)]
+    for line in lines:
+        line = ' '.join(line.split())
+        if re.search(rf'{TOOL}\S', line):
+            yield line
 
 
 COMMANDS = sorted({(page.name, line) for page in [*PAGES, ROOT / 'README.md']
@@ -55,12 +60,12 @@ def arguments(line):
     for i, word in enumerate(words):
         if match := re.fullmatch(r'tools/(\w+)\.py', word):
             assert (ROOT / word).is_file()
-            return TOOLS.get(match[1], match[1]), words[i + 1:]
+            return f'effvim.{TOOLS.get(match[1], match[1])}', words[i + 1:]
         if word == 'effvim':
             assert words[i + 1] in script.COMMANDS
-            return words[i + 1], words[i + 2:]
-        if word.startswith('effvim.'):
-            return word.removeprefix('effvim.'), words[i + 1:]
+            return f'effvim.{words[i + 1]}', words[i + 2:]
+        if word.startswith(('effvim.', 'backbone.')):
+            return word, words[i + 1:]
     raise AssertionError(f'no tool in {line}')
 
 
@@ -77,7 +82,7 @@ def parsed(module, given, monkeypatch):
 
     monkeypatch.setattr(cli.Parser, 'parse_args', stop)
     monkeypatch.setattr('argparse.ArgumentParser.parse_args', stop)
-    tool = importlib.import_module(f'effvim.{module}')
+    tool = importlib.import_module(module)
     with pytest.raises(Parsed) as found:
         tool.main(given)
     return found.value.args[0]
@@ -95,8 +100,8 @@ def test_commands_are_as_the_tools_take_them(page, line, monkeypatch):
 
 def test_a_wrong_flag_or_config_is_seen(monkeypatch):
     with pytest.raises(UserError, match='--fusee'):
-        parsed('test', ['retinanet_effvim_m4', 'a.pth', '--fusee'], monkeypatch)
-    assert {'test', 'train', 'infer', 'export', 'check', 'benchmark', 'convert', 'demo'} <= {
+        parsed('effvim.test', ['retinanet_effvim_m4', 'a.pth', '--fusee'], monkeypatch)
+    assert {f'effvim.{name}' for name in script.COMMANDS} | {'backbone.imagenet'} <= {
         arguments(line)[0] for _, line in COMMANDS}
 
 
@@ -184,8 +189,7 @@ def site(tmp_path_factory):
 
 
 def test_every_page_is_in_the_site(site):
-    assert {p.stem for p in site.glob('*.html')} >= {
-        'index' if p.stem == 'index' else p.stem for p in PAGES}
+    assert {p.stem for p in site.glob('*.html')} >= {p.stem for p in PAGES}
     assert 'README:' not in ''.join(p.read_text() for p in site.glob('*.html'))
     assert 'A ⊙ B̂' in (site / 'pictures.html').read_text()
     api = (site / 'api.html').read_text()
