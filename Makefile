@@ -34,7 +34,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The site, in build/site; its index.html opens from there.
+# The site, in build/site.
 docs: setup-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

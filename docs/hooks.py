@@ -1,9 +1,9 @@
 """What the site's build does to a page: README's sections put in, links fitted.
 
 A line `<!-- README: HEADING -->` becomes what README.md says under that heading,
-`<!-- README: HEADING / WORDS -->` the paragraphs there that begin with **WORDS.**, up to the next
-that begin in bold; `<!-- README: top -->` what stands before the first heading. So nothing is said
-twice in the repository.
+`<!-- README: HEADING / WORDS -->` the paragraphs there that begin with **WORDS.**, without these
+words and up to the next that begin in bold; `<!-- README: top -->` what stands before the first
+heading. So nothing is said twice in the repository.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def section(heading: str, words: str | None = None) -> str:
         raise ValueError(f'README.md has no heading {heading!r}')
     if words is None:
         return found[heading].strip()
-    told = re.findall(rf'^\*\*{re.escape(words)}\.\*\*.*?(?=^\*\*|\Z)', found[heading],
+    told = re.findall(rf'^\*\*{re.escape(words)}\.\*\*(.*?)(?=^\*\*|\Z)', found[heading],
                       re.MULTILINE | re.DOTALL)
     if not told:
         raise ValueError(f'README.md has no paragraph **{words}.** under {heading!r}')
