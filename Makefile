@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page
+.PHONY: setup setup-dev demo docs test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page
 setup:
 	@bash tools/setup.sh
 
@@ -33,6 +33,10 @@ test-upstream:
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The site, in build/site.
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: setup
 	@bash tools/lock.sh

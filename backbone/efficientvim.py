@@ -97,10 +97,11 @@ class HSMSSD(nn.Module):
 
     The layer stands on its own; it adds nothing around itself (no norm, no residual):
 
-    >>> mixer = HSMSSD(dim=64, state_dim=16)
-    >>> y, h = mixer(torch.randn(2, 64, 30, 45))
-    >>> y.shape, h.shape
-    (torch.Size([2, 64, 30, 45]), torch.Size([2, 64, 16]))
+    Examples:
+        >>> mixer = HSMSSD(dim=64, state_dim=16)
+        >>> y, h = mixer(torch.randn(2, 64, 30, 45))
+        >>> y.shape, h.shape
+        (torch.Size([2, 64, 30, 45]), torch.Size([2, 64, 16]))
 
     Args:
         dim: channels C of the input and the output.
@@ -263,9 +264,10 @@ class EfficientViMStage(nn.Module):
 class EfficientViM(nn.Module):
     """EfficientViM as a feature pyramid: images in, the maps of chosen stages out.
 
-    >>> maps = EfficientViM(arch='m4')(torch.randn(1, 3, 224, 320))
-    >>> [tuple(m.shape) for m in maps]
-    [(1, 224, 14, 20), (1, 320, 7, 10), (1, 512, 4, 5)]
+    Examples:
+        >>> maps = EfficientViM(arch='m4')(torch.randn(1, 3, 224, 320))
+        >>> [tuple(m.shape) for m in maps]
+        [(1, 224, 14, 20), (1, 320, 7, 10), (1, 512, 4, 5)]
 
     A stage's map is taken before its downsampling. What lies behind the last chosen stage is not
     built: it would hold parameters that no loss reaches.
@@ -407,8 +409,9 @@ class EfficientViMClassifier(EfficientViM):
     over its states or positions, get a linear head each; their logits are added with the softmax
     of learned weights.
 
-    >>> EfficientViMClassifier(arch='m4').eval()(torch.randn(1, 3, 256, 256)).shape
-    torch.Size([1, 1000])
+    Examples:
+        >>> EfficientViMClassifier(arch='m4').eval()(torch.randn(1, 3, 256, 256)).shape
+        torch.Size([1, 1000])
 
     All tensors of an `EfficientViM` have the same names here, so either loads the other's state
     dict with `strict=False`; what is then missing or left over is the classifier's own.

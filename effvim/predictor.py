@@ -32,9 +32,10 @@ Key = TypeVar('Key')
 class Predictor:
     """A trained detector or segmentor for pictures of any kind.
 
-    >>> found = Predictor('work_dirs/retinanet_effvim_m4/epoch_12.pth')('street.jpg')
-    >>> found.boxes, found.scores, [found.classes[i] for i in found.labels]
-    >>> found.draw(score_thr=0.3).save('found.png')
+    Examples:
+        >>> found = Predictor('work_dirs/retinanet_effvim_m4/epoch_12.pth')('street.jpg')
+        >>> found.boxes, found.scores, [found.classes[i] for i in found.labels]
+        >>> found.draw(score_thr=0.3).save('found.png')
 
     A picture is a path, a Pillow image, or an array H W 3, uint8, RGB; see `effvim.pictures` for
     what becomes of other kinds. The result does not depend on what else is predicted: pictures
