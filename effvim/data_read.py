@@ -24,7 +24,8 @@ from .ade import size_of
 from .data_set import DataSet, Picture, Thing, stems, walk
 
 LAYOUTS = (
-    'data.yaml (YOLO), Annotations/*.xml and JPEGImages/ (Pascal VOC), or annotations/*.json (COCO)')
+    'data.yaml (YOLO), Annotations/*.xml and JPEGImages/ (Pascal VOC), or annotations/*.json '
+    '(COCO)')
 
 
 def read(source: Path) -> DataSet:
