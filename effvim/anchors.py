@@ -48,11 +48,15 @@ def coverage(boxes: np.ndarray, anchors: np.ndarray, threshold: float = 0.5) -> 
 
 
 def best_scale(boxes: np.ndarray, anchors: Any, enough: float = 0.95) -> float:
-    """The scale of the config if it covers `enough` of the boxes, else the one that covers most."""
+    """Of the scales that cover `enough` of the boxes the nearest to the config's.
+
+    If none does, the one that covers most.
+    """
     own = anchors.get('octave_base_scale') or anchors.scales[0]
-    if coverage(boxes, sides(anchors)) >= enough:
-        return own
-    return max((own, *SCALES), key=lambda scale: coverage(boxes, sides(anchors, scale)))
+    nearest = sorted({own, *SCALES}, key=lambda scale: abs(np.log(scale / own)))
+    covered = [coverage(boxes, sides(anchors, scale)) for scale in nearest]
+    first = next((i for i, share in enumerate(covered) if share >= enough), None)
+    return nearest[int(np.argmax(covered)) if first is None else first]
 
 
 def resized(sizes: np.ndarray, scale: tuple[int, int]) -> np.ndarray:

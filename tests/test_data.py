@@ -204,3 +204,39 @@ def test_a_class_without_example_stays_and_is_said(shapes, capsys):
     assert found['parts']['train']['per class']['none'] == 0
     total = sum(part['boxes'] for part in found['parts'].values())
     assert total == sum(map(len, shapes.values()))
+
+
+def test_training_takes_what_fits_the_data(shapes):
+    """Anchors are measured by an IoU of our own words, on the pictures as they are resized."""
+    from effvim import anchors, config, data_fit
+
+    assert run('split shapes ready') == 0
+    cfg = config.load_config(str(ROOT / 'configs/retinanet_effvim_m1.py'))
+    fitted = data_fit.options(cfg, Path('ready'), scratch=False, epochs=None)
+    short = data_fit.options(cfg, Path('ready'), scratch=False, epochs=3)
+    assert fitted['train_cfg.max_epochs'] > short['train_cfg.max_epochs'] == 3
+    assert short['param_scheduler'][1]['end'] == 3
+    _, own = anchors.generator(cfg)
+    shape = anchors.sides(own)
+    boxes = np.array([(5, 5), (40, 44), (300, 20)], float)
+    covered = 0
+    for w, h in boxes:
+        best = max(min(w, a) * min(h, b) / (w * h + a * b - min(w, a) * min(h, b))
+                   for a, b in shape)
+        covered += best >= 0.5
+    assert anchors.coverage(boxes, shape) == covered / 3 and 0 < covered < 3
+    small = np.full((9, 2), 9.0)
+    better = anchors.best_scale(small, own)
+    assert better < own.octave_base_scale and anchors.coverage(small, anchors.sides(own, better)) == 1
+
+
+def test_data_flags(shapes, capsys):
+    from effvim import train
+
+    assert run('split shapes ready') == 0
+    for flags in ('--epochs 3', '--data ready --mini', '--data ready --resume',
+                  '--data ready --epochs 0', '--data absent'):
+        argv = [str(ROOT / 'configs/retinanet_effvim_m1.py'), *flags.split()]
+        capsys.readouterr()
+        assert cli.run(train.main, argv) == 2
+        assert capsys.readouterr().err.startswith('error: ')
