@@ -36,7 +36,7 @@ def browse(data: DataSet, target: Path, limit: int, seed: int) -> int:
                 scene = sv.RichLabelAnnotator(  # any script, the plain one draws ASCII alone
                     font_size=max(10, min(size) // 40)).annotate(
                     scene, found, labels=[data.classes[t.label] for t in things])
-                path = folder / part / f'{picture.name}.png'
+                path = folder / part / f'{picture.name.rpartition(".")[0]}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(scene).save(path)
                 drawn += 1

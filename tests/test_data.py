@@ -227,7 +227,8 @@ def test_training_takes_what_fits_the_data(shapes):
     assert anchors.coverage(boxes, shape) == covered / 3 and 0 < covered < 3
     small = np.full((9, 2), 9.0)
     better = anchors.best_scale(small, own)
-    assert better < own.octave_base_scale and anchors.coverage(small, anchors.sides(own, better)) == 1
+    assert better < own.octave_base_scale
+    assert anchors.coverage(small, anchors.sides(own, better)) == 1
 
 
 def test_data_flags(shapes, capsys):
