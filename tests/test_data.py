@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
+import malformed
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from effvim import __main__, cli
+from effvim import __main__, cli, mini
 from effvim.scenes import CLASSES, box_of, draw_scene
 
 
@@ -241,3 +242,15 @@ def test_data_flags(shapes, capsys):
         capsys.readouterr()
         assert cli.run(train.main, argv) == 2
         assert capsys.readouterr().err.startswith('error: ')
+
+
+NO_MASK = {f'a mask is {value}' for value in (None, [], {})}  # a box alone
+
+
+@pytest.mark.parametrize('name', [
+    name for name in [*malformed.COCO, *malformed.MASKS] if name not in NO_MASK])
+def test_malformed_coco(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mini.draw_coco('drawn', num_train=3, num_val=2, size=64)
+    {**malformed.COCO, **malformed.MASKS}[name](Path('drawn'))
+    assert_refused('convert drawn out', capsys)
