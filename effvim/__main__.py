@@ -18,6 +18,7 @@ COMMANDS = {
     'check': 'the environment, a data set, weights',
     'benchmark': 'how fast it is, beside others',
     'convert': 'published weights as safetensors',
+    'data': 'one\'s own pictures: other formats, a split, statistics',
     'plots': 'several training runs: a table and curves',
 }
 

@@ -36,6 +36,7 @@ def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
         'config': Path(args.config).name,
         'overlays': list(names),
         'data_root': str(Path(args.data_root).absolute()) if args.data_root else None,
+        'fitted': {},  # options that `--data` chose, see effvim/data_fit.py
         'options': config.parse_options(args.cfg_options),
         'amp': getattr(args, 'amp', False),
         'auto_scale_lr': getattr(args, 'auto_scale_lr', False),
@@ -88,6 +89,7 @@ def apply(cfg: Config, about: Mapping[str, Any], draw: bool = True) -> None:
     overlays.apply(cfg, about['overlays'], draw)
     if about['data_root']:
         config.set_data_root(cfg, about['data_root'])
+    cfg.merge_from_dict(dict(about['fitted']))
     config.apply_options(cfg, about['options'])
     if 'test_pipeline' in cfg:  # mmseg's inference_model reads the variable
         cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline

@@ -51,6 +51,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         help='two iterations of everything: train, save, evaluate, resume; says what the whole run '
              'would take, keeps nothing',
     )
+    parser.add_argument(
+        '--data', metavar='DIR',
+        help='train on this, as written by effvim data split: schedule, picture size and anchors '
+             'as it needs, and a report at the end',
+    )
+    parser.add_argument(
+        '--epochs', type=int, metavar='N', help='with --data: instead of by the number of pictures')
     return parser.parse_args(argv)
 
 
@@ -81,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise
             raise UserError(f'{cfg.work_dir}: {error.strerror}: nothing that was there is lost; '
                             f'free some, then go on with --resume') from error
+    if about['fitted'] and args.launcher == 'none':
+        from . import checkpoint, test
+
+        test.main([args.config, str(checkpoint.find_latest(Path(cfg.work_dir))),
+                   '--work-dir', cfg.work_dir, '--report', str(Path(cfg.work_dir) / 'report')])
 
 
 def run(cfg: Config, about: dict[str, Any]) -> None:
@@ -103,6 +115,12 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
     from . import amp, checkpoint, config, ema, lock, optim, session
 
     cfg = config.load_config(args.config)
+    if args.data and (args.mini or args.data_root or args.resume):
+        raise UserError('--data is where the data lies and starts a run: leave out --mini, '
+                        '--data-root and --resume')
+    if args.epochs is not None and not args.data:
+        raise UserError('--epochs goes with --data; otherwise --cfg-options train_cfg.max_epochs=…')
+    args.data_root = args.data or args.data_root
     overlays = session.overlays_of(args)
     resumed = None
     if args.resume:
@@ -119,6 +137,11 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
         checkpoint.check_resumable(content, resumed)
     else:
         about = session.describe(args, overlays)
+        if args.data:
+            from . import data_fit
+
+            about['fitted'] = data_fit.options(
+                cfg, Path(args.data), 'from_scratch' in overlays, args.epochs)
     session.apply(cfg, about)
     cfg.launcher = args.launcher
     if about['seed'] is not None:

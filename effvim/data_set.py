@@ -1,0 +1,161 @@
+"""Pictures and boxes of one's own, in whatever format they came: what is known of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backbone.errors import UserError
+
+OVERHANG = 1.0  # pixels that a box may leave its picture by, of rounding
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+class Thing(NamedTuple):
+    """One object.
+
+    label: index into the classes. box: x1, y1, x2, y2 in pixels. outline: as COCO writes it, None
+    if the format has none. crowd: many of a kind in one box. area: in pixels, None if it is the
+    box's.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    outline: Any = None
+    crowd: bool = False
+    area: float | None = None
+
+
+class Picture(NamedTuple):
+    """One picture: its file, its name below the pictures' folder, with /, and what is in it."""
+
+    path: Path
+    name: str
+    width: int
+    height: int
+    things: list[Thing]
+
+
+class DataSet(NamedTuple):
+    """Parts, e.g. train and val, or `all` where the source has none."""
+
+    source: Path
+    classes: tuple[str, ...]
+    parts: dict[str, list[Picture]]
+
+    def pictures(self) -> list[Picture]:
+        """Those of all parts; where a name occurs in two, all names begin with their part's."""
+        merged = [picture for part in self.parts.values() for picture in part]
+        if len({picture.name for picture in merged}) == len(merged):
+            return merged
+        return [picture._replace(name=f'{part}/{picture.name}')
+                for part, pictures in self.parts.items() for picture in pictures]
+
+
+def checked(data: DataSet, clip: bool) -> DataSet:
+    """`data` if its classes and boxes make sense; every box ends at its picture's edge.
+
+    clip: boxes that leave their picture are cut, otherwise they are an error.
+
+    Raises:
+        UserError: they do not, or there is no picture or no object.
+    """
+    twice = [name for name, count in Counter(data.classes).items() if count > 1]
+    if twice:
+        raise UserError(f'{data.source}: class {twice[0]!r} is named twice: give each its own name')
+    for part, pictures in data.parts.items():
+        if not pictures:
+            raise UserError(f'{data.source}: the part {part} holds no picture: fill it or take it '
+                            f'out')
+    if not any(picture.things for picture in data.pictures()):
+        raise UserError(f'{data.source}: no picture has an object: are the labels where the format '
+                        f'wants them?')
+    return data._replace(parts={
+        part: [_within(picture, clip) for picture in pictures]
+        for part, pictures in data.parts.items()})
+
+
+def _within(picture: Picture, clip: bool) -> Picture:
+    things = []
+    for thing in picture.things:
+        x1, y1, x2, y2 = thing.box
+        what = f'{picture.path}: box {", ".join(f"{v:.5g}" for v in thing.box)} (x1, y1, x2, y2)'
+        if not all(map(math.isfinite, thing.box)):
+            raise UserError(f'{what} is not four numbers')
+        if x2 < x1 or y2 < y1:
+            raise UserError(f'{what} has a negative side')
+        new = (max(x1, 0), max(y1, 0), min(x2, picture.width), min(y2, picture.height))
+        size = f'the picture of {picture.width} × {picture.height} pixels'
+        if new[0] > new[2] or new[1] > new[3]:
+            raise UserError(f'{what} is outside {size}: mend it or take it out')
+        if not clip and max(abs(a - b) for a, b in zip(new, thing.box)) > OVERHANG:
+            raise UserError(f'{what} leaves {size}: mend it, or cut such boxes with --clip')
+        things.append(thing._replace(box=new))
+    return picture._replace(things=things)
+
+
+def counts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, int]:
+    """Objects of each class, crowds left out."""
+    found = Counter(t.label for p in pictures for t in p.things if not t.crowd)
+    return {name: found[label] for label, name in enumerate(classes)}
+
+
+def stems(pictures: Sequence[Picture], what: str) -> Mapping[str, Picture]:
+    """Pictures by their name without suffix, by which `what` finds their labels.
+
+    Raises:
+        UserError: two have the same.
+    """
+    found: dict[str, Picture] = {}
+    for picture in pictures:
+        stem = os.path.splitext(picture.name)[0]
+        if stem in found:
+            raise UserError(f'{found[stem].path} and {picture.path} would share one {what}: rename '
+                            f'one of them')
+        found[stem] = picture
+    return found
+
+
+def walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Files below `folder`, sorted; hidden ones are left out.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f'there is no folder {folder}')
+    return sorted(path for path in folder.rglob('*')
+                  if path.suffix.lower() in suffixes and not path.name.startswith('.'))
+
+
+@contextlib.contextmanager
+def fresh(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` if all went well; otherwise nothing is left.
+
+    Raises:
+        UserError: `target` is there already, or cannot be made.
+    """
+    if target.exists() or target.is_symlink():
+        raise UserError(f'{target} exists: name a new folder, nothing is overwritten')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # mkdtemp's own folder is private (mode 0700), the one inside it gets the usual rights
+        work = Path(tempfile.mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
+    except OSError as error:
+        raise UserError(f'{target} cannot be made: {error.strerror}') from error
+    try:
+        inside = work / 'new'
+        inside.mkdir()
+        yield inside
+        os.rename(inside, target)
+    except OSError as error:
+        raise UserError(f'{target} cannot be written: {error}; nothing is left there') from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
