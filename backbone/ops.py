@@ -68,7 +68,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
     Args:
         boxes: (N, 4), scores: (N,), as in `nms`.
         dets: (N, 5), whose first K rows receive boxes and lowered scores, in the order of choice.
-        iou_threshold: of the hard and the linear method: from where scores are lowered.
+        iou_threshold: of the hard and the linear method: from here on scores are lowered.
         sigma: of the Gaussian method, Eq. (4).
         min_score: boxes whose score falls below are dropped.
         method: 0 hard, 1 linear, 2 Gaussian.
@@ -88,11 +88,12 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
             break
         dets[len(kept)] = torch.cat([wide[best], left[best:best + 1]])
         kept.append(best)
-        iou = torchvision.ops.box_iou(ends[best:best + 1], ends)[0]
+        # of two boxes without area it is 0 / 0
+        iou = torchvision.ops.box_iou(ends[best:best + 1], ends)[0].nan_to_num(0)
         if method == 2:
             factor = torch.exp(-iou.square() / sigma)
         else:
-            factor = torch.where(iou > iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
+            factor = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
         left = torch.where(left > -torch.inf, left * factor, left)
         left[left < min_score] = -torch.inf
         left[best] = -torch.inf

@@ -77,10 +77,12 @@ def mini(cfg: Config, draw: bool) -> None:
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
-    if cfg.model.type == 'MaskRCNN':  # the recipe's 512 RoIs a picture take seconds on a CPU
+    if 'rpn_head' in cfg.model:  # the recipe's 512 RoIs a picture take seconds on a CPU
         cfg.train_dataloader.dataset.indices = 1500  # the first of the scenes
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)
-        cfg.model.train_cfg.rcnn.sampler.num = 32
+        stages = cfg.model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 32
         cfg.model.test_cfg.rpn.update(nms_pre=500, max_per_img=100)
     epochs = 2
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)

@@ -1,4 +1,4 @@
-"""The tables of models and of memory in README.md, from the configs, the code and their headers.
+"""The tables of README.md and configs/gallery/README.md, from the configs, their headers, the code.
 
     python -m effvim.tables
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,26 +182,48 @@ def memory(paths: list[Path]) -> Iterator[str]:
                 f'{cells[b]:,} MiB, measured' if b in cells else 'not measured' for b in BATCHES))
 
 
-def generate() -> str:
-    """What stands between the markers."""
+def gallery() -> Iterator[str]:
+    """Every config of configs/gallery: what its header says it is, and which maps its heads read."""
+    yield row('config', 'what', 'parameters', 'neck', 'strides')
+    yield row(*['---'] * 5)
+    for path in sorted((ROOT / 'configs/gallery').glob('*.py')):
+        said = path.read_text().split('#\n')[1].split('# No published')[0]
+        what = ' '.join(line.removeprefix('# ') for line in said.splitlines()).rstrip('.')
+        cfg, model = build(path)
+        neck = cfg.model.get('neck')
+        yield row(f'[{path.stem}]({path.name})', what, f'{parameters(model):,}',
+                  f'`{neck.type}`' if neck else 'none', ', '.join(map(str, strides(model))))
+
+
+def strides(model: Any) -> list[int]:
+    """Pixels between neighbouring positions of each map that the heads of a model get."""
+    side = 512
+    maps = model.extract_feat(torch.empty(1, 3, side, side, device='meta'))
+    return [side // x.shape[3] for x in maps]
+
+
+def readme() -> Iterator[str]:
+    """The backbones, the models, their memory."""
     paths = sorted((ROOT / 'configs').glob('*.py'))
-    return '\n'.join([
-        BEGIN, '', *backbones(), '', *models(paths), '', SOURCE, '', *memory(paths), '', END])
+    yield from (*backbones(), '', *models(paths), '', SOURCE, '', *memory(paths))
 
 
-def insert(text: str) -> str:
-    """README.md's text with the tables of today."""
+PAGES = {ROOT / 'README.md': readme, ROOT / 'configs/gallery/README.md': gallery}
+
+
+def insert(text: str, lines: Iterable[str]) -> str:
+    """A page's text with other lines between the markers."""
     before, found, rest = text.partition(BEGIN)
     _, closed, after = rest.partition(END)
     if not found or not closed:
-        raise ValueError(f'README.md needs the lines {BEGIN} and {END}')
-    return f'{before}{generate()}{after}'
+        raise ValueError(f'a page with tables needs the lines {BEGIN} and {END}')
+    return '\n'.join([f'{before}{BEGIN}', '', *lines, '', f'{END}{after}'])
 
 
 def main(_: object = None) -> None:
-    """Write README.md."""
-    path = ROOT / 'README.md'
-    write_whole(path, insert(path.read_text()).encode())
+    """Write the pages."""
+    for path, lines in PAGES.items():
+        write_whole(path, insert(path.read_text(), lines()).encode())
 
 
 if __name__ == '__main__':

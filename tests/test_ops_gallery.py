@@ -28,7 +28,7 @@ def plain_soft_nms(boxes, scores, threshold, sigma, least, method, offset):
             overlap = iou(boxes[best], boxes[i], offset)
             if method == 'gaussian':
                 left[i] *= np.exp(-overlap**2 / sigma)
-            elif overlap > threshold:
+            elif overlap >= threshold:
                 left[i] *= 1 - overlap if method == 'linear' else 0
             if left[i] < least:
                 del left[i]
@@ -49,6 +49,25 @@ def test_soft_nms(method, offset):
     assert found.tolist() == [i for i, _ in expected]
     np.testing.assert_allclose(dets[:, :4], boxes[found])
     np.testing.assert_allclose(dets[:, 4], [score for _, score in expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize('method, second', [('naive', None), ('linear', 0.4)])
+def test_soft_nms_lowers_from_the_threshold_on(method, second):
+    """Eq. (3) of arXiv:1704.04503, the threshold itself included: an overlap of exactly a half."""
+    boxes, scores = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.0]]), torch.tensor([0.9, 0.8])
+    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.5, method=method)
+    assert found.tolist() == ([0] if second is None else [0, 1])
+    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, second][:len(found)]))
+
+
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms_of_boxes_without_area(method):
+    """They overlap nothing, not even themselves; only the one of score 0 goes."""
+    boxes = torch.tensor([[4, 3, 5, 3], [4, 3, 5, 4], *[[3, 1, 3, 1]] * 4]).float()
+    scores = torch.tensor([0.9, 0.85, 0.5, 0.45, 0.4, 0])
+    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.6, method=method)
+    assert found.tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(dets, torch.cat([boxes, scores[:, None]], 1)[:5])
 
 
 def test_soft_nms_of_nothing():

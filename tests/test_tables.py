@@ -1,11 +1,11 @@
-"""The tables of README.md: generated; their figures against the published ones and a formula."""
+"""The tables of the READMEs: generated; their figures against the published ones and a formula."""
 
 import re
 
 import pytest
 from conftest import ROOT
 
-from effvim import cli, memory, mini, tables
+from effvim import cli, config, memory, mini, tables
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 
@@ -14,7 +14,7 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 def rows():
     """Cells of the generated tables by their first cell."""
     found = {}
-    for line in tables.generate().splitlines():
+    for line in tables.readme():
         if line.startswith('|'):
             first, *cells = [cell.strip() for cell in line.strip('|').split(' | ')]
             found.setdefault(first, []).append(cells)
@@ -25,18 +25,33 @@ def of(path):
     return f'[{path.stem}](configs/{path.name})'
 
 
-def test_readme_has_the_tables_of_today():
-    text = (ROOT / 'README.md').read_text()
-    assert tables.insert(text) == text, 'run: make tables'
+@pytest.mark.parametrize('path', tables.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_pages_have_the_tables_of_today(path):
+    text = path.read_text()
+    assert tables.insert(text, tables.PAGES[path]()) == text, 'run: make tables'
 
 
-def test_the_rest_of_the_readme_stays():
+def test_the_rest_of_a_page_stays():
     old = f'before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n'
-    new = tables.insert(old)
+    new = tables.insert(old, ['| new |'])
     assert new.startswith('before\n') and new.endswith('\nafter\n') and 'old' not in new
-    assert tables.insert(new) == new
+    assert '\n\n| new |\n\n' in new and tables.insert(new, ['| new |']) == new
     with pytest.raises(ValueError, match='needs the lines'):
-        tables.insert('no place')
+        tables.insert('no place', [])
+
+
+def test_every_config_of_the_gallery_has_a_row():
+    """As many parameters as a detector of torch has, and strides that its head says."""
+    rows = {line.split('](')[0].strip('| ['): line.split(' | ') for line in tables.gallery()}
+    for path in sorted((ROOT / 'configs/gallery').glob('*.py')):
+        _, what, parameters, neck, strides = rows[path.stem]
+        model = config.load_config(str(path)).model
+        head = model.get('bbox_head') or model.get('rpn_head') or {}
+        said = head.get('strides') or head.get('anchor_generator', {}).get('strides')
+        found = [int(s) for s in strides.rstrip(' |').split(', ')]
+        assert said is None or list(said) == found, path.stem
+        assert 'arXiv' in what and int(parameters.replace(',', '')) > 5_713_534
+        assert neck.strip('`') == (model.get('neck') or {'type': 'none'})['type']
 
 
 def test_backbones_as_published(rows):

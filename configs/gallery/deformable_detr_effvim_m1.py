@@ -56,3 +56,15 @@ model = dict(
     ),
     test_cfg=dict(_delete_=True, max_per_img=100),
 )
+# the paper's: a tenth of the rate for the backbone and for where attention looks
+optim_wrapper = dict(
+    optimizer=dict(weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+    paramwise_cfg=dict(
+        custom_keys=dict(
+            backbone=dict(lr_mult=0.1),
+            sampling_offsets=dict(lr_mult=0.1),
+            reference_points=dict(lr_mult=0.1),
+        ),
+    ),
+)
