@@ -1,8 +1,9 @@
-"""`effvim data`: one's own pictures and boxes, into the layout that training reads."""
+"""`effvim data`: one's own pictures with boxes or masks, into the layout that training reads."""
 
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from .cli import CONFIG, Parser, config_path
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
-    parser = Parser(prog='effvim data', description='One\'s own pictures and boxes: COCO JSON, '
-                                                    'YOLO txt or Pascal VOC XML.')
+    parser = Parser(prog='effvim data', description='One\'s own pictures with boxes or masks: COCO '
+                                                    'JSON, YOLO txt, Pascal VOC XML, mask PNGs.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, what in (('convert', 'write another format'), ('split', 'divide into train and val'),
-                       ('stats', 'say what it holds'), ('browse', 'draw its boxes')):
+                       ('stats', 'say what it holds'), ('browse', 'draw its boxes and outlines')):
         one = commands.add_parser(name, help=what, description=what)
         one.add_argument('source', type=Path, help='its folder, or a data.yaml')
         if name != 'stats':
@@ -26,7 +27,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         one.add_argument('--clip', action='store_true',
                          help='cut boxes that leave their picture; without, they are an error')
         if name == 'convert':
-            one.add_argument('--to', choices=('coco', 'yolo', 'voc'), default='coco')
+            one.add_argument('--to', choices=('coco', 'yolo', 'voc', 'masks'),
+                             help='coco, or masks of masks, if this is left out')
         if name == 'split':
             one.add_argument('--val', type=float, default=0.2, metavar='SHARE',
                              help='of the pictures to validate on (%(default)s)')
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if getattr(args, 'limit', 1) < 1:
         raise UserError(f'--limit {args.limit}: a whole number from 1')
     data = checked(read(args.source), args.clip)
+    for note in data.notes:
+        print('note:', note, file=sys.stderr)
     if args.command == 'stats':
         from rich.console import Console
 
@@ -82,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .data_set import counts
     from .data_write import write
 
-    lost = write(data, args.target, getattr(args, 'to', 'coco'))
+    masks = any(picture.mask for picture in data.pictures())
+    kind = getattr(args, 'to', None) or ('masks' if masks else 'coco')
+    lost = write(data, args.target, kind)
     for part, pictures in data.parts.items():
         by_class = counts(pictures, data.classes)
         print(f'{part}: {len(pictures):,} pictures; '
@@ -91,5 +97,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         if none:
             print(f'note: {part} has no example of {", ".join(none)}')
     if lost:
-        print(f'note: {args.to} cannot hold, left out: {", ".join(lost)}')
+        print(f'note: {kind} cannot hold, left out: {", ".join(lost)}')
     print(f'written: {args.target}')

@@ -1,16 +1,18 @@
-"""Pictures with their boxes drawn in."""
+"""Pictures with what is in them drawn in."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import supervision as sv
 from PIL import Image
+from pycocotools import mask as rle
 
 from . import pictures as reading
-from .data_set import DataSet, fresh
+from .data_set import DataSet, Picture, fresh, pixels
 
 
 def browse(data: DataSet, target: Path, limit: int, seed: int) -> int:
@@ -24,20 +26,35 @@ def browse(data: DataSet, target: Path, limit: int, seed: int) -> int:
         for part, pictures in data.parts.items():
             chosen = random.Random(seed).sample(pictures, min(limit, len(pictures)))
             for picture in chosen:
-                things = [t for t in picture.things if not t.crowd]
-                found = sv.Detections(
-                    np.array([t.box for t in things], np.float32).reshape(-1, 4),
-                    class_id=np.array([t.label for t in things], int))
-                # annotators draw in place; thickness and text grow with the picture
-                scene = reading.read(picture.path)
-                size = (picture.width, picture.height)
-                scene = sv.BoxAnnotator(
-                    thickness=sv.calculate_optimal_line_thickness(size)).annotate(scene, found)
-                scene = sv.RichLabelAnnotator(  # any script, the plain one draws ASCII alone
-                    font_size=max(10, min(size) // 40)).annotate(
-                    scene, found, labels=[data.classes[t.label] for t in things])
                 path = folder / part / f'{picture.name.rpartition(".")[0]}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(scene).save(path)
+                Image.fromarray(draw(picture, data.classes)).save(path)
                 drawn += 1
     return drawn
+
+
+def draw(picture: Picture, classes: Sequence[str]) -> np.ndarray:
+    """The picture with its boxes, outlines and their classes, or with its mask, H W 3."""
+    things = [t for t in picture.things if not t.crowd]
+    found = sv.Detections(
+        np.array([t.box for t in things], np.float32).reshape(-1, 4),
+        class_id=np.array([t.label for t in things], int))
+    scene = reading.read(picture.path)
+    if picture.mask:
+        labels = np.asarray(Image.open(picture.mask))
+        found.mask = np.array([labels == t.label for t in things]).reshape(-1, *labels.shape)
+    elif any(t.outline for t in things):
+        found.mask = np.array([
+            rle.decode(pixels(t.outline, picture.width, picture.height)) if t.outline
+            else np.zeros(scene.shape[:2]) for t in things], bool)
+    # annotators draw in place; thickness and text grow with the picture
+    if found.mask is not None:
+        scene = sv.MaskAnnotator().annotate(scene, found)
+    size = (picture.width, picture.height)
+    if not picture.mask:
+        scene = sv.BoxAnnotator(
+            thickness=sv.calculate_optimal_line_thickness(size)).annotate(scene, found)
+    return sv.RichLabelAnnotator(  # any script, the plain one draws ASCII alone
+        font_size=max(10, min(size) // 40),
+        text_position=sv.Position.CENTER_OF_MASS if picture.mask else sv.Position.TOP_LEFT,
+    ).annotate(scene, found, labels=[classes[t.label] for t in things])

@@ -1,11 +1,11 @@
-"""`train --data`: what of a detector's config depends on the data, as options of that config.
+"""`train --data`: what of a config depends on the data, as options of that config.
 
 They are remembered in the checkpoint, so that what follows the training needs no data to know them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,80 +14,144 @@ from mmengine.config import Config
 
 from backbone.errors import UserError
 
-from . import anchors, coco
-from .config import is_segmentor
+from . import ade, anchors, coco, data_masks
+from .config import LOADERS, is_segmentor
+from .data_set import walk
 
 BATCH = 4  # more and smaller steps learn sooner where data is scarce
 SEEN = 24_000  # pictures that a training sees, whatever their number, within EPOCHS
 EPOCHS = (6, 100)
+SIZES = ('scale', 'crop_size', 'size', 'img_scale')  # of steps of a pipeline, in pixels
 ENLARGED = 1.4  # at most: the finest map of the backbone has stride 16
 
 
 def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[str, Any]:
-    """Changes of `cfg` for the data in `root`, of the layout of COCO; prints them.
+    """Changes of `cfg` for the data in `root`, as `effvim data split` writes it; prints them.
 
     scratch: the run starts from random weights. epochs: instead of as many as the size asks for.
 
     Raises:
-        UserError: the config is of a segmentor, or has steps that mix pictures; or as
-            `coco.read_annotations`.
+        UserError: as `coco.read_annotations`, or as reading masks.
     """
-    if is_segmentor(cfg):
-        raise UserError('--data is for detectors; a segmentor takes --data-root and its own '
-                        'schedule')
-    if 'plain_pipeline' in cfg:
-        raise UserError('--data is for RetinaNet and Mask R-CNN; RTMDet takes --data-root and its '
-                        'own schedule')
     if epochs is not None and epochs < 1:
         raise UserError(f'--epochs {epochs}: a whole number from 1')
-    dataset = cfg.train_dataloader.dataset
-    content = coco.read_annotations(root / dataset.ann_file, root)
-    pictures = {image['id']: (image['width'], image['height']) for image in content['images']}
-    if not pictures:
-        raise UserError(f'{root / dataset.ann_file} holds no picture to train on')
-    scale = picture_scale(cfg, np.array(list(pictures.values())))
-    batch = min(BATCH, len(pictures))
-    epochs = epochs or int(np.clip(round(SEEN / len(pictures)), *EPOCHS))
+    found: dict[str, Any] = {}
+    sizes: dict[Any, tuple[int, int]]
+    if is_segmentor(cfg):
+        found, sizes = segmentation(cfg, root)
+    else:
+        content = coco.read_annotations(root / cfg.train_dataloader.dataset.ann_file, root)
+        sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    if not sizes:
+        raise UserError(f'{root} holds no picture to train on')
+    scale = picture_scale(cfg, np.array(list(sizes.values())))
+    epochs = epochs or int(np.clip(round(SEEN / len(sizes)), *EPOCHS))
+    found.update(schedule(cfg, len(sizes), epochs, scratch))
+    found.update(resizing(cfg, scale))
+    print(f'{len(sizes):,} pictures: {epochs} epochs of batches of '
+          f'{found["train_dataloader.batch_size"]}, learning rate '
+          f'{found["optim_wrapper.optimizer.lr"]:g}, pictures resized into {scale[0]} × {scale[1]}')
+    if not is_segmentor(cfg):
+        found.update(fit_anchors(cfg, content, sizes, scale))
+    return found
+
+
+def segmentation(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
+    """What the layout of `data_masks.write` asks of data sets; sizes of its training pictures.
+
+    Raises:
+        UserError: there is no such layout, or a picture cannot be read.
+    """
+    classes = data_masks.classes_in(root)
+    folder = root / cfg.train_dataloader.dataset.data_prefix.img_path
+    files = walk(folder)
+    found: dict[str, Any] = {}
+    for loader in LOADERS:
+        found |= {f'{loader}.dataset.{key}': value for key, value in dict(
+            type='BaseSegDataset', img_suffix=data_masks.suffix_of([file.name for file in files]),
+            seg_map_suffix='.png', reduce_zero_label=False, metainfo=dict(classes=classes)).items()}
+    return found, {str(file): ade.size_of(file) for file in files}
+
+
+def schedule(cfg: Config, pictures: int, epochs: int, scratch: bool) -> dict[str, Any]:
+    """Length, batch, learning rate, and when to measure and to save."""
+    batch = min(BATCH, pictures)
+    each = -(-pictures // batch)
+    steps = epochs * each
+    by_iteration = 'max_iters' in cfg.train_cfg
+    whole = steps if by_iteration else epochs
     optimizer = cfg.optim_wrapper.optimizer
     published = cfg.auto_scale_lr.base_batch_size
     # of Adam's kind: with the root of the batch; from random weights that of --mini
     rate = 5e-4 if scratch else float(f'{optimizer.lr * (batch / published) ** 0.5:.2g}')
-    steps = epochs * -(-len(pictures) // batch)
+    cosine = dict(type='CosineAnnealingLR', by_epoch=not by_iteration, begin=0, end=whole,
+                  T_max=whole, eta_min_ratio=0.01)
     found: dict[str, Any] = {
-        'train_cfg.max_epochs': epochs,
-        'train_cfg.val_interval': max(1, epochs // 10),
+        f'train_cfg.max_{"iters" if by_iteration else "epochs"}': whole,
+        'train_cfg.val_interval': max(1, whole // 10),
+        'default_hooks.checkpoint.interval': max(1, whole // 10),
         'train_dataloader.batch_size': batch,
         'optim_wrapper.optimizer.lr': rate,
         'param_scheduler': [
             dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0,
                  end=min(500, max(1, steps // 20))),
-            dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs,
-                 eta_min_ratio=0.01, convert_to_iter_based=True)],
-        'default_hooks.checkpoint.interval': max(1, epochs // 10),
+            cosine if by_iteration else dict(cosine, convert_to_iter_based=True)],
     }
-    for key in resize_steps(cfg):
-        found[f'{key}.scale'] = scale
-    print(f'{len(pictures):,} pictures: {epochs} epochs of batches of {batch}, learning rate '
-          f'{rate:g}, pictures resized into {scale[0]} × {scale[1]}')
-    found.update(fit_anchors(cfg, content, pictures, scale))
+    if 'dynamic_intervals' in cfg.train_cfg:
+        found['train_cfg.dynamic_intervals'] = None
+    for i, hook in enumerate(cfg.get('custom_hooks') or []):
+        if hook.type == 'PipelineSwitchHook':
+            found[f'custom_hooks.{i}.switch_epoch'] = max(0, epochs - max(2, epochs // 5))
     return found
 
 
 def picture_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:
-    """The scale of the config's training, less if that enlarged most pictures beyond `ENLARGED`."""
-    step = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'Resize')
+    """The scale of the config's evaluation, less if that enlarged most pictures beyond `ENLARGED`.
+
+    Long side first.
+    """
+    step = next(s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize')
     factor = float(np.median(anchors.resized(sizes, step.scale)))
-    shrink = min(1.0, ENLARGED / factor)
-    long, short = (max(32, round(side * shrink / 32) * 32) for side in step.scale)
-    return (long, short) if shrink < 1 else tuple(step.scale)
+    return _times(step.scale, min(1.0, ENLARGED / factor))
 
 
-def resize_steps(cfg: Config) -> Iterator[str]:
-    """Keys of the steps that resize, of all loaders."""
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for i, step in enumerate(cfg[loader].dataset.pipeline):
-            if step.type == 'Resize':
-                yield f'{loader}.dataset.pipeline.{i}'
+def _times(sides: Sequence[int], factor: float) -> tuple[int, int]:
+    """Sides in pixels times `factor`, then multiples of 32; as they are where it is 1."""
+    first, second = sides
+    if factor == 1:
+        return first, second
+    return max(32, round(first * factor / 32) * 32), max(32, round(second * factor / 32) * 32)
+
+
+def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
+    """Every size of every step of every pipeline, if evaluation is to be on `scale`."""
+    step = next(s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize')
+    if tuple(step.scale) == scale:
+        return {}
+    factor = max(scale) / max(step.scale)
+    found = {f'{key}.{name}': _times(step[name], factor)
+             for key, step in keyed_steps(cfg) for name in SIZES if name in step}
+    if is_segmentor(cfg):
+        found['model.data_preprocessor.size'] = _times(cfg.model.data_preprocessor.size, factor)
+    return found
+
+
+def keyed_steps(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Steps of all pipelines, those of test-time augmentation and of hooks too, and their keys."""
+    def within(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+        for i, item in enumerate(node):
+            if isinstance(item, dict):
+                yield f'{key}.{i}', item
+            for inner in ('transforms', 'switch_pipeline'):
+                if isinstance(item, dict) and inner in item:
+                    yield from within(item[inner], f'{key}.{i}.{inner}')
+            if isinstance(item, list):
+                yield from within(item, f'{key}.{i}')
+
+    for loader in LOADERS:
+        yield from within(cfg[loader].dataset.pipeline, f'{loader}.dataset.pipeline')
+    for key in ('tta_pipeline', 'custom_hooks'):
+        yield from within(cfg.get(key) or [], key)
 
 
 def fit_anchors(

@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
 from backbone.errors import UserError
+
+from . import decoding
+from .ade import size_of
 
 OVERHANG = 1.0  # pixels that a box may leave its picture by, of rounding
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -34,21 +41,30 @@ class Thing(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One picture: its file, its name below the pictures' folder, with /, and what is in it."""
+    """One picture: its file, its name below the pictures' folder, with /, and what is in it.
+
+    mask: a file with the class of every pixel, of data for segmentors; `things` then holds one
+    region for each class that the picture has.
+    """
 
     path: Path
     name: str
     width: int
     height: int
     things: list[Thing]
+    mask: Path | None = None
 
 
 class DataSet(NamedTuple):
-    """Parts, e.g. train and val, or `all` where the source has none."""
+    """Parts, e.g. train and val, or `all` where the source has none.
+
+    notes: what is odd in the source, and how it was taken.
+    """
 
     source: Path
     classes: tuple[str, ...]
     parts: dict[str, list[Picture]]
+    notes: tuple[str, ...] = ()
 
     def pictures(self) -> list[Picture]:
         """Those of all parts; where a name occurs in two, all names begin with their part's."""
@@ -57,6 +73,24 @@ class DataSet(NamedTuple):
             return merged
         return [picture._replace(name=f'{part}/{picture.name}')
                 for part, pictures in self.parts.items() for picture in pictures]
+
+
+def picture_of(path: Path, name: str) -> Picture:
+    """A picture without objects.
+
+    Raises:
+        UserError: it cannot be read, or stops early.
+    """
+    size = size_of(path)
+    try:
+        if path.suffix.lower() in ('.jpg', '.jpeg'):
+            decoding.check_end(path)
+        else:
+            with Image.open(path) as image:
+                image.load()
+    except Exception as error:  # decoders raise what they like over foreign bytes
+        raise UserError(f'{path} is cut short or damaged: {error}; replace it') from error
+    return Picture(path, name, *size, [])
 
 
 def checked(data: DataSet, clip: bool) -> DataSet:
@@ -74,6 +108,13 @@ def checked(data: DataSet, clip: bool) -> DataSet:
         if not pictures:
             raise UserError(f'{data.source}: the part {part} holds no picture: fill it or take it '
                             f'out')
+    places: dict[Path, str] = {}
+    for part, pictures in data.parts.items():
+        for picture in pictures:
+            other = places.setdefault(picture.path.resolve(), part)
+            if other != part:
+                raise UserError(f'{picture.path} is in {other} and in {part}: what is trained on '
+                                f'says nothing in {part}; take it out of one of them')
     if not any(picture.things for picture in data.pictures()):
         raise UserError(f'{data.source}: no picture has an object: are the labels where the format '
                         f'wants them?')
@@ -97,8 +138,26 @@ def _within(picture: Picture, clip: bool) -> Picture:
             raise UserError(f'{what} is outside {size}: mend it or take it out')
         if not clip and max(abs(a - b) for a, b in zip(new, thing.box)) > OVERHANG:
             raise UserError(f'{what} leaves {size}: mend it, or cut such boxes with --clip')
-        things.append(thing._replace(box=new))
+        cut = new != thing.box
+        outline = _cut(thing.outline, picture) if cut else thing.outline
+        things.append(thing._replace(box=new, outline=outline, area=None if cut else thing.area))
     return picture._replace(things=things)
+
+
+def _cut(outline: Any, picture: Picture) -> Any:
+    """Polygons with every point inside the picture; run lengths always are."""
+    if not isinstance(outline, list):
+        return outline
+    size = np.array([picture.width, picture.height])
+    return [np.clip(np.reshape(polygon, (-1, 2)), 0, size).ravel().tolist() for polygon in outline]
+
+
+def pixels(outline: Any, width: int, height: int) -> Any:
+    """An outline, see `Thing`, as a mask of pycocotools."""
+    if isinstance(outline, dict) and isinstance(outline['counts'], str):
+        return outline
+    found = rle.frPyObjects(outline, height, width)
+    return rle.merge(found) if isinstance(outline, list) else found
 
 
 def counts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, int]:

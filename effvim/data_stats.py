@@ -23,6 +23,8 @@ def measure(data: DataSet, cfg: Config) -> dict[str, Any]:
 
 
 def _part(pictures: list[Picture], classes: tuple[str, ...], cfg: Config) -> dict[str, Any]:
+    if any(p.mask for p in pictures):
+        return _masks(pictures, classes)
     things = [(p, t) for p in pictures for t in p.things if not t.crowd]
     sides = np.array([(t.box[2] - t.box[0], t.box[3] - t.box[1]) for _, t in things])
     sides = sides.reshape(-1, 2)
@@ -49,6 +51,24 @@ def _part(pictures: list[Picture], classes: tuple[str, ...], cfg: Config) -> dic
     return found
 
 
+def _masks(pictures: list[Picture], classes: tuple[str, ...]) -> dict[str, Any]:
+    sizes = np.array([(p.width, p.height) for p in pictures])
+    areas = np.zeros(len(classes))
+    for picture in pictures:
+        for thing in picture.things:
+            areas[thing.label] += thing.area or 0
+    all_pixels = float(sizes.prod(1).sum())
+    return {
+        'pictures': len(pictures),
+        'pixels that do not count': 1 - areas.sum() / all_pixels,
+        'picture width': _quantiles(sizes[:, 0]),
+        'picture height': _quantiles(sizes[:, 1]),
+        # pictures that have the class, and its share of all pixels that count
+        'per class': counts(pictures, classes),
+        'share of pixels': dict(zip(classes, (areas / max(areas.sum(), 1)).tolist())),
+    }
+
+
 def _quantiles(values: np.ndarray) -> list[float] | None:
     """At `QUANTILES` %, None of nothing."""
     return [round(float(v), 2) for v in np.percentile(values, QUANTILES)] if len(values) else None
@@ -58,13 +78,21 @@ def table(found: dict[str, Any]) -> Table:
     """What `measure` returned, a column for each part."""
     drawn = Table('', *found['parts'])
     parts = list(found['parts'].values())
-    for key in dict.fromkeys(key for part in parts for key in part if key != 'per class'):
+    for key in dict.fromkeys(key for part in parts for key in part
+                             if not isinstance(part[key], dict)):
         drawn.add_row(f'{key} (5, 50, 95 %)' if isinstance(parts[0].get(key), list) else key,
                       *(_text(part.get(key)) for part in parts))
     drawn.add_section()
     for name in found['classes']:
-        drawn.add_row(name, *(str(part['per class'][name] or 'none') for part in parts))
+        drawn.add_row(name, *(_of_class(part, name) for part in parts))
     return drawn
+
+
+def _of_class(part: dict[str, Any], name: str) -> str:
+    if not part['per class'][name]:
+        return 'none'
+    share = part.get('share of pixels')
+    return f'{part["per class"][name]:,}' + (f' pictures, {share[name]:.1%}' if share else '')
 
 
 def _text(value: Any) -> str:

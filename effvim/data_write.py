@@ -1,4 +1,4 @@
-"""Writing COCO JSON, YOLO txt and Pascal VOC XML, each with its pictures."""
+"""Writing COCO JSON, YOLO txt, Pascal VOC XML and masks, each with its pictures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pycocotools import mask as rle
 from supervision import Detections
 from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
-from .data_set import DataSet, Picture, fresh, stems
+from backbone.errors import UserError
+
+from . import data_masks
+from .data_set import DataSet, Picture, Thing, fresh, pixels, stems
 
 
 def write(data: DataSet, target: Path, kind: str) -> list[str]:
@@ -22,10 +26,14 @@ def write(data: DataSet, target: Path, kind: str) -> list[str]:
     Raises:
         UserError: the folder exists or cannot be written, or names that the format would confuse.
     """
+    masks = any(picture.mask for picture in data.pictures())
+    if masks != (kind == 'masks'):
+        raise UserError(f'--to {kind}: masks hold no objects, and boxes no masks: this source has '
+                        f'{"masks, which stay masks" if masks else "boxes"}')
     with fresh(target) as folder:
         WRITERS[kind](data, folder)
     things = [t for pictures in data.parts.values() for p in pictures for t in p.things]
-    if kind == 'coco':
+    if kind in ('coco', 'masks'):
         return []
     lost = {'crowds': sum(t.crowd for t in things),
             'outlines': sum(t.outline is not None and not t.crowd for t in things)}
@@ -47,7 +55,7 @@ def _coco(data: DataSet, folder: Path) -> None:
                 annotations.append({
                     'id': len(annotations) + 1, 'image_id': len(images),
                     'category_id': thing.label + 1, 'bbox': [x1, y1, x2 - x1, y2 - y1],
-                    'area': (x2 - x1) * (y2 - y1) if thing.area is None else thing.area,
+                    'area': _area(thing, picture),
                     'iscrowd': int(thing.crowd),
                     **({'segmentation': thing.outline} if thing.outline else {}),
                 })  # fmt: skip
@@ -55,6 +63,16 @@ def _coco(data: DataSet, folder: Path) -> None:
         path = folder / 'annotations' / f'instances_{name}.json'
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content) + '\n')
+
+
+def _area(thing: Thing, picture: Picture) -> float:
+    """In pixels, as COCO counts it: of the outline, where there is one."""
+    if thing.area is not None:
+        return thing.area
+    if thing.outline:
+        return float(rle.area(pixels(thing.outline, picture.width, picture.height)))
+    x1, y1, x2, y2 = thing.box
+    return (x2 - x1) * (y2 - y1)
 
 
 def _yolo(data: DataSet, folder: Path) -> None:
@@ -107,4 +125,4 @@ def _copy(picture: Picture, folder: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[DataSet, Path], None]] = {
-    'coco': _coco, 'yolo': _yolo, 'voc': _voc}
+    'coco': _coco, 'yolo': _yolo, 'voc': _voc, 'masks': data_masks.write}

@@ -91,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if about['fitted'] and args.launcher == 'none':
         from . import checkpoint, test
 
-        test.main([args.config, str(checkpoint.find_latest(Path(cfg.work_dir))),
-                   '--work-dir', cfg.work_dir, '--report', str(Path(cfg.work_dir) / 'report')])
+        folder = Path(cfg.work_dir)
+        test.main([args.config, str(checkpoint.find_latest(folder)), '--work-dir', str(folder),
+                   '--out', str(folder / 'metrics.json'), '--report', str(folder / 'report')])
 
 
 def run(cfg: Config, about: dict[str, Any]) -> None:

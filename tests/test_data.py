@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,8 +13,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from effvim import __main__, cli, mini
-from effvim.scenes import CLASSES, box_of, draw_scene
+from effvim import __main__, cli, config, mini
+from effvim.scenes import CLASSES, REGIONS, box_of, draw_scene
 
 
 def draw_yolo(root, number, size=64):
@@ -32,6 +33,24 @@ def draw_yolo(root, number, size=64):
             truth[f'{i:05}'].append((CLASSES[label], x, y, x + bw, y + bh))
         (root / f'labels/train/{i:05}.txt').write_text(lines)
     (root / 'data.yaml').write_text(f'train: images/train\nnames: {list(CLASSES)}\n')
+    return truth
+
+
+def draw_masks(root, number, size=64):
+    """Pictures with masks, .jpg and .png, a class 255 among them; returns name to mask."""
+    truth = {}
+    for kind in ('images', 'masks'):
+        (root / kind).mkdir(parents=True)
+    for i in range(number):
+        scene = draw_scene(np.random.RandomState([6, i]), size, style=REGIONS)
+        labels = np.zeros(scene.image.shape[:2], np.uint8)
+        for label, mask in zip(scene.labels, scene.masks):
+            labels[mask] = label + 1
+        labels[:3, i] = 255
+        Image.fromarray(scene.image).save(root / f'images/{i:05}.{("jpg", "png")[i % 2]}')
+        Image.fromarray(labels).save(root / f'masks/{i:05}.png')
+        truth[f'{i:05}'] = labels
+    (root / 'classes.txt').write_text('\n'.join(['ground', *CLASSES]))
     return truth
 
 
@@ -64,8 +83,20 @@ def shapes(tmp_path, monkeypatch):
     return draw_yolo(tmp_path / 'shapes', 12)
 
 
+@pytest.fixture
+def regions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return draw_masks(tmp_path / 'regions', 12)
+
+
 def run(line):
     return cli.run(__main__.main, ['data', *shlex.split(line)])
+
+
+def page(command):
+    """Lines of the walkthrough that call this command, without its name."""
+    text = (ROOT / 'docs/custom_data.md').read_text()
+    return re.findall(rf'^effvim {command} (.*)$', text, re.M)
 
 
 @pytest.mark.parametrize('kind', ['yolo', 'voc'])
@@ -96,13 +127,14 @@ def test_split_is_decided_by_the_seed_and_keeps_classes(shapes):
         assert {a['category_id'] for a in content['annotations']} == {1, 2, 3}
 
 
-def test_walkthrough(shapes, capsys):
-    """The commands of the page, as they stand there; training has a test of its own."""
-    lines = re.findall(r'^effvim data (.*)$', (ROOT / 'docs/custom_data.md').read_text(), re.M)
-    assert len(lines) >= 4
+def test_walkthrough(shapes, regions, capsys):
+    """The commands on data, as they stand there; training has tests of its own."""
+    lines = page('data')
+    assert len(lines) >= 7
     for line in lines:
         assert run(line) == 0, capsys.readouterr().err
-    assert list(Path('seen').rglob('*.png'))
+    assert len(list(Path('seen').rglob('*.png'))) == 6
+    assert len(list(Path('seen_parts').rglob('*.png'))) == 6
 
 
 LINES = {'a class beyond the names': '3 .5 .5 .1 .1', 'four numbers': '0 .5 .5 .1',
@@ -207,9 +239,144 @@ def test_a_class_without_example_stays_and_is_said(shapes, capsys):
     assert total == sum(map(len, shapes.values()))
 
 
+@pytest.mark.parametrize('damage, words', [
+    (lambda root: (root / 'masks/00003.png').unlink(), ['partner', '00003']),
+    (lambda root: (root / 'images/00003.png').unlink(), ['partner', '00003']),
+    (lambda root: (root / 'classes.txt').unlink(), ['classes.txt']),
+    (lambda root: (root / 'classes.txt').write_text('ground\ndisc\n'), ['value', '0 to 1']),
+    (lambda root: Image.new('L', (9, 9)).save(root / 'masks/00003.png'), ['00003', '9 × 9']),
+    (lambda root: Image.new('RGB', (64, 64)).save(root / 'masks/00003.png'), ['3 channels']),
+    (lambda root: (root / 'masks/00003.png').write_bytes(b'text'), ['00003']),
+    (lambda root: (root / 'images/00003.png').rename(root / 'images/00002.png'), ['00002']),
+], ids=range(8))
+def test_bad_masks(damage, words, regions, capsys):
+    damage(Path('regions'))
+    assert_refused('split regions out', capsys, *words)
+
+
+def test_masks_of_two_values_are_not_taken_for_nothing(regions, capsys):
+    """255 as foreground, as many tools write it, would train on background alone."""
+    for stem, labels in regions.items():
+        Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(
+            f'regions/masks/{stem}.png')
+    assert_refused('split regions out', capsys, '255', 'disc')
+
+
+def test_masks_there_and_back(regions, capsys):
+    """Every value of every mask, and every pixel of the pictures, of whatever suffix they were."""
+    assert run('split regions parts --val 0.25') == 0
+    assert run('convert parts again') == 0
+    assert_refused('convert parts out --to yolo', capsys, 'masks')
+    assert_refused('convert again out --to coco', capsys, 'masks')
+    assert Path('again/classes.txt').read_text().split() == ['ground', *CLASSES]
+    found = {}
+    for part, number in (('training', 9), ('validation', 3)):
+        paths = list(Path(f'again/annotations/{part}').iterdir())
+        assert len(paths) == number
+        found |= {path.stem: np.asarray(Image.open(path)) for path in paths}
+        for path in Path(f'again/images/{part}').iterdir():
+            assert path.suffix == '.png'
+            (source,) = Path('regions/images').glob(f'{path.stem}.*')
+            np.testing.assert_array_equal(*map(np.asarray, map(Image.open, (path, source))))
+    assert found.keys() == regions.keys()
+    for stem, labels in regions.items():
+        np.testing.assert_array_equal(found[stem], labels)
+    capsys.readouterr()
+    assert run('stats again --json') == 0
+    parts = json.loads(capsys.readouterr().out)['parts']
+    values = np.concatenate([found[p.stem].ravel() for p in Path('again').rglob('*tions/tr*/*.png')])
+    counted = np.bincount(values[values < 255], minlength=4) / (values < 255).sum()
+    assert list(parts['train']['share of pixels'].values()) == pytest.approx(counted.tolist())
+    assert parts['train']['pixels that do not count'] == pytest.approx((values == 255).mean())
+
+
+def test_pictures_cut_short_are_refused(shapes, capsys):
+    for suffix in ('jpg', 'png', 'bmp'):
+        path = Path(f'shapes/images/train/00000.{suffix}')
+        image = Image.open(next(Path('shapes/images/train').glob('00000.*')))
+        image.load()
+        next(Path('shapes/images/train').glob('00000.*')).unlink()
+        image.convert('RGB').save(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:len(whole) * 2 // 3])
+        assert_refused('convert shapes out', capsys, path.name)
+        path.write_bytes(whole)
+
+
+def test_places_of_yolo_pictures(shapes, capsys):
+    """As Roboflow and ultralytics write them: ../, several folders, lists of files."""
+    yaml = Path('shapes/data.yaml')
+    (Path('shapes/images/more')).mkdir()
+    (Path('shapes/labels/more')).mkdir()
+    for i in (3, 4):
+        for kind, end in (('images', 'png'), ('labels', 'txt')):
+            file = Path(f'shapes/{kind}/train/{i:05}.{end}')
+            file.rename(f'shapes/{kind}/more/{i:05}.{end}')
+    Path('shapes/all.txt').write_text(''.join(
+        f'./{p.relative_to("shapes")}\n' for p in sorted(Path('shapes/images').rglob('*.png'))))
+    for number, where in ((10, '../images/train'), (12, ['images/train', 'images/more']),
+                          (12, 'all.txt')):
+        yaml.write_text(f'train: {where}\nnames: {list(CLASSES)}\n')
+        assert run('convert shapes out') == 0
+        found = {stem.rpartition('/')[2]: v for stem, v in boxes_of_coco(Path('out')).items()}
+        assert len(found) == number
+        assert_same(found, {stem: shapes[stem] for stem in found})
+        shutil.rmtree('out')
+    Path('shapes/all.txt').write_text('images/train/absent.png\n')
+    assert_refused('convert shapes out', capsys, 'absent.png')
+
+
+def test_what_is_taken_for_granted_is_said(shapes, capsys):
+    Path('shapes/labels/train/00003.txt').unlink()
+    assert run('convert shapes voc --to voc') == 0
+    assert '1 of 12 pictures have no label file' in capsys.readouterr().err
+    Path('voc/Annotations/00004.xml').unlink()
+    Path('voc/ImageSets/Main/train.txt').write_text('00000\n00001\n')
+    Path('voc/ImageSets/Main/val.txt').write_text('00004\n')
+    assert run('convert voc out') == 0
+    err = capsys.readouterr().err
+    assert '1 of 12 pictures have no annotation' in err and '9 of 12 pictures are in no list' in err
+    assert boxes_of_coco(Path('out')).keys() == {'00000', '00001', '00004'}
+
+
+def test_parts_that_share_a_picture_are_refused(shapes, capsys):
+    Path('shapes/data.yaml').write_text(
+        f'train: images/train\nval: images/train\nnames: {list(CLASSES)}\n')
+    assert_refused('convert shapes out', capsys, 'train and in val')
+    Path('shapes/data.yaml').write_text(f'train: images/train\nnames: {list(CLASSES)}\n')
+    assert run('convert shapes voc --to voc') == 0
+    for lists in ({'train': '00000\n', 'val': '00000\n'}, {'train': '00001\n00001\n'}):
+        for part, text in lists.items():
+            Path(f'voc/ImageSets/Main/{part}.txt').write_text(text)
+        assert_refused('convert voc out', capsys, '0000')
+
+
+def test_an_annotation_of_another_picture_is_refused(shapes, capsys):
+    assert run('convert shapes voc --to voc') == 0
+    path = Path('voc/Annotations/00000.xml')
+    tree = ElementTree.parse(path)
+    tree.find('size/width').text = '500'
+    tree.write(path)
+    assert_refused('convert voc out', capsys, '00000', '500')
+    tree.find('size/width').text = tree.find('size/height').text = '0'  # as some tools write
+    tree.write(path)
+    assert run('convert voc out') == 0
+
+
+def test_outlines_are_cut_with_their_boxes(shapes):
+    Path('shapes/labels/train/00000.txt').write_text('0 -.5 .1 .5 .1 .5 .5\n')
+    assert run('convert shapes out --clip') == 0
+    content = json.loads(Path('out/annotations/instances_train2017.json').read_text())
+    (entry,) = [a for a in content['annotations'] if a['image_id'] == content['images'][0]['id']]
+    x, y = entry['segmentation'][0][::2], entry['segmentation'][0][1::2]
+    assert min(x) == 0 and entry['bbox'][0] == 0
+    shoelace = abs(sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(3))) / 2
+    assert entry['area'] == pytest.approx(shoelace, rel=0.1)  # in whole pixels
+
+
 def test_training_takes_what_fits_the_data(shapes):
     """Anchors are measured by an IoU of our own words, on the pictures as they are resized."""
-    from effvim import anchors, config, data_fit
+    from effvim import anchors, data_fit
 
     assert run('split shapes ready') == 0
     cfg = config.load_config(str(ROOT / 'configs/retinanet_effvim_m1.py'))
@@ -230,6 +397,79 @@ def test_training_takes_what_fits_the_data(shapes):
     better = anchors.best_scale(small, own)
     assert better < own.octave_base_scale
     assert anchors.coverage(small, anchors.sides(own, better)) == 1
+
+
+SMALL = ['--from-scratch', '--epochs', '1', '--cfg-options', *(
+    f'{loader}.{option}' for loader in config.LOADERS
+    for option in ('num_workers=0', 'persistent_workers=False'))]
+
+
+def test_walkthrough_trains(shapes, regions, capsys):
+    """The page's training, for one epoch: what it leaves can be tested, exported, gone on with."""
+    for line in page('data'):
+        if line.startswith('split'):
+            assert run(line) == 0
+    lines = page('train')
+    assert {line.split()[0] for line in lines} == {
+        'retinanet_effvim_m4', 'rtmdet_effvim_m4', 'semfpn_effvim_m4'}
+    for line in lines:
+        name, *flags = shlex.split(line.replace('m4', 'm1'))
+        assert cli.run(__main__.main, ['train', name, *flags, *SMALL]) == 0, (
+            capsys.readouterr().err)
+        folder = Path(flags[flags.index('--work-dir') + 1])
+        assert (folder / 'report/report.html').is_file()
+        (ckpt,) = folder.glob('*_[0-9]*.pth')
+        assert cli.run(__main__.main, ['test', name, str(ckpt), '--out', 'again.json']) == 0, (
+            capsys.readouterr().err)
+        metrics, again = (json.loads(p.read_text()) for p in (
+            folder / 'metrics.json', Path('again.json')))
+        assert again == metrics and set(metrics) & {'coco/bbox_mAP', 'mIoU'}
+        out = f'{folder}.onnx'
+        assert cli.run(__main__.main, ['export', name, str(ckpt), '--out', out]) == 0, (
+            capsys.readouterr().err)
+        capsys.readouterr()
+        resume = ['train', name, '--work-dir', str(folder), '--resume']
+        assert cli.run(__main__.main, resume) == 2
+        assert 'finished' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fine_tuning_learns(tmp_path, monkeypatch, capfd):
+    """1,600 drawn pictures, three epochs, minutes on two cores: box mAP of 0.25 and more."""
+    monkeypatch.chdir(tmp_path)
+    draw_yolo(Path('shapes'), 1600, size=160)
+    assert run(page('data')[0]) == 0
+    line = page('train')[0].replace('m4', 'm1')
+    assert cli.run(__main__.main, ['train', *shlex.split(line), '--from-scratch', '--amp',
+                                   '--epochs', '3']) == 0
+    assert json.loads(Path('run/metrics.json').read_text())['coco/bbox_mAP'] >= 0.25
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
+def test_every_config_takes_data(path, tmp_path, monkeypatch):
+    """Small pictures are nowhere enlarged to the size of COCO's, and the last epochs are plain."""
+    from effvim import train
+
+    monkeypatch.chdir(tmp_path)
+    if config.is_segmentor(config.load_config(str(path))):
+        draw_masks(Path('own'), 6)
+    else:
+        mini.draw_coco('own', num_train=6, num_val=2, size=64)
+    source = 'own'
+    if Path('own/masks').exists():
+        assert run('split own ready') == 0
+        source = 'ready'
+    cfg, about = train.prepare(train.parse([
+        str(path), '--data', source, '--from-scratch', '--work-dir', 'run']))
+    sizes = [step[key] for step in config.every_step(cfg)
+             for key in ('scale', 'crop_size', 'size', 'img_scale') if key in step]
+    assert sizes and max(max(size) for size in sizes) <= 512
+    assert cfg.param_scheduler[1]['end'] == max(
+        cfg.train_cfg.get('max_epochs') or 0, cfg.train_cfg.get('max_iters') or 0)
+    for hook in cfg.custom_hooks:
+        if hook.type == 'PipelineSwitchHook':
+            assert 0 < hook.switch_epoch < cfg.train_cfg.max_epochs
+            assert max(hook.switch_pipeline[2]['scale']) <= 512
 
 
 def test_data_flags(shapes, capsys):
@@ -254,3 +494,7 @@ def test_malformed_coco(name, tmp_path, monkeypatch, capsys):
     mini.draw_coco('drawn', num_train=3, num_val=2, size=64)
     {**malformed.COCO, **malformed.MASKS}[name](Path('drawn'))
     assert_refused('convert drawn out', capsys)
+    mask_rcnn = str(ROOT / 'configs/mask_rcnn_effvim_m1.py')
+    assert cli.run(__main__.main, [
+        'train', mask_rcnn, '--data', 'drawn', '--from-scratch', '--work-dir', 'out']) == 2
+    assert capsys.readouterr().err.startswith('error: ')
