@@ -154,18 +154,26 @@ def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
         yield from dotted_keys(value, f'{prefix}{key}.')
 
 
-def steps(pipeline: Sequence[Any]) -> Iterator[Any]:
-    """Every transform of a pipeline, those inside test-time augmentation included."""
-    for step in pipeline:
-        yield step
-        for alternatives in step.transforms if step.type == 'TestTimeAug' else ():
-            yield from alternatives
+def steps(pipeline: Sequence[Any], key: str = '') -> Iterator[tuple[str, Any]]:
+    """Every transform of a pipeline and its key below `key`, those inside others included.
+
+    Transforms that choose among others, and hooks that change the pipeline, hold such.
+    """
+    for i, step in enumerate(pipeline):
+        if isinstance(step, list):
+            yield from steps(step, f'{key}.{i}')
+            continue
+        yield f'{key}.{i}', step
+        for inner in ('transforms', 'switch_pipeline'):
+            yield from steps(step.get(inner) or (), f'{key}.{i}.{inner}')
 
 
-def every_step(cfg: Config) -> Iterator[Any]:
-    """Every transform of every pipeline."""
-    for pipeline in (*(dataset.pipeline for dataset in datasets(cfg)), cfg.get('tta_pipeline', [])):
-        yield from steps(pipeline)
+def every_step(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Every transform of every pipeline, and its key."""
+    for loader in LOADERS:
+        yield from steps(cfg[loader].dataset.pipeline, f'{loader}.dataset.pipeline')
+    for key in ('tta_pipeline', 'custom_hooks'):
+        yield from steps(cfg.get(key) or (), key)
 
 
 def is_segmentor(cfg: Config) -> bool:

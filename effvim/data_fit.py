@@ -5,7 +5,6 @@ They are remembered in the checkpoint, so that what follows the training needs n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from mmengine.config import Config
 from backbone.errors import UserError
 
 from . import ade, anchors, coco, data_masks
-from .config import LOADERS, is_segmentor
+from .config import LOADERS, every_step, is_segmentor
 from .data_set import walk
 
 BATCH = 4  # more and smaller steps learn sooner where data is scarce
 SEEN = 24_000  # pictures that a training sees, whatever their number, within EPOCHS
 EPOCHS = (6, 100)
-SIZES = ('scale', 'crop_size', 'size', 'img_scale')  # of steps of a pipeline, in pixels
+SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of steps of a pipeline, in pixels
 ENLARGED = 1.4  # at most: the finest map of the backbone has stride 16
 
 
@@ -31,7 +30,7 @@ def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[
     scratch: the run starts from random weights. epochs: instead of as many as the size asks for.
 
     Raises:
-        UserError: as `coco.read_annotations`, or as reading masks.
+        UserError: as `coco.read_annotations`, or as reading masks; evaluation resizes nothing.
     """
     if epochs is not None and epochs < 1:
         raise UserError(f'--epochs {epochs}: a whole number from 1')
@@ -81,7 +80,8 @@ def schedule(cfg: Config, pictures: int, epochs: int, scratch: bool) -> dict[str
     by_iteration = 'max_iters' in cfg.train_cfg
     whole = steps if by_iteration else epochs
     optimizer = cfg.optim_wrapper.optimizer
-    published = cfg.auto_scale_lr.base_batch_size
+    published = (cfg.get('auto_scale_lr') or {}).get(
+        'base_batch_size', cfg.train_dataloader.batch_size)
     # of Adam's kind: with the root of the batch; from random weights that of --mini
     rate = 5e-4 if scratch else float(f'{optimizer.lr * (batch / published) ** 0.5:.2g}')
     cosine = dict(type='CosineAnnealingLR', by_epoch=not by_iteration, begin=0, end=whole,
@@ -110,48 +110,37 @@ def picture_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:
 
     Long side first.
     """
-    step = next(s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize')
+    step = _evaluated_on(cfg)
     factor = float(np.median(anchors.resized(sizes, step.scale)))
     return _times(step.scale, min(1.0, ENLARGED / factor))
 
 
-def _times(sides: Sequence[int], factor: float) -> tuple[int, int]:
-    """Sides in pixels times `factor`, then multiples of 32; as they are where it is 1."""
-    first, second = sides
-    if factor == 1:
-        return first, second
-    return max(32, round(first * factor / 32) * 32), max(32, round(second * factor / 32) * 32)
+def _evaluated_on(cfg: Config) -> Any:
+    found = [s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize' and 'scale' in s]
+    if not found:
+        raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
+    return found[0]
 
 
 def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
     """Every size of every step of every pipeline, if evaluation is to be on `scale`."""
-    step = next(s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize')
+    step = _evaluated_on(cfg)
     if tuple(step.scale) == scale:
         return {}
     factor = max(scale) / max(step.scale)
     found = {f'{key}.{name}': _times(step[name], factor)
-             for key, step in keyed_steps(cfg) for name in SIZES if name in step}
+             for key, step in every_step(cfg) for name in SIZES if name in step}
     if is_segmentor(cfg):
         found['model.data_preprocessor.size'] = _times(cfg.model.data_preprocessor.size, factor)
     return found
 
 
-def keyed_steps(cfg: Config) -> Iterator[tuple[str, Any]]:
-    """Steps of all pipelines, those of test-time augmentation and of hooks too, and their keys."""
-    def within(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-        for i, item in enumerate(node):
-            if isinstance(item, dict):
-                yield f'{key}.{i}', item
-            for inner in ('transforms', 'switch_pipeline'):
-                if isinstance(item, dict) and inner in item:
-                    yield from within(item[inner], f'{key}.{i}.{inner}')
-            if isinstance(item, list):
-                yield from within(item, f'{key}.{i}')
-
-    for loader in LOADERS:
-        yield from within(cfg[loader].dataset.pipeline, f'{loader}.dataset.pipeline')
-    for key in ('tta_pipeline', 'custom_hooks'):
-        yield from within(cfg.get(key) or [], key)
+def _times(size: Any, factor: float) -> Any:
+    """Pixels times `factor`, multiples of 32, of one size or of a list; shares as they are."""
+    if isinstance(size, (list, tuple)):
+        return tuple(_times(one, factor) for one in size)
+    whole = isinstance(size, int) and factor != 1
+    return max(32, round(size * factor / 32) * 32) if whole else size
 
 
 def fit_anchors(

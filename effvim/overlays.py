@@ -67,10 +67,12 @@ def mini(cfg: Config, draw: bool) -> None:
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
         cfg.custom_hooks = []
         cfg.train_dataloader.dataset.pipeline = cfg.plain_pipeline
-    for step in every_step(cfg):
+    for _, step in every_step(cfg):
         for key in ('scale', 'crop_size', 'size'):
             if key in step:
                 step[key] = (224, 224)
+        if 'scales' in step:
+            step.scales = [(224, 224)]
     for loader in LOADERS:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4
@@ -114,7 +116,7 @@ def mini_segmentation(cfg: Config, draw: bool) -> None:
     for dataset in datasets(cfg):
         dataset.update(type='BaseSegDataset', img_suffix='.bmp', seg_map_suffix='.bmp',
                        reduce_zero_label=True, metainfo=dict(classes=drawn.ADE_CLASSES))
-    for step in every_step(cfg):
+    for _, step in every_step(cfg):
         if step.type in ('Resize', 'RandomResize'):
             step.scale = scale
         if step.type == 'RandomResize':

@@ -182,7 +182,7 @@ def use_tta(cfg: Config, path: str) -> None:
         raise UserError(f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and '
                         f'mmseg label maps: leave --tta out, or write one into the config')
     test, augmented = (
-        {str(step.scale).strip('([])') for step in config.steps(pipeline) if 'scale' in step}
+        {str(step.scale).strip('([])') for _, step in config.steps(pipeline) if 'scale' in step}
         for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline)
     )
     if augmented and not test <= augmented:

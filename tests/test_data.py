@@ -446,7 +446,9 @@ def test_fine_tuning_learns(tmp_path, monkeypatch, capfd):
     assert json.loads(Path('run/metrics.json').read_text())['coco/bbox_mAP'] >= 0.25
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [
+    *sorted((ROOT / 'configs').glob('*.py')), *sorted((ROOT / 'configs/gallery').glob('*.py')),
+], ids=lambda p: p.stem)
 def test_every_config_takes_data(path, tmp_path, monkeypatch):
     """Small pictures are nowhere enlarged to the size of COCO's, and the last epochs are plain."""
     from effvim import train
@@ -462,12 +464,12 @@ def test_every_config_takes_data(path, tmp_path, monkeypatch):
         source = 'ready'
     cfg, _ = train.prepare(train.parse([
         str(path), '--data', source, '--from-scratch', '--work-dir', 'run']))
-    sizes = [step[key] for step in config.every_step(cfg)
-             for key in ('scale', 'crop_size', 'size', 'img_scale') if key in step]
-    assert sizes and max(max(size) for size in sizes) <= 512
+    sizes = [step[key] for _, step in config.every_step(cfg)
+             for key in ('scale', 'scales', 'crop_size', 'size', 'img_scale') if key in step]
+    assert sizes and max(np.max(size) for size in sizes) <= 512
     assert cfg.param_scheduler[1]['end'] == max(
         cfg.train_cfg.get('max_epochs') or 0, cfg.train_cfg.get('max_iters') or 0)
-    for hook in cfg.custom_hooks:
+    for hook in cfg.get('custom_hooks', []):
         if hook.type == 'PipelineSwitchHook':
             assert 0 < hook.switch_epoch < cfg.train_cfg.max_epochs
             assert max(hook.switch_pipeline[2]['scale']) <= 512

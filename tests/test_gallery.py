@@ -7,7 +7,8 @@ import torch
 from conftest import ROOT
 from test_every_config import built, roots  # noqa: F401
 
-GALLERY = sorted((ROOT / 'configs/gallery').glob('*.py'))
+FOLDER = ROOT / 'configs/gallery'
+GALLERY = sorted(FOLDER.glob('*.py'))
 
 
 def test_as_many_as_there_should_be():
@@ -15,8 +16,12 @@ def test_as_many_as_there_should_be():
     assert kinds.count(False) >= 6 and kinds.count(True) >= 4
 
 
-@pytest.mark.parametrize('path', GALLERY, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [*GALLERY, FOLDER / 'README.md'], ids=lambda p: p.stem)
 def test_builds_steps_and_evaluates(path, roots, tmp_path):  # noqa: F811
+    if path.suffix == '.md':  # the config that it shows
+        text = path.read_text().split('```python\n')[1].split('```')[0]
+        path = tmp_path / 'own.py'
+        path.write_text(text.replace('..', str(FOLDER.parent)))
     running = built(path, roots, tmp_path)
     model = running.model.train()
     model.init_weights()  # Deformable DETR's level embedding is memory as it was found before
