@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
-        own = sys.argv[0].startswith('effvim ')
+        own = sys.argv[0].startswith('effvim ') and not prog.startswith('effvim ')
         super().__init__(prog=sys.argv[0] if own else prog, **kwargs)
 
     def error(self, message: str) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} is not complete JSON ({error}): fetch it again') from error
     for key, fields in FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -121,6 +122,10 @@ def check(dataset: Any) -> tuple[str, ...]:
                         f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}')
     if uses_masks(dataset):
         _check_masks(path, content)
+    dropped = sum(a['area'] <= 0 or min(a['bbox'][2:]) < 1 for a in content['annotations'])
+    if dropped:
+        print(f'note: {path}: {dropped} of {len(content["annotations"])} annotations have no area '
+              f'or a side below 1 pixel: mmdet leaves them out', file=sys.stderr)
     return classes
 
 
@@ -171,6 +176,9 @@ def missing_pictures(folder: Path, names: Sequence[str]) -> list[str]:
 def _check_masks(path: Path, content: dict[str, Any]) -> None:
     """Every object needs an outline; mmdet would ignore a bad one, or learn an empty mask."""
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    if not any(annotation.get('segmentation') for annotation in content['annotations']):
+        raise UserError(f'{path} has boxes without outlines, the config learns masks: take a '
+                        f'detector of boxes, e.g. retinanet_effvim_m4 or rtmdet_effvim_m4')
     for annotation in content['annotations']:
         problem = outline_problem(annotation.get('segmentation'),
                                    *sizes.get(annotation['image_id'], (math.inf, math.inf)))

@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
 
     from .data_read import read
-    from .data_set import checked
+    from .data_set import check_new, checked
 
-    if args.command != 'stats' and args.target.exists():
-        raise UserError(f'{args.target} exists: name a new folder, nothing is overwritten')
+    if args.command != 'stats':
+        check_new(args.target)
     if getattr(args, 'limit', 1) < 1:
         raise UserError(f'--limit {args.limit}: a whole number from 1')
     data = checked(read(args.source), args.clip)
@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == 'split':
         from .data_split import split
 
+        if len(data.parts) > 1:
+            print(f'note: {", ".join(data.parts)} are merged and divided anew; effvim data convert '
+                  f'keeps them', file=sys.stderr)
         data = split(data, args.val, args.seed)
 
     from .data_set import counts

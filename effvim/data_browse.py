@@ -27,6 +27,8 @@ def browse(data: DataSet, target: Path, limit: int, seed: int) -> int:
             chosen = random.Random(seed).sample(pictures, min(limit, len(pictures)))
             for picture in chosen:
                 path = folder / part / f'{picture.name.rpartition(".")[0]}.png'
+                if path.exists():  # a.jpg beside a.png
+                    path = folder / part / f'{picture.name}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(draw(picture, data.classes)).save(path)
                 drawn += 1

@@ -21,6 +21,7 @@ BATCH = 4  # more and smaller steps learn sooner where data is scarce
 SEEN = 24_000  # pictures that a training sees, whatever their number, within EPOCHS
 EPOCHS = (6, 100)
 SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of steps of a pipeline, in pixels
+LEAST = 128  # of a side: two cells of the coarsest map, BN of one cell has no variance
 ENLARGED = 1.4  # at most: the finest map of the backbone has stride 16
 
 
@@ -39,8 +40,7 @@ def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[
     if is_segmentor(cfg):
         found, sizes = segmentation(cfg, root)
     else:
-        content = coco.read_annotations(root / cfg.train_dataloader.dataset.ann_file, root)
-        sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+        content, sizes = detection(cfg, root)
     if not sizes:
         raise UserError(f'{root} holds no picture to train on')
     scale = picture_scale(cfg, np.array(list(sizes.values())))
@@ -57,16 +57,45 @@ def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[
     return found
 
 
+def detection(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
+    """The training annotations, and sizes of the pictures that the data set does not leave out.
+
+    Raises:
+        UserError: there are none, or as `coco.read_annotations`.
+    """
+    dataset = cfg.train_dataloader.dataset
+    path = root / dataset.ann_file
+    if root.is_dir() and not path.is_file() and not (root / data_masks.CLASSES).is_file():
+        raise UserError(f'{path} not found: --data is what "effvim data split {root} ready" or '
+                        f'"effvim data convert" has written')
+    content = coco.read_annotations(path, root)
+    rules = dataset.get('filter_cfg') or {}
+    annotated = {annotation['image_id'] for annotation in content['annotations']}
+    sizes = {
+        image['id']: (image['width'], image['height']) for image in content['images']
+        if (image['id'] in annotated or not rules.get('filter_empty_gt'))
+        and min(image['width'], image['height']) >= rules.get('min_size', 0)}
+    left = len(content['images']) - len(sizes)
+    if left:
+        print(f'{left:,} of {len(content["images"]):,} pictures are left out of training: without '
+              f'objects, or below {rules.get("min_size", 0)} pixels (train_dataloader.dataset.'
+              f'filter_cfg)')
+    return content, sizes
+
+
 def segmentation(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
     """What the layout of `data_masks.write` asks of data sets; sizes of its training pictures.
 
     Raises:
         UserError: there is no such layout, or a picture cannot be read.
     """
+    if any(root.glob('annotations/*.json')):
+        raise UserError(f'{root} holds boxes, the config is a segmentor: it needs masks')
     classes = data_masks.classes_in(root)
     folder = root / cfg.train_dataloader.dataset.data_prefix.img_path
     files = walk(folder)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {f'{key}.reduce_zero_label': False for key, step in every_step(cfg)
+                             if 'reduce_zero_label' in step}
     for loader in LOADERS:
         found |= {f'{loader}.dataset.{key}': value for key, value in dict(
             type='BaseSegDataset', img_suffix=data_masks.suffix_of([file.name for file in files]),
@@ -140,9 +169,9 @@ def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
 def _times(size: Any, factor: float) -> Any:
     """Pixels times `factor`, multiples of 32, of one size or of a list; shares as they are."""
     if isinstance(size, (list, tuple)):
-        return tuple(_times(one, factor) for one in size)
+        return type(size)(_times(one, factor) for one in size)
     whole = isinstance(size, int) and factor != 1
-    return max(32, round(size * factor / 32) * 32) if whole else size
+    return max(LEAST, round(size * factor / 32) * 32) if whole else size
 
 
 def fit_anchors(

@@ -18,11 +18,10 @@ from backbone.errors import UserError
 
 from . import ade
 from . import pictures as reading
-from .data_set import DataSet, Picture, Thing, picture_of, stems, walk
+from .data_set import DataSet, Thing, by_folder, picture_of, stems, walk
 
 CLASSES = 'classes.txt'
 FOLDERS = ('masks', 'annotations', 'SegmentationClass')
-SPLITS = {'training': 'train', 'validation': 'val', 'train': 'train', 'val': 'val', 'test': 'test'}
 WRITTEN = {'train': 'training', 'val': 'validation'}  # ADE20K's, which the configs look for
 
 
@@ -39,11 +38,14 @@ def classes_in(root: Path) -> tuple[str, ...]:
         UserError: it is absent, or is not a list of names.
     """
     path = root / CLASSES
-    try:
-        names = tuple(line.strip() for line in path.read_text('utf-8').splitlines() if line.strip())
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read ({error}): it must name the classes of the masks, '
-                        f'a line each, the first is of value 0') from error
+    if not path.is_file():
+        raise UserError(f'{path} not found: it must name the classes of the masks, a line each, '
+                        f'the first is of value 0')
+    lines = path.read_text('utf-8-sig').rstrip().splitlines()
+    names = tuple(line.strip() for line in lines)
+    if not all(names):
+        raise UserError(f'{path}, line {names.index("") + 1} is empty: which class has the value '
+                        f'{names.index("")}?')
     if not 2 <= len(names) <= ade.UNLABELLED:
         raise UserError(f'{path} has {len(names)} names: needed are 2 to {ade.UNLABELLED}')
     return names
@@ -70,21 +72,17 @@ def read(root: Path) -> DataSet:
             raise UserError(f'{root}: {len(alone)} of {len(these)} {what}s have no partner of the '
                             f'same name, e.g. {alone[0]}')
     values: set[int] = set()
-    parts: dict[str, list[Picture]] = {}
+    found = []
     for stem, picture in by_stem.items():
         labels = ade.check_labels(own[stem], (picture.width, picture.height), len(classes), False)
         values.update(np.unique(labels).tolist())
-        first, slash, rest = picture.name.partition('/')
-        part = SPLITS.get(first, 'all') if slash else 'all'
-        parts.setdefault(part, []).append(picture._replace(
-            name=picture.name if part == 'all' else rest, things=_regions(labels), mask=own[stem]))
+        found.append(picture._replace(things=_regions(labels), mask=own[stem]))
     if values == {0, ade.UNLABELLED}:
         raise UserError(f'{masks} holds only the values 0 and 255, and 255 means: does not count. '
                         f'Write 1 for class {classes[1]!r}, 2 for the next')
-    if 'all' in parts and len(parts) > 1:
-        raise UserError(f'{images} has folders for parts and pictures beside them, e.g. '
-                        f'{parts["all"][0].name}: put these into a part')
-    return DataSet(root, classes, parts)
+    if len(values - {ade.UNLABELLED}) < 2:
+        raise UserError(f'{masks} holds only the value {min(values)}: there is nothing to learn')
+    return DataSet(root, classes, by_folder(found, images))
 
 
 def _regions(labels: np.ndarray) -> list[Thing]:

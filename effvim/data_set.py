@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle
 
 from backbone.errors import UserError
 
 from . import decoding
-from .ade import size_of
 
 OVERHANG = 1.0  # pixels that a box may leave its picture by, of rounding
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+PARTS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
+         'test': 'test', 'testing': 'test'}  # names of parts by how they are written
 
 
 class Thing(NamedTuple):
@@ -75,22 +77,50 @@ class DataSet(NamedTuple):
                 for part, pictures in self.parts.items() for picture in pictures]
 
 
+def part_of(name: str) -> str | None:
+    """train, val or test for a name of it as it is written here and there, e.g. train2017."""
+    return PARTS.get(re.sub(r'\d{4}$', '', name.lower()))
+
+
+def by_folder(pictures: Sequence[Picture], root: Path) -> dict[str, list[Picture]]:
+    """Parts, where the first folders of the pictures' names are those of parts; else `all`.
+
+    Raises:
+        UserError: some are, some are not.
+    """
+    parts: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        first, slash, rest = picture.name.partition('/')
+        part = part_of(first) if slash else None
+        parts.setdefault(part or 'all', []).append(picture._replace(name=rest) if part else picture)
+    if 'all' in parts and len(parts) > 1:
+        raise UserError(f'{root} has folders for parts and pictures that are in none, e.g. '
+                        f'{parts["all"][0].name}: put these into train, val or test')
+    return parts or {'all': []}
+
+
 def picture_of(path: Path, name: str) -> Picture:
-    """A picture without objects.
+    """A picture without objects, of the size that training sees.
 
     Raises:
         UserError: it cannot be read, or stops early.
     """
-    size = size_of(path)
     try:
-        if path.suffix.lower() in ('.jpg', '.jpeg'):
-            decoding.check_end(path)
-        else:
-            with Image.open(path) as image:
-                image.load()
+        (width, height), _ = decoding.examine(path)
     except Exception as error:  # decoders raise what they like over foreign bytes
-        raise UserError(f'{path} is cut short or damaged: {error}; replace it') from error
-    return Picture(path, name, *size, [])
+        raise UserError(f'{path} cannot be read or is cut short: {error}; replace it') from error
+    return Picture(path, name, width, height, [])
+
+
+def check_size(picture: Picture, said: tuple[int, int], path: Path) -> None:
+    """See whether a picture has the width and height that the annotations in `path` say.
+
+    Raises:
+        UserError: it has not.
+    """
+    if said != (picture.width, picture.height):
+        raise UserError(f'{picture.path} has {picture.width} × {picture.height} pixels, {path} '
+                        f'says {said[0]} × {said[1]}: are they of one picture?')
 
 
 def checked(data: DataSet, clip: bool) -> DataSet:
@@ -102,19 +132,21 @@ def checked(data: DataSet, clip: bool) -> DataSet:
         UserError: they do not, or there is no picture or no object.
     """
     twice = [name for name, count in Counter(data.classes).items() if count > 1]
-    if twice:
-        raise UserError(f'{data.source}: class {twice[0]!r} is named twice: give each its own name')
+    if twice or '' in data.classes:
+        raise UserError(f'{data.source}: classes {", ".join(map(repr, data.classes))}: give each a '
+                        f'name of its own')
+    places: dict[Path, str] = {}
     for part, pictures in data.parts.items():
         if not pictures:
             raise UserError(f'{data.source}: the part {part} holds no picture: fill it or take it '
                             f'out')
-    places: dict[Path, str] = {}
-    for part, pictures in data.parts.items():
         for picture in pictures:
-            other = places.setdefault(picture.path.resolve(), part)
-            if other != part:
-                raise UserError(f'{picture.path} is in {other} and in {part}: what is trained on '
-                                f'says nothing in {part}; take it out of one of them')
+            path = picture.path.resolve()
+            if path in places:
+                raise UserError(f'{picture.path} is in {part}' + (
+                    ' twice: once is right' if places[path] == part else
+                    f' and in {places[path]}: take it out of one of them'))
+            places[path] = part
     if not any(picture.things for picture in data.pictures()):
         raise UserError(f'{data.source}: no picture has an object: are the labels where the format '
                         f'wants them?')
@@ -183,15 +215,52 @@ def stems(pictures: Sequence[Picture], what: str) -> Mapping[str, Picture]:
 
 
 def walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Files below `folder`, sorted; hidden ones are left out.
+    """Files below `folder`, sorted, through links; what is hidden is left out.
 
     Raises:
-        UserError: it is no folder.
+        UserError: it is no folder. OSError: one inside cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f'there is no folder {folder}')
-    return sorted(path for path in folder.rglob('*')
-                  if path.suffix.lower() in suffixes and not path.name.startswith('.'))
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for top, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        real = os.path.realpath(top)
+        folders[:] = [] if real in seen else [f for f in folders if not f.startswith('.')]
+        found += [Path(top, file) for file in files if real not in seen
+                  and not file.startswith('.') and Path(file).suffix.lower() in suffixes]
+        seen.add(real)
+    return sorted(found)
+
+
+def lines_of(path: Path) -> list[str]:
+    """Lines of a text file that are not empty.
+
+    Raises:
+        UserError: it is no text. OSError: it cannot be read.
+    """
+    try:
+        text = path.read_text('utf-8-sig')  # some editors begin with a mark
+    except ValueError as error:
+        raise UserError(f'{path} is not text in UTF-8: {error}') from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def check_new(target: Path) -> None:
+    """See that a folder can be made.
+
+    Raises:
+        UserError: it is there already.
+    """
+    try:
+        there = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise UserError(f'{target} cannot be made: {error.strerror}') from error
+    if there:
+        raise UserError(f'{target} exists: name a new folder, nothing is overwritten')
 
 
 @contextlib.contextmanager
@@ -201,8 +270,7 @@ def fresh(target: Path) -> Iterator[Path]:
     Raises:
         UserError: `target` is there already, or cannot be made.
     """
-    if target.exists() or target.is_symlink():
-        raise UserError(f'{target} exists: name a new folder, nothing is overwritten')
+    check_new(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # mkdtemp's own folder is private (mode 0700), the one inside it gets the usual rights

@@ -14,14 +14,14 @@ def split(data: DataSet, share: float, seed: int) -> DataSet:
     """`data` in two parts, train and val; the same seed gives the same parts.
 
     Rare classes choose first: of each class, in the order of its number of pictures, val gets its
-    share, at least one and never all where it has two or more.
+    share, at least one and never all where it has two or more, until val is full.
 
     Raises:
         UserError: a part would be empty.
     """
     pictures = sorted(data.pictures(), key=lambda picture: picture.name)
-    wanted = round(share * len(pictures))
-    if not 0 < share < 1 or not 0 < wanted < len(pictures):
+    wanted = round(share * len(pictures)) if 0 < share < 1 else 0
+    if not 0 < wanted < len(pictures):
         raise UserError(f'--val {share:g} of {len(pictures)} pictures leaves a part empty: give a '
                         f'share between 0 and 1 that is at least one picture')
     random.Random(seed).shuffle(pictures)
@@ -33,7 +33,7 @@ def split(data: DataSet, share: float, seed: int) -> DataSet:
         aim = max(1, round(share * having[label])) if having[label] > 1 else 0
         have = sum(label in within[i] for i in chosen)
         for i, labels in enumerate(within):
-            if have >= aim or len(chosen) >= max(wanted, len(having)):
+            if have >= aim or len(chosen) >= wanted:
                 break
             if label in labels and i not in chosen and all(kept[other] > 1 for other in labels):
                 chosen.add(i)

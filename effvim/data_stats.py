@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from rich.markup import escape
 from rich.table import Table
 
 from . import anchors
@@ -84,7 +85,7 @@ def table(found: dict[str, Any]) -> Table:
                       *(_text(part.get(key)) for part in parts))
     drawn.add_section()
     for name in found['classes']:
-        drawn.add_row(name, *(_of_class(part, name) for part in parts))
+        drawn.add_row(escape(name), *(_of_class(part, name) for part in parts))
     return drawn
 
 

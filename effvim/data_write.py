@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import yaml
@@ -32,9 +33,9 @@ def write(data: DataSet, target: Path, kind: str) -> list[str]:
                         f'{"masks, which stay masks" if masks else "boxes"}')
     with fresh(target) as folder:
         WRITERS[kind](data, folder)
-    things = [t for pictures in data.parts.values() for p in pictures for t in p.things]
     if kind in ('coco', 'masks'):
         return []
+    things = [t for pictures in data.parts.values() for p in pictures for t in p.things]
     lost = {'crowds': sum(t.crowd for t in things),
             'outlines': sum(t.outline is not None and not t.crowd for t in things)}
     return [f'{count} {what}' for what, count in lost.items() if count]
@@ -107,8 +108,13 @@ def _voc(data: DataSet, folder: Path) -> None:
                            class_id=np.array([t.label for t in things], int))
         path = folder / 'Annotations' / f'{stem}.xml'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(detections_to_pascal_voc(
-            found, list(data.classes), picture.name, (picture.height, picture.width, 3)), 'utf-8')
+        try:
+            text = detections_to_pascal_voc(
+                found, list(data.classes), picture.name, (picture.height, picture.width, 3))
+            path.write_text(text, 'utf-8')
+        except (ExpatError, ValueError) as error:
+            raise UserError(f'XML cannot hold the name of {picture.path!r} or of one of its '
+                            f'classes: {error}') from error
     lists = folder / 'ImageSets/Main'
     lists.mkdir(parents=True)
     rest = iter(stems(merged, 'annotation file'))

@@ -16,7 +16,7 @@ from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 from backbone.errors import UserError
 
 from . import coco
-from .data_set import DataSet, Picture, Thing, picture_of, stems, walk
+from .data_set import DataSet, Picture, Thing, lines_of, part_of, picture_of, stems, walk
 
 
 def read(path: Path) -> DataSet:
@@ -26,8 +26,8 @@ def read(path: Path) -> DataSet:
         UserError: it, a label file or a picture cannot be read or is wrong; names file and line.
     """
     try:
-        content = yaml.safe_load(path.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text('utf-8-sig'))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f'{path} is not YAML: {error}') from error
     names = content.get('names') if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
@@ -38,17 +38,21 @@ def read(path: Path) -> DataSet:
     base = content.get('path') or '.'
     if not isinstance(base, str):
         raise UserError(f'{path}: path must be the name of a folder')
-    parts, notes = {}, []
-    for part in ('train', 'val', 'test'):
-        where = content.get(part)
-        if where is None:
+    if 'kpt_shape' in content:
+        raise UserError(f'{path}: kpt_shape says that its lines hold keypoints, which are not read')
+    parts: dict[str, list[Picture]] = {}
+    notes = []
+    for key, where in content.items():
+        part = part_of(key) if isinstance(key, str) and where is not None else None
+        if part is None:
             continue
+        if part in parts:
+            raise UserError(f'{path}: {key} is a second {part}: leave one')
         places = where if isinstance(where, list) and where else [where]
         if not all(isinstance(place, str) and place for place in places):
-            raise UserError(f'{path}: {part} must name a folder of pictures, a list of files, or '
+            raise UserError(f'{path}: {key} must name a folder of pictures, a list of files, or '
                             f'several of them, got {where!r:.99}')
-        pictures, bare = _part([_place(path.parent / base, place) for place in places],
-                               len(names), path)
+        pictures, bare = _part([_place(path, base, place) for place in places], len(names), path)
         if bare:
             notes.append(f'{part}: {bare} of {len(pictures)} pictures have no label file: they '
                          f'count as pictures without objects')
@@ -58,20 +62,23 @@ def read(path: Path) -> DataSet:
     return DataSet(path, tuple(names), parts, tuple(notes))
 
 
-def _place(base: Path, place: str) -> Path:
-    """A folder, or a list of files, of data.yaml.
+def _place(path: Path, base: str, place: str) -> Path:
+    """A folder, or a list of files, that data.yaml names.
 
     Roboflow writes ../train/images for what lies beside data.yaml.
     """
-    inside = base / place.removeprefix('../')
-    return inside if inside.exists() and not (base / place).exists() else base / place
+    root = Path(os.path.abspath(path.parent / base))  # links stay, labels are looked for by name
+    for found in (root / place, root / place.removeprefix('../')):
+        if found.exists():
+            return Path(os.path.abspath(found))
+    raise UserError(f'{path}: there is no {root / place}: mend path, or {place}')
 
 
 def _part(places: Sequence[Path], number: int, path: Path) -> tuple[list[Picture], int]:
     """Pictures with their objects, and how many have no label file."""
-    folders = [place.resolve() for place in places if place.suffix != '.txt']
+    folders = [place for place in places if place.suffix != '.txt']
     files = [file for place in places for file in (
-        _listed(place) if place.suffix == '.txt' else walk(place.resolve()))]
+        _listed(place) if place.suffix == '.txt' else walk(place))]
     top = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
     pictures = [picture_of(file, file.relative_to(top).as_posix()) for file in files]
     bare = 0
@@ -87,11 +94,9 @@ def _part(places: Sequence[Path], number: int, path: Path) -> tuple[list[Picture
 
 def _listed(path: Path) -> list[Path]:
     """Pictures that a text file names, a line each, as seen from the file."""
-    try:
-        lines = path.read_text('utf-8').splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} is no list of pictures: {error}') from error
-    files = [(path.parent / line.strip()).resolve() for line in lines if line.strip()]
+    files = [Path(os.path.abspath(path.parent / line.strip())) for line in lines_of(path)]
+    if not files:
+        raise UserError(f'{path} names no picture: fill it, or take it out of data.yaml')
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise UserError(f'{path} names {len(absent)} pictures that are not there, e.g. {absent[0]}')
@@ -117,13 +122,8 @@ def _check_all_used(labels: Path, pictures: Sequence[Picture], path: Path) -> No
 
 
 def _label_file(file: Path, picture: Picture, number: int) -> list[Thing]:
-    try:
-        lines = [(i, line) for i, line in enumerate(file.read_text('utf-8').splitlines(), 1)
-                 if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f'{file} is not text: {error}') from error
     things = []
-    for i, line in lines:
+    for i, line in enumerate(lines_of(file), 1):
         values = line.split()
         polygon = len(values) > 6 and len(values) % 2 == 1
         if len(values) != 5 and not polygon:

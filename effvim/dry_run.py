@@ -41,6 +41,10 @@ def rehearse(args: Namespace) -> None:
             if half == 1:
                 check_cost.cost(cfg, about, report)
             shorten(cfg, half)
+            # for the second half: a run may be as short as the first, and --data is remembered
+            length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
+            args.cfg_options = [*args.cfg_options, f'train_cfg.{length}={2 * STEPS}']
+            args.data = args.epochs = None
             running = runner.Runner(cfg, about)
             with lock.held(Path(folder)), runner.closing(running):
                 running.train()

@@ -121,6 +121,9 @@ def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
                         '--data-root and --resume')
     if args.epochs is not None and not args.data:
         raise UserError('--epochs goes with --data; otherwise --cfg-options train_cfg.max_epochs=…')
+    if args.data and (args.auto_scale_lr or args.launcher != 'none'):
+        raise UserError('--data chooses the learning rate for one process: leave out '
+                        '--auto-scale-lr and --launcher, or give --data-root and a schedule')
     args.data_root = args.data or args.data_root
     overlays = session.overlays_of(args)
     resumed = None

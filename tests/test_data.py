@@ -11,9 +11,11 @@ import malformed
 import numpy as np
 import pytest
 from conftest import ROOT
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from effvim import __main__, cli, config, mini
+from effvim import train as train_tool
 from effvim.scenes import CLASSES, REGIONS, box_of, draw_scene
 
 
@@ -291,6 +293,178 @@ def test_masks_there_and_back(regions, capsys):
     assert parts['train']['pixels that do not count'] == pytest.approx((values == 255).mean())
 
 
+def roboflow_coco(root):
+    for name in ('train', 'valid'):
+        (root / name).mkdir(parents=True)
+    for part, folder in (('train', 'train'), ('val', 'valid')):
+        content = json.loads(Path(f'ready/annotations/instances_{part}2017.json').read_text())
+        (root / folder / '_annotations.coco.json').write_text(json.dumps(content))
+        for file in Path(f'ready/{part}2017').iterdir():
+            file.rename(root / folder / file.name)
+
+
+def cvat_coco(root):
+    assert run('convert shapes all') == 0
+    (root / 'annotations').mkdir(parents=True)
+    Path('all/annotations/instances_train2017.json').rename(
+        root / 'annotations/instances_default.json')
+    Path('all/train2017').rename(root / 'images')
+
+
+def beside(root):  # labelImg; with folders train and valid, Roboflow
+    assert run('convert shapes voc --to voc') == 0
+    Path('voc/JPEGImages').rename(root)
+    for file in Path('voc/Annotations').iterdir():
+        file.rename(root / file.name)
+
+
+def label_studio_voc(root):
+    assert run('convert shapes voc --to voc') == 0
+    Path('voc').rename(root)
+    (root / 'JPEGImages').rename(root / 'images')
+
+
+def numbered_voc(root):  # names that end as the lines of a class's list do
+    for i in range(12):
+        for path in (Path(f'shapes/images/train/{i:05}.png'),
+                     Path(f'shapes/labels/train/{i:05}.txt')):
+            path.rename(path.with_stem(f'{i // 2} {i % 2}'))
+    assert run(f'convert shapes {root} --to voc') == 0
+
+
+def linked_yolo(root):
+    Path('shapes').rename(root)
+    for kind in ('images', 'labels'):
+        (root / kind / 'train').rename(Path(f'elsewhere_{kind}'))
+        (root / kind / 'train').symlink_to(Path(f'elsewhere_{kind}').absolute())
+
+
+def windows_yolo(root):  # a byte order mark and its line ends
+    Path('shapes').rename(root)
+    for path in [root / 'data.yaml', *(root / 'labels/train').iterdir()]:
+        path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
+    hidden = root / 'images/train/.ipynb_checkpoints'
+    hidden.mkdir()
+    shutil.copy(root / 'images/train/00000.png', hidden / '00000-checkpoint.png')
+
+
+@pytest.mark.parametrize('layout', [
+    roboflow_coco, cvat_coco, beside, label_studio_voc, numbered_voc, linked_yolo, windows_yolo])
+def test_layouts_of_other_tools(layout, shapes, capsys):
+    assert run('split shapes ready') == 0
+    layout(Path('own'))
+    capsys.readouterr()
+    assert run('convert own out') == 0, capsys.readouterr().err
+    found = boxes_of_coco(Path('out'))
+    # pictures in the same order, whatever they are called now
+    assert_same(dict(enumerate(found[stem] for stem in sorted(found))),
+                dict(enumerate(shapes[stem] for stem in sorted(shapes))))
+
+
+def test_parts_go_by_their_usual_names(shapes, capsys):
+    """valid for val, there and back through every format; nothing is left behind."""
+    assert run('split shapes ready') == 0
+    Path('ready/annotations/instances_val2017.json').rename('ready/annotations/valid.json')
+    Path('ready/val2017').rename('ready/valid')
+    for kind in ('yolo', 'voc', 'coco'):
+        assert run(f'convert ready {kind} --to {kind}') == 0
+        assert run(f'convert {kind} {kind}_back') == 0
+        parts = [len(json.loads(Path(f'{kind}_back/annotations/instances_{part}2017.json')
+                                .read_text())['images']) for part in ('train', 'val')]
+        assert parts == [10, 2]
+    shutil.copy('ready/annotations/valid.json', 'ready/annotations/val.json')
+    assert_refused('convert ready out', capsys, 'second file of the part val')
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(iscrowd='0'), ['iscrowd']),
+    (dict(bbox=[1, 1, float('inf'), 9]), ['bbox']),
+])
+def test_coco_fields(change, words, shapes, capsys):
+    assert run('convert shapes coco') == 0
+    path = Path('coco/annotations/instances_train2017.json')
+    content = json.loads(path.read_text())
+    content['annotations'][1].update(change)
+    path.write_text(json.dumps(content))
+    assert_refused('convert coco out', capsys, *words)
+
+
+def test_an_area_of_nothing_is_measured(shapes, capsys):
+    """mmdet would leave the object out."""
+    assert run('convert shapes coco') == 0
+    path = Path('coco/annotations/instances_train2017.json')
+    content = json.loads(path.read_text())
+    areas = [a['area'] for a in content['annotations']]
+    for a in content['annotations']:
+        a['area'] = 0
+    path.write_text(json.dumps(content))
+    assert run('convert coco out') == 0
+    found = json.loads(Path('out/annotations/instances_train2017.json').read_text())
+    assert [a['area'] for a in found['annotations']] == pytest.approx(areas)
+    shutil.copy(path, 'coco/annotations/instances_val2017.json')
+    Path('coco/val2017').symlink_to('train2017')
+    train_tool.prepare(train_tool.parse([
+        str(ROOT / 'configs/retinanet_effvim_m1.py'), '--data', 'coco', '--from-scratch',
+        '--work-dir', 'run']))
+    assert f'{len(areas)} of {len(areas)} annotations have no area' in capsys.readouterr().err
+
+
+def test_more_that_is_refused(shapes, capsys):
+    yaml, text = Path('shapes/data.yaml'), Path('shapes/data.yaml').read_text()
+    yaml.write_text(text + 'kpt_shape: [3, 2]\n')
+    assert_refused('convert shapes out', capsys, 'keypoints')
+    yaml.write_text(text.replace('images/train', 'images/absent'))
+    assert_refused('convert shapes out', capsys, 'data.yaml', 'images/absent')
+    yaml.write_text(text.replace('images/train', 'all.txt'))
+    Path('shapes/all.txt').write_text('\n')
+    assert_refused('convert shapes out', capsys, 'all.txt')
+    Path('shapes/all.txt').write_text('images/train/00001.png\nimages/train/00001.png\n')
+    Path('shapes/labels').rename('shapes/away')
+    (Path('shapes/labels/train')).mkdir(parents=True)
+    assert_refused('convert shapes out', capsys, '00001')
+    shutil.rmtree('shapes/labels')
+    Path('shapes/away').rename('shapes/labels')
+    yaml.write_text(text)
+    assert_refused('split shapes out --val nan', capsys, '--val')
+    assert_refused(f'convert shapes {"x" * 300}', capsys)
+    assert_refused(f'convert {"x" * 300} out', capsys)
+
+
+def test_split_merges_with_a_note_and_keeps_to_its_share(shapes, capsys):
+    assert run('split shapes first') == 0
+    capsys.readouterr()
+    assert run('split first second --val 0.25') == 0
+    assert 'train, val are merged' in capsys.readouterr().err
+    content = json.loads(Path('second/annotations/instances_val2017.json').read_text())
+    assert len(content['images']) == 3
+
+
+def test_names_with_brackets(shapes, capsys):
+    Path('shapes/data.yaml').write_text(
+        'train: images/train\nnames: ["[/b]", "cat [bold]", "dog [small]"]\n')
+    assert run('stats shapes') == 0
+    out = capsys.readouterr().out
+    assert '[/b]' in out and 'cat [bold]' in out and 'dog [small]' in out
+
+
+def test_masks_by_part_and_their_list_of_classes(regions, capsys):
+    for kind in ('images', 'masks'):
+        for i, path in enumerate(sorted(Path('regions', kind).iterdir())):
+            target = path.parent / ('Train', 'valid')[i % 2] / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+    path = Path('regions/classes.txt')
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes() + b'\r\n\r\n')
+    capsys.readouterr()
+    assert run('stats regions --json') == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['classes'] == ['ground', *CLASSES]
+    assert {part: held['pictures'] for part, held in found['parts'].items()} == {
+        'train': 6, 'val': 6}
+    path.write_text('ground\n\ndisc\ntriangle\ncross\n')
+    assert_refused('stats regions', capsys, 'line 2')
+
+
 def test_pictures_cut_short_are_refused(shapes, capsys):
     for suffix in ('jpg', 'png', 'bmp'):
         path = Path(f'shapes/images/train/00000.{suffix}')
@@ -343,7 +517,7 @@ def test_what_is_taken_for_granted_is_said(shapes, capsys):
 def test_parts_that_share_a_picture_are_refused(shapes, capsys):
     Path('shapes/data.yaml').write_text(
         f'train: images/train\nval: images/train\nnames: {list(CLASSES)}\n')
-    assert_refused('convert shapes out', capsys, 'train and in val')
+    assert_refused('convert shapes out', capsys, 'in val and in train')
     Path('shapes/data.yaml').write_text(f'train: images/train\nnames: {list(CLASSES)}\n')
     assert run('convert shapes voc --to voc') == 0
     for lists in ({'train': '00000\n', 'val': '00000\n'}, {'train': '00001\n00001\n'}):
@@ -451,8 +625,6 @@ def test_fine_tuning_learns(tmp_path, monkeypatch, capfd):
 ], ids=lambda p: p.stem)
 def test_every_config_takes_data(path, tmp_path, monkeypatch):
     """Small pictures are nowhere enlarged to the size of COCO's, and the last epochs are plain."""
-    from effvim import train
-
     monkeypatch.chdir(tmp_path)
     if config.is_segmentor(config.load_config(str(path))):
         draw_masks(Path('own'), 6)
@@ -462,28 +634,58 @@ def test_every_config_takes_data(path, tmp_path, monkeypatch):
     if Path('own/masks').exists():
         assert run('split own ready') == 0
         source = 'ready'
-    cfg, _ = train.prepare(train.parse([
+    cfg, _ = train_tool.prepare(train_tool.parse([
         str(path), '--data', source, '--from-scratch', '--work-dir', 'run']))
     sizes = [step[key] for _, step in config.every_step(cfg)
              for key in ('scale', 'scales', 'crop_size', 'size', 'img_scale') if key in step]
     assert sizes and max(np.max(size) for size in sizes) <= 512
     assert cfg.param_scheduler[1]['end'] == max(
         cfg.train_cfg.get('max_epochs') or 0, cfg.train_cfg.get('max_iters') or 0)
+    config.import_plugins(cfg)
+    init_default_scope(cfg.default_scope)
+    data = DATASETS.build(dict(cfg.train_dataloader.dataset, _scope_=cfg.default_scope))
+    assert max(data[0]['inputs'].shape) <= 512  # every step takes its new size
     for hook in cfg.get('custom_hooks', []):
         if hook.type == 'PipelineSwitchHook':
             assert 0 < hook.switch_epoch < cfg.train_cfg.max_epochs
             assert max(hook.switch_pipeline[2]['scale']) <= 512
 
 
-def test_data_flags(shapes, capsys):
-    from effvim import train
+def test_dry_run_and_small_batches(shapes, regions, capsys):
+    """Two halves of a rehearsal; five pictures, whose last batch is one of them."""
+    for i in range(12):
+        if i > 6:
+            for path in (Path(f'shapes/images/train/{i:05}.png'),
+                         Path(f'shapes/labels/train/{i:05}.txt')):
+                path.unlink()
+    assert run('split shapes ready') == 0
+    train = ['train', 'retinanet_effvim_m1', '--data', 'ready', '--from-scratch', '--epochs', '1',
+             '--work-dir', 'run']
+    for flags in (['--dry-run'], []):
+        assert cli.run(__main__.main, train + flags) == 0, capsys.readouterr().err
+    assert Path('run/report/report.html').is_file()
 
+
+def test_data_of_the_wrong_kind(shapes, regions, capsys):
+    assert run('split shapes boxes') == 0
+    assert run('split regions masks') == 0
+    for name, source, words in (
+            ('semfpn', 'boxes', 'segmentor'), ('retinanet', 'masks', 'segmentors'),
+            ('mask_rcnn', 'boxes', 'outlines'), ('retinanet', 'shapes', 'effvim data split'),
+            ('retinanet', 'boxes --auto-scale-lr', '--auto-scale-lr')):
+        capsys.readouterr()
+        assert cli.run(__main__.main, [
+            'train', f'{name}_effvim_m1', '--data', *source.split(), '--from-scratch']) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_data_flags(shapes, capsys):
     assert run('split shapes ready') == 0
     for flags in ('--epochs 3', '--data ready --mini', '--data ready --resume',
                   '--data ready --epochs 0', '--data absent'):
         argv = [str(ROOT / 'configs/retinanet_effvim_m1.py'), *flags.split()]
         capsys.readouterr()
-        assert cli.run(train.main, argv) == 2
+        assert cli.run(train_tool.main, argv) == 2
         assert capsys.readouterr().err.startswith('error: ')
 
 
