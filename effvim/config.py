@@ -244,9 +244,9 @@ def writable(folder: Path, flag: str) -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
     """What mmdet and mmseg say about optional parts while they are imported is not shown."""
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
