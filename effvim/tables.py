@@ -183,7 +183,7 @@ def memory(paths: list[Path]) -> Iterator[str]:
 
 
 def gallery() -> Iterator[str]:
-    """Every config of configs/gallery: what its header says it is, and which maps its heads read."""
+    """Every config of configs/gallery: what its header says, and which maps its heads read."""
     yield row('config', 'what', 'parameters', 'neck', 'strides')
     yield row(*['---'] * 5)
     for path in sorted((ROOT / 'configs/gallery').glob('*.py')):

@@ -23,6 +23,7 @@ from effvim import __main__ as script
 from effvim import cli, mini
 
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
+TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']  # what the site shows
 TOOLS = {'convert_weights': 'convert'}  # files of tools/ by the module that parses
 PLACES = {  # what a page leaves open, and what a reader may put there
     'CONFIG': 'configs/retinanet_effvim_m4.py', 'CKPT': 'epoch_2.pth', 'FILE': 'file.png',
@@ -36,7 +37,7 @@ def commands(text):
     """Calls of one of the tools with arguments, joined where they go on, without remarks."""
     blocks = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
     lines = [line.split('  #')[0] for language, block in blocks.findall(text)
-             if language in ('', 'bash') for line in block.replace('\\\n', ' ').splitlines()]
+             if language in ('', 'bash', 'sh') for line in block.replace('\\\n', ' ').splitlines()]
     told = re.findall(r'`([^`]+)`', blocks.sub('', text))  # of which some only name a tool
     lines += [line for line in told if not re.fullmatch(r'effvim \w+', line)]
     for line in lines:
@@ -45,7 +46,7 @@ def commands(text):
             yield line
 
 
-COMMANDS = sorted({(page.name, line) for page in [*PAGES, ROOT / 'README.md']
+COMMANDS = sorted({(str(page.relative_to(ROOT)), line) for page in TEXTS
                    for line in commands(page.read_text())})
 
 
@@ -190,7 +191,10 @@ def site(tmp_path_factory):
 
 def test_every_page_is_in_the_site(site):
     assert {p.stem for p in site.glob('*.html')} >= {p.stem for p in PAGES}
-    assert 'README:' not in ''.join(p.read_text() for p in site.glob('*.html'))
+    text = ''.join(p.read_text() for p in site.glob('*.html'))
+    assert 'README:' not in text and 'FILE:' not in text
+    gallery = (site / 'gallery.html').read_text()
+    assert all(p.name in gallery for p in (ROOT / 'configs/gallery').glob('*.py'))
     assert 'A ⊙ B̂' in (site / 'pictures.html').read_text()
     api = (site / 'api.html').read_text()
     assert 'id="backbone.EfficientViM"' in api and 'stochastic depth' in api
