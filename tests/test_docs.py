@@ -1,13 +1,11 @@
 """The site builds without a warning and asks no other host for anything; what its pages say holds.
 
 Commands of pages and README, in blocks and in sentences: each is read by the parser of its own
-tool, and every file and config that it names is there. Run, at the size of a test, are those of
-docs/tasks.md for one task, in the order of the page.
+tool, and every file and config that it names is there. tests/test_docs_commands.py runs them.
 """
 
 import ast
 import importlib
-import json
 import os
 import re
 import shlex
@@ -20,7 +18,7 @@ from conftest import ROOT
 
 from backbone import UserError
 from effvim import __main__ as script
-from effvim import cli, mini
+from effvim import cli
 
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']  # what the site shows
@@ -111,31 +109,6 @@ def test_targets_of_make_exist():
     named = {name for page in [*PAGES, ROOT / 'README.md']
              for name in re.findall(r'(?:^|`)make ([\w-]+)', page.read_text(), re.MULTILINE)}
     assert named and named <= rules
-
-
-def test_tasks_from_training_to_pictures(tmp_path, monkeypatch, capfd):
-    """The commands under "Instance masks" of docs/tasks.md, M1 for M4, few small pictures."""
-    text = (ROOT / 'docs/tasks.md').read_text().split('## Instance masks')[1].split('\n## ')[0]
-    monkeypatch.chdir(tmp_path)
-    root = mini.draw_coco(tmp_path / 'coco', num_train=4, num_val=2, size=64)
-    small = ['--from-scratch', '--data-root', str(root), '--work-dir',
-             'work_dirs/mask_rcnn_effvim_m1-mini', '--cfg-options', 'train_cfg.max_epochs=2',
-             'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
-             'test_dataloader.num_workers=0', 'train_dataloader.batch_size=2',
-             *(f'{split}_dataloader.dataset.pipeline.{step}.scale=(96,96)'
-               for split, step in (('train', 2), ('val', 1), ('test', 1)))]
-    run = []
-    for line in commands(text):
-        line = line.replace('m4', 'm1').replace('data/mini-coco', 'coco')
-        given = shlex.split(line)[1:]
-        if '--mini' in given:  # the same on data of this size
-            given = [word for word in given if word != '--mini'] + small
-        assert cli.run(script.main, given) == 0, capfd.readouterr().err
-        run.append(given[0])
-    assert run == ['train', 'test', 'infer']
-    assert 'coco/segm_mAP' in json.loads((tmp_path / 'metrics.json').read_text())
-    assert (tmp_path / 'found/detections.bbox.json').is_file()
-    assert len(list((tmp_path / 'found/pictures').iterdir())) == 2
 
 
 def messages():
