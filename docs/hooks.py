@@ -3,7 +3,8 @@
 A line `<!-- README: HEADING -->` becomes what README.md says under that heading,
 `<!-- README: HEADING / WORDS -->` the paragraphs there that begin with **WORDS.**, without these
 words and up to the next that begin in bold; `<!-- README: top -->` what stands before the first
-heading. So nothing is said twice in the repository.
+heading; `<!-- FILE: PATH -->` a whole page from elsewhere. So nothing is said twice in the
+repository.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r'^<!-- README: (.+?)(?: / (.+?))? -->$', re.MULTILINE)
+FILE = re.compile(r'^<!-- FILE: (\S+) -->$', re.MULTILINE)
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)')
 
 
@@ -52,4 +54,5 @@ def fit(text: str, folder: Path) -> str:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Called by MkDocs with each page's text."""
     own = fit(markdown, Path(page.file.abs_src_path).parent)
-    return PLACE.sub(lambda match: fit(section(*match.groups()), ROOT), own)
+    own = PLACE.sub(lambda match: fit(section(*match.groups()), ROOT), own)
+    return FILE.sub(lambda match: fit((ROOT / match[1]).read_text(), (ROOT / match[1]).parent), own)

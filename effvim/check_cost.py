@@ -52,7 +52,7 @@ def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
     with tempfile.TemporaryDirectory() as cfg.work_dir:
         running, step = memory.stepper(cfg, about)
         if load_from:
-            _fit(load_from, running.model, runner.fitting, report)
+            _fit(load_from, running, runner.fitting, report)
         loader = running.train_dataloader
         reset_peak_memory()
         step(loader.collate_fn([loader.dataset[0]]))  # the optimiser's state is there afterwards
@@ -81,15 +81,15 @@ def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
                             f'optim_wrapper.accumulative_counts instead')
 
 
-def _fit(path: str, model: Any, fitting: Any, report: Report) -> None:
+def _fit(path: str, running: Any, fitting: Any, report: Report) -> None:
     """Whether the file that a whole model starts from fits it but for the classes."""
     state = checkpoint.read(path)['state_dict']
     try:
-        fitting(model, state, path, other_classes=True)
+        fitting(running.model, state, path, running.cfg)
     except UserError as error:
         report.problem('weights', str(error))
         return
-    own = model.state_dict()
+    own = running.model.state_dict()
     fit = sum(own[name].shape == value.shape for name, value in state.items() if name in own)
     report.fact('weights', 'tensors', f'{fit} of {len(own)} fit, the others are those of the '
                                       f'classes', fit=fit, wanted=len(own))

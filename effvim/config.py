@@ -200,15 +200,17 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     """Give data sets these class names, and the model as many classes."""
     for dataset in datasets(cfg):
         dataset.metainfo = dict(dataset.get('metainfo') or {}, classes=tuple(classes))
+    for part in counting_classes(cfg.model):
+        part['num_classes'] = len(classes)
 
-    def count(node: Any) -> None:
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if key == 'num_classes':
-                node[key] = len(classes)
-            elif isinstance(value, (dict, list)):
-                count(value)
 
-    count(cfg.model)
+def counting_classes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a model's config that says how many classes there are."""
+    if isinstance(node, dict) and 'num_classes' in node:
+        yield node
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list)):
+            yield from counting_classes(value)
 
 
 def fit_machine(cfg: Config) -> None:
@@ -250,9 +252,9 @@ def writable(folder: Path, flag: str) -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
     """What mmdet and mmseg say about optional parts while they are imported is not shown."""
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

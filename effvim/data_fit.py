@@ -48,7 +48,8 @@ def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[
     found.update(schedule(cfg, len(sizes), epochs, scratch))
     found.update(resizing(cfg, scale))
     if scratch and cfg.model.type == 'RetinaNet':
-        found['model.bbox_head.stacked_convs'] = 2  # towers half as deep learn sooner
+        print('two convolutions in each tower of the head: from random weights they learn sooner')
+        found['model.bbox_head.stacked_convs'] = 2
     print(f'{len(sizes):,} pictures: {epochs} epochs of batches of '
           f'{found["train_dataloader.batch_size"]}, learning rate '
           f'{found["optim_wrapper.optimizer.lr"]:g}, pictures resized into {scale[0]} × {scale[1]}')

@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = 'Backbone' if args.backbone_only else cfg.model.type
     expected = export_check.find(model, images, kind)  # before it is folded
     content = export_file.write(model, cfg, about, kind, args.size, args.normalised)
-    found = export_check.find(exported.ExportedModel(content), images, kind)
+    try:
+        found = export_check.find(exported.ExportedModel(content), images, kind)
+    except Exception as error:  # onnxruntime's have no type in common
+        raise export_file.unsupported(cfg, error) from error
     outcome = export_check.compare(kind, expected, found, exported.settings(cfg))
     print(f'compared with PyTorch on {len(images)} pictures:', *outcome.lines, sep='\n  ')
     if outcome.faults:

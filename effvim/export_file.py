@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from torch import nn
+from torch.onnx.errors import OnnxExporterError
 
 from backbone.errors import UserError
 
@@ -60,6 +62,16 @@ def metadata(
     }
 
 
+def unsupported(cfg: Config, error: BaseException) -> UserError:
+    """The error of a model with a head that an export was not written for."""
+    heads = [cfg.model[name].type for name in ('bbox_head', 'roi_head', 'decode_head')
+             if name in cfg.model]
+    said = str(error).strip().partition('\n')[0]
+    return UserError(f'{cfg.model.type} with {", ".join(heads)} cannot be exported '
+                     f'({type(error).__name__}: {said}), only with the heads of configs/; of any '
+                     f'other model the backbone, with --backbone-only')
+
+
 def write(
     model: nn.Module, cfg: Config, about: Mapping[str, Any], kind: str,
     size: Sequence[int] | None, normalised: bool,
@@ -68,6 +80,9 @@ def write(
 
     The arguments as of `metadata`. A file for any size takes any number of pictures, too, each of
     at least 32 × 32 pixels.
+
+    Raises:
+        UserError: PyTorch's exporter does not take the model.
     """  # fmt: skip
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from onnxscript.optimizer import fold_constants
@@ -78,13 +93,16 @@ def write(
     example = torch.zeros(
         (1, 3, *size) if size else (2, 3, 128, 160),
         dtype=torch.float32 if normalised else torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), quiet():
-        warnings.simplefilter('ignore')
-        program: Any = torch.onnx.export(
-            network, (example,), dynamo=True, input_names=['images'],
-            output_names=list(network.names), opset_version=OPSET,
-            dynamic_shapes=None if size else ({0: 'batch', 2: 'height', 3: 'width'},),
-            custom_translation_table=translations(), verbose=False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), quiet(logging.ERROR):
+            warnings.simplefilter('ignore')
+            program: Any = torch.onnx.export(
+                network, (example,), dynamo=True, input_names=['images'],
+                output_names=list(network.names), opset_version=OPSET,
+                dynamic_shapes=None if size else ({0: 'batch', 2: 'height', 3: 'width'},),
+                custom_translation_table=translations(), verbose=False)
+    except OnnxExporterError as error:  # tells pages; its cause is what the model did
+        raise unsupported(cfg, error.__cause__ or error) from error
     # weights as they are multiplied, not as they are stored
     fold_constants(program.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
     for node in program.model.graph:

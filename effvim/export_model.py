@@ -217,6 +217,28 @@ class MaskRCNN(Exportable):
         return *self.results(boxes, scores, labels), masks
 
 
+class Bins(nn.Module):
+    """`nn.AdaptiveAvgPool2d` of any size of map, as two matrix products.
+
+    Shape: B C H W → B C n n.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def shares(self, length: int) -> Tensor:
+        """What each place counts in each bin; bins that share a place overlap. Shape: n length."""
+        bins, places = torch.arange(self.number)[:, None], torch.arange(length)
+        begin = bins * length // self.number
+        end = ((bins + 1) * length + self.number - 1) // self.number
+        inside = ((places >= begin) & (places < end)).float()
+        return inside / inside.sum(1, keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shares(x.shape[2]) @ x @ self.shares(x.shape[3]).T
+
+
 class EncoderDecoder(Exportable):
     """Shape: B 3 H W → label map B H W."""
 
@@ -230,6 +252,8 @@ class EncoderDecoder(Exportable):
             if isinstance(module, Upsample):  # rounds sizes in Python: an exporter freezes them
                 model.set_submodule(name, nn.Upsample(
                     module.size, module.scale_factor, module.mode, module.align_corners))
+            elif isinstance(module, nn.AdaptiveAvgPool2d) and type(module.output_size) is int:
+                model.set_submodule(name, Bins(module.output_size))  # ONNX has it for one bin alone
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model.decode_head(self.model.extract_feat(self.prepare(images)))

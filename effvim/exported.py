@@ -35,7 +35,7 @@ def open_session(source: str | bytes, name: str) -> Any:
         raise UserError(f'ONNX files need onnxruntime: {INSTALL}') from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     try:
         return onnxruntime.InferenceSession(
             source, options, providers=onnxruntime.get_available_providers())

@@ -9,6 +9,7 @@ room than random ones.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,15 +32,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = train.parse(argv)
     args.cfg_options.append('model.backbone.init_cfg=None')
-    cfg, about = train.prepare(args)
+    with tempfile.TemporaryDirectory() as args.work_dir:  # a run of this config may be there
+        cfg, about = train.prepare(args)
 
-    from .hooks import peak_memory, reset_peak_memory
+        from .hooks import peak_memory, reset_peak_memory
 
-    running, step = stepper(cfg, about)
-    loader = running.train_dataloader
-    reset_peak_memory()
-    for _, batch in zip(range(STEPS), loader):
-        step(batch)
+        running, step = stepper(cfg, about)
+        loader = running.train_dataloader
+        reset_peak_memory()
+        for _, batch in zip(range(STEPS), loader):
+            step(batch)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
     print(f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '
           f'{device}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import logging
@@ -19,6 +20,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from torch import nn
@@ -30,9 +32,6 @@ from backbone.errors import UserError
 from . import checkpoint as ckpt
 from . import config, ema, hooks, loading, optim, sampling, saving
 from . import guards as _guards  # noqa: F401  registers its hook
-
-# Layers whose size is a matter of the classes; fine-tuning on other classes starts them anew.
-CLASS_LAYERS = re.compile(r'\.(retina_cls|rtm_cls|fc_cls|fc_reg|conv_logits|conv_seg)\.')
 
 # Warnings that say nothing to a person; the second comes for each parameter that is not trained,
 # the last is not so here, see ResumeHook.
@@ -177,7 +176,8 @@ class Runner(MMRunner):
         model = self.model
         while hasattr(model, 'module'):  # several processes, test-time augmentation
             model = model.module
-        checkpoint['state_dict'] = fitting(model, state, filename, not strict)
+        checkpoint['state_dict'] = fitting(
+            model, state, filename, None if strict else self.cfg)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # an average is swapped here
         model.load_state_dict(checkpoint['state_dict'])
         self._has_loaded = True
@@ -260,11 +260,12 @@ def begin_worker(init: Callable[[int], None] | None, number: int) -> None:
 
 
 def fitting(
-    model: Any, state: Mapping[str, Any], filename: str, other_classes: bool = False
+    model: Any, state: Mapping[str, Any], filename: str, cfg: Config | None = None
 ) -> dict[str, Any]:
     """`state` with exactly the tensors of `model`.
 
-    other_classes: layers whose size depends on the classes may differ; the model's own are taken.
+    cfg: that of the model, if `state` may be of other classes; of tensors whose size depends on
+    their number, and is another one, the model's own are taken.
 
     Raises:
         UserError: a tensor is missing, left over or of another shape.
@@ -274,7 +275,8 @@ def fitting(
     missing = [name for name in own if name not in state]
     strange = [name for name in state if name not in own]
     differ = [name for name in own if name in state and own[name].shape != state[name].shape]
-    left = [name for name in differ if other_classes and CLASS_LAYERS.search(name)]
+    of_classes = sized_by_classes(cfg, own) if differ and cfg else set()
+    left = [name for name in differ if name in of_classes]
     differ = [name for name in differ if name not in left]
     if differ:
         name = differ[0]
@@ -291,3 +293,14 @@ def fitting(
         print_log(f'{filename}: other classes; kept at their random start: {", ".join(left)}',
                   logger='current', level=logging.WARNING)
     return {**state, **{name: own[name] for name in left}}
+
+
+def sized_by_classes(cfg: Config, own: Mapping[str, Any]) -> set[str]:
+    """Those of `own`, a config's tensors, whose shape is another one for more classes."""
+    more = copy.deepcopy(cfg.model)
+    for part in config.counting_classes(more):
+        part['num_classes'] += 1000  # many: a layer may be as wide as classes and features are
+    # not without storage, for which some heads and backbones cannot be built
+    with torch.random.fork_rng(devices=[]):
+        other = MODELS.build(more).state_dict()
+    return {name for name in own if name in other and own[name].shape != other[name].shape}

@@ -20,6 +20,11 @@ TEST = {
                'model.data_preprocessor.size=(64,64)', 'train_cfg.max_iters=3',
                'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3'],
 }
+# Drawn pictures in the place of ADE20K.
+ADE = [f'{split}_dataloader.dataset.{change}' for split in ('train', 'val', 'test') for change in (
+    'type=BaseSegDataset', 'img_suffix=.bmp', 'seg_map_suffix=.bmp')] + [
+    f'+{split}_dataloader.dataset.metainfo.classes={mini.ADE_CLASSES!r}'
+    for split in ('train', 'val', 'test')]
 SIZE = {'retinanet': '(96,64)', 'mask_rcnn': '(96,64)', 'semfpn': '(128,128)'}
 
 
@@ -43,13 +48,7 @@ class Run:
                    'test_dataloader.num_workers=0', 'train_dataloader.batch_size=2']
         options += [f'{loader}_dataloader.dataset.pipeline.{step}.scale={SIZE[kind]}'
                     for loader, step in (('train', 2), ('val', 1), ('test', 1))]
-        options += [] if kind == 'semfpn' else ['train_cfg.max_epochs=1']
-        metainfo = ['+test_dataloader.dataset.metainfo.classes=' + repr(mini.ADE_CLASSES)]
-        if kind == 'semfpn':
-            options += [w for s in ('train', 'val', 'test') for w in (
-                metainfo[0].replace('test', s), f'{s}_dataloader.dataset.img_suffix=.bmp',
-                f'{s}_dataloader.dataset.seg_map_suffix=.bmp',
-                f'{s}_dataloader.dataset.type=BaseSegDataset')]
+        options += ADE if kind == 'semfpn' else ['train_cfg.max_epochs=1']
         call(train_tool, self.config, '--from-scratch', '--data-root', self.root, '--work-dir',
              folder / 'run', '--cfg-options', *options)
         self.checkpoint = checkpoint.find_latest(folder / 'run')

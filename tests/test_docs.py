@@ -1,13 +1,11 @@
 """The site builds without a warning and asks no other host for anything; what its pages say holds.
 
 Commands of pages and README, in blocks and in sentences: each is read by the parser of its own
-tool, and every file and config that it names is there. Run, at the size of a test, are those of
-docs/tasks.md for one task, in the order of the page.
+tool, and every file and config that it names is there. tests/test_docs_commands.py runs them.
 """
 
 import ast
 import importlib
-import json
 import os
 import re
 import shlex
@@ -20,9 +18,10 @@ from conftest import ROOT
 
 from backbone import UserError
 from effvim import __main__ as script
-from effvim import cli, mini
+from effvim import cli
 
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
+TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']  # what the site shows
 TOOLS = {'convert_weights': 'convert'}  # files of tools/ by the module that parses
 PLACES = {  # what a page leaves open, and what a reader may put there
     'CONFIG': 'configs/retinanet_effvim_m4.py', 'CKPT': 'epoch_2.pth', 'FILE': 'file.png',
@@ -36,7 +35,7 @@ def commands(text):
     """Calls of one of the tools with arguments, joined where they go on, without remarks."""
     blocks = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
     lines = [line.split('  #')[0] for language, block in blocks.findall(text)
-             if language in ('', 'bash') for line in block.replace('\\\n', ' ').splitlines()]
+             if language in ('', 'bash', 'sh') for line in block.replace('\\\n', ' ').splitlines()]
     told = re.findall(r'`([^`]+)`', blocks.sub('', text))  # of which some only name a tool
     lines += [line for line in told if not re.fullmatch(r'effvim \w+', line)]
     for line in lines:
@@ -45,7 +44,7 @@ def commands(text):
             yield line
 
 
-COMMANDS = sorted({(page.name, line) for page in [*PAGES, ROOT / 'README.md']
+COMMANDS = sorted({(str(page.relative_to(ROOT)), line) for page in TEXTS
                    for line in commands(page.read_text())})
 
 
@@ -112,31 +111,6 @@ def test_targets_of_make_exist():
     assert named and named <= rules
 
 
-def test_tasks_from_training_to_pictures(tmp_path, monkeypatch, capfd):
-    """The commands under "Instance masks" of docs/tasks.md, M1 for M4, few small pictures."""
-    text = (ROOT / 'docs/tasks.md').read_text().split('## Instance masks')[1].split('\n## ')[0]
-    monkeypatch.chdir(tmp_path)
-    root = mini.draw_coco(tmp_path / 'coco', num_train=4, num_val=2, size=64)
-    small = ['--from-scratch', '--data-root', str(root), '--work-dir',
-             'work_dirs/mask_rcnn_effvim_m1-mini', '--cfg-options', 'train_cfg.max_epochs=2',
-             'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
-             'test_dataloader.num_workers=0', 'train_dataloader.batch_size=2',
-             *(f'{split}_dataloader.dataset.pipeline.{step}.scale=(96,96)'
-               for split, step in (('train', 2), ('val', 1), ('test', 1)))]
-    run = []
-    for line in commands(text):
-        line = line.replace('m4', 'm1').replace('data/mini-coco', 'coco')
-        given = shlex.split(line)[1:]
-        if '--mini' in given:  # the same on data of this size
-            given = [word for word in given if word != '--mini'] + small
-        assert cli.run(script.main, given) == 0, capfd.readouterr().err
-        run.append(given[0])
-    assert run == ['train', 'test', 'infer']
-    assert 'coco/segm_mAP' in json.loads((tmp_path / 'metrics.json').read_text())
-    assert (tmp_path / 'found/detections.bbox.json').is_file()
-    assert len(list((tmp_path / 'found/pictures').iterdir())) == 2
-
-
 def messages():
     """Fixed parts of all strings of the code, holes as …, neighbours joined."""
     for folder in ('effvim', 'backbone', 'mmdet_plugin', 'mmseg_plugin'):
@@ -190,7 +164,10 @@ def site(tmp_path_factory):
 
 def test_every_page_is_in_the_site(site):
     assert {p.stem for p in site.glob('*.html')} >= {p.stem for p in PAGES}
-    assert 'README:' not in ''.join(p.read_text() for p in site.glob('*.html'))
+    text = ''.join(p.read_text() for p in site.glob('*.html'))
+    assert 'README:' not in text and 'FILE:' not in text
+    gallery = (site / 'gallery.html').read_text()
+    assert all(p.name in gallery for p in (ROOT / 'configs/gallery').glob('*.py'))
     assert 'A ⊙ B̂' in (site / 'pictures.html').read_text()
     api = (site / 'api.html').read_text()
     assert 'id="backbone.EfficientViM"' in api and 'stochastic depth' in api

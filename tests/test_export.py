@@ -17,9 +17,11 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as rle
 from torch import nn
 
+from backbone import EfficientViM
 from effvim import benchmark, cli, config, export_check, exported, mini
 from effvim import export as export_tool
 from effvim import test as test_tool
+from effvim.export_model import Bins
 from effvim.predictor import Predictor
 
 SCALE = '(128,128)'
@@ -68,9 +70,9 @@ def options_of(kind):
     return [f'test_dataloader.dataset.pipeline.1.scale={SCALE}', *KINDS[kind][1]]
 
 
-def config_of(kind, classes, more=()):
+def config_of(kind, classes, more=(), name=None):
     """The path of a config, and its content, small."""
-    path = str(ROOT / f'configs/{KINDS[kind][0]}_effvim_m1.py')
+    path = str(ROOT / f'configs/{name or KINDS[kind][0]}_effvim_m1.py')
     cfg = config.load_config(path)
     config.apply_options(cfg, config.parse_options([*options_of(kind), *more]))
     config.set_classes(cfg, classes)
@@ -79,12 +81,11 @@ def config_of(kind, classes, more=()):
     return path, cfg
 
 
-def model_of(kind, classes):
+def model_of(kind, cfg):
     """A model whose parameters are all off their start, and which finds something everywhere."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
-    path, cfg = config_of(kind, classes)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = randomised(revert_sync_batchnorm(MODELS.build(cfg.model))).eval()
@@ -103,7 +104,7 @@ def model_of(kind, classes):
                                / spread.view(shape) / layer.weight[0].numel() ** 0.5)
             shift = (layer.weight * mean.view(shape)).flatten(1).sum(1)
             layer.bias.copy_(around - shift)
-    return path, model
+    return model
 
 
 def with_truth(root, model, kind, folder):
@@ -145,7 +146,8 @@ def made(request, roots, tmp_path_factory):
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     segmentor = kind == 'EncoderDecoder'
     classes = mini.ADE_CLASSES if segmentor else mini.CLASSES
-    path, model = model_of(kind, classes)
+    path, cfg = config_of(kind, classes)
+    model = model_of(kind, cfg)
     weights, file = folder / 'weights.pth', folder / 'model.onnx'
     root = roots[True] if segmentor else with_truth(roots[False], model, kind, folder)
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}},
@@ -434,7 +436,8 @@ def test_masks_of_many_boxes_and_of_none(score_threshold):
 @pytest.fixture(scope='module')
 def segmentor(roots, tmp_path_factory):
     """The cheapest model to export, and a command line without --out."""
-    path, model = model_of('EncoderDecoder', mini.ADE_CLASSES)
+    path, cfg = config_of('EncoderDecoder', mini.ADE_CLASSES)
+    model = model_of('EncoderDecoder', cfg)
     folder = tmp_path_factory.mktemp('segmentor')
     torch.save({'state_dict': model.state_dict(),
                 'meta': {'dataset_meta': {'classes': mini.ADE_CLASSES}}}, folder / 'w.pth')
@@ -532,6 +535,81 @@ def test_mistakes(semfpn, change, part, capsys):
     assert cli.run(export_tool.main, [*semfpn[1], *change]) == 2
     err = capsys.readouterr().err
     assert part in err and err.count('\n') == 1
+
+
+def export_of(path, model, classes, folder, *more):
+    """Export it, compared on a picture; the exit status and the file."""
+    mmcv.imwrite(pictures(128, 96, 1)[0].permute(1, 2, 0).numpy(), str(folder / 'pictures/a.png'))
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}},
+               folder / 'weights.pth')
+    status = cli.run(export_tool.main, [
+        path, str(folder / 'weights.pth'), '--pictures', str(folder / 'pictures'), '--work-dir',
+        str(folder), '--out', str(folder / 'model.onnx'), *more, '--cfg-options',
+        f'test_dataloader.dataset.pipeline.1.scale={SCALE}'])
+    return status, folder / 'model.onnx'
+
+
+@pytest.mark.parametrize('name', sorted(
+    path.stem.removesuffix('_effvim_m1') for path in (ROOT / 'configs/gallery').glob('*.py')))
+def test_the_gallery(name, tmp_path, capsys, monkeypatch):
+    """Segmentors give PyTorch's labels at any size; detectors are refused before mmdet is there."""
+    path = ROOT / f'configs/gallery/{name}_effvim_m1.py'
+    if config.load_config(str(path)).default_scope == 'mmdet':
+        monkeypatch.setattr(config, 'import_plugins', None)
+        status, file = export_of(str(path), EfficientViM('m1'), ['a', 'b'], tmp_path)
+        err = capsys.readouterr().err
+        assert status == 2 and not file.exists()
+        assert err.startswith('error: model.type=') and err.count('\n') == 1
+        assert 'only RetinaNet, RTMDet, MaskRCNN' in err and '--backbone-only' in err
+        return
+    path, cfg = config_of('EncoderDecoder', mini.ADE_CLASSES, name=f'gallery/{name}')
+    model = model_of('EncoderDecoder', cfg)
+    status, file = export_of(path, model, mini.ADE_CLASSES, tmp_path)
+    assert status == 0, capsys.readouterr().err
+    session = onnxruntime.InferenceSession(str(file))
+    for height, width in SIZES:
+        images = pictures(height, width)
+        (found,) = session.run(None, {'images': images.numpy()})
+        truth = torch.cat([sample.pred_sem_seg.data for sample in export_check.find(
+            model, list(images), 'EncoderDecoder')]).numpy()
+        assert (found == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+
+
+@pytest.mark.parametrize('out', [1, 3, 6])
+def test_pooling_into_bins_is_pytorchs(out):
+    for size in ((1, 1), (4, 7), (6, 13), (40, 5)):
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(Bins(out)(x), nn.AdaptiveAvgPool2d(out)(x))
+
+
+@pytest.mark.parametrize('how', ['exporting', 'running'])
+def test_a_head_that_cannot_be_exported(how, tmp_path, capsys, monkeypatch):
+    """It returns three maps instead of one; or its file is one that onnxruntime cannot run."""
+    path = tmp_path / 'own.py'
+    path.write_text(f"""
+_base_ = {str(ROOT / 'configs/gallery/fcn_effvim_m1.py')!r}
+model = dict(backbone=dict(init_cfg=None), decode_head=dict(
+    _delete_=True, type='DAHead', in_channels=320, in_index=2, channels=32, pam_channels=8,
+    num_classes=2, norm_cfg=dict(type='BN')))
+""")
+    cfg = config.load_config(str(path))
+    config.import_plugins(cfg)
+    from mmseg.registry import MODELS
+
+    if how == 'running':
+        from effvim import export_file
+
+        def fail(*_):
+            raise ValueError('of onnxruntime\nand more')
+
+        monkeypatch.setattr(export_file, 'write', lambda *_: b'')
+        monkeypatch.setattr(exported.ExportedModel, '__init__', fail)
+    status, file = export_of(
+        str(path), MODELS.build(cfg.model), ['a', 'b'], tmp_path, '--size', '96', '96')
+    err = capsys.readouterr().err
+    assert status == 2 and not file.exists() and err.count('\n') == 1
+    assert err.startswith('error: EncoderDecoder with DAHead cannot be exported ('), err
+    assert ('of onnxruntime' in err) == (how == 'running') and '--backbone-only' in err
 
 
 @pytest.mark.parametrize('content', [b'', b'rubbish', None], ids=['empty', 'rubbish', 'foreign'])
