@@ -19,6 +19,12 @@ def generator(cfg: Config) -> tuple[str, Any] | None:
     return None
 
 
+def scale_of(anchors: Any) -> tuple[str, float]:
+    """The field that says how large the anchors are, and its value, the first of several."""
+    octave = anchors.get('octave_base_scale')
+    return ('octave_base_scale', octave) if octave else ('scales', anchors.scales[0])
+
+
 def sides(anchors: Any, scale: float | None = None) -> np.ndarray:
     """Widths and heights of all anchors, N 2, in pixels of the network's input.
 
@@ -52,7 +58,7 @@ def best_scale(boxes: np.ndarray, anchors: Any, enough: float = 0.95) -> float:
 
     If none does, the one that covers most.
     """
-    own = anchors.get('octave_base_scale') or anchors.scales[0]
+    _, own = scale_of(anchors)
     nearest = sorted({own, *SCALES}, key=lambda scale: abs(np.log(scale / own)))
     covered = [coverage(boxes, sides(anchors, scale)) for scale in nearest]
     first = next((i for i, share in enumerate(covered) if share >= enough), None)

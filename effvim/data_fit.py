@@ -191,11 +191,11 @@ def fit_anchors(
     boxes *= anchors.resized(sizes, scale)[:, None] if len(sizes) else 1
     covered = anchors.coverage(boxes, anchors.sides(own))
     best = anchors.best_scale(boxes, own)
-    field = 'octave_base_scale' if own.get('octave_base_scale') else 'scales'
-    kept = best == (own[field] if field == 'octave_base_scale' else own.scales[0])
-    now = '' if kept else (f'; with {field}={best} instead of {own[field]} '
-                           f'{anchors.coverage(boxes, anchors.sides(own, best)):.1%}')
-    print(f'anchors cover {covered:.1%} of {len(boxes):,} boxes at IoU 0.5{now}')
-    if kept:
+    field, now = anchors.scale_of(own)
+    text = f'anchors cover {covered:.1%} of {len(boxes):,} boxes at IoU 0.5'
+    if best == now:
+        print(text)
         return {}
-    return {f'{key}.{field}': best if field == 'octave_base_scale' else [best]}
+    print(f'{text}; with {field}={best} instead of {now} '
+          f'{anchors.coverage(boxes, anchors.sides(own, best)):.1%}')
+    return {f'{key}.{field}': [best] if field == 'scales' else best}

@@ -22,6 +22,7 @@ from .data_set import DataSet, Thing, by_folder, picture_of, stems, walk
 
 CLASSES = 'classes.txt'
 FOLDERS = ('masks', 'annotations', 'SegmentationClass')
+SAME = {'.jpeg': '.jpg', '.tiff': '.tif'}
 WRITTEN = {'train': 'training', 'val': 'validation'}  # ADE20K's, which the configs look for
 
 
@@ -107,7 +108,7 @@ def write(data: DataSet, folder: Path) -> None:
                                     ('annotations', picture.mask, '.png')):
                 target = folder / kind / name / f'{stem}{end}'
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if file.suffix.lower() == end:
+                if suffix_of([file.name]) == end:
                     shutil.copyfile(file, target)
                 else:
                     Image.fromarray(reading.read(file)).save(target)
@@ -116,5 +117,5 @@ def write(data: DataSet, folder: Path) -> None:
 
 def suffix_of(names: Sequence[str]) -> str:
     """What pictures of these names end with; .png, which loses nothing, where it is not one."""
-    found = {Path(name).suffix.lower() for name in names}
+    found = {SAME.get(end, end) for end in (Path(name).suffix.lower() for name in names)}
     return found.pop() if len(found) == 1 else '.png'
