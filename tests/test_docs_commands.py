@@ -2,7 +2,8 @@
 
 All but those that NOT_RUN names, so that a new one is run or has a reason. Small: M1 for M4, a few
 drawn pictures, two steps, from random weights. The pages lay out what they start from, data/coco
-and the like; what a placeholder stands for is in tests/test_docs.py.
+and the like; what a placeholder stands for is in tests/test_docs.py. The longest
+pages are marked slow.
 """
 
 import importlib
@@ -29,6 +30,7 @@ NOT_RUN = {  # by words in them, and why
     'tools/test.py CONFIG model.onnx': 'there, too',
     'tools/demo.py': 'serves until it is stopped, see tests/test_page.py',
 }
+LONG = (ROOT / 'docs/deployment.md', ROOT / 'README.md')
 STEPPING = ('effvim.train', 'effvim.memory', 'effvim.check')
 
 
@@ -88,9 +90,9 @@ def fitted(line):
     return module, given
 
 
-@pytest.mark.parametrize(
-    'page', [page for page in TEXTS if page.name != 'custom_data.md'],  # see tests/test_data.py
-    ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('page', [
+    pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page in LONG))
+    for page in TEXTS if page.name != 'custom_data.md'])  # see tests/test_data.py
 def test_commands_of_a_page(page, here, capfd):
     done = []
     for line in commands(page.read_text()):
