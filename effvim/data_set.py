@@ -236,8 +236,8 @@ def walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     return sorted(found)
 
 
-def lines_of(path: Path) -> list[str]:
-    """Lines of a text file that are not empty.
+def lines_of(path: Path) -> dict[int, str]:
+    """Lines of a text file that are not empty, by number from 1.
 
     Raises:
         UserError: it is no text. OSError: it cannot be read.
@@ -246,7 +246,7 @@ def lines_of(path: Path) -> list[str]:
         text = path.read_text('utf-8-sig')  # some editors begin with a mark
     except ValueError as error:
         raise UserError(f'{path} is not text in UTF-8: {error}') from error
-    return [line for line in text.splitlines() if line.strip()]
+    return {i: line for i, line in enumerate(text.splitlines(), 1) if line.strip()}
 
 
 def check_new(target: Path) -> None:

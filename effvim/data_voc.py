@@ -66,7 +66,7 @@ def read(root: Path) -> DataSet:
 def _listed(path: Path, by_stem: Mapping[str, Picture]) -> list[Picture]:
     """Pictures that a list of ImageSets/Main names; a class's list has -1, 0 or 1 behind them."""
     found = []
-    for line in lines_of(path):
+    for line in lines_of(path).values():
         stem = line if line in by_stem else re.sub(r'\s+-?[01]$', '', line).strip()
         if stem not in by_stem:
             raise UserError(f'{path} names {stem}, of which there is no picture')

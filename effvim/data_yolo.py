@@ -94,7 +94,7 @@ def _part(places: Sequence[Path], number: int, path: Path) -> tuple[list[Picture
 
 def _listed(path: Path) -> list[Path]:
     """Pictures that a text file names, a line each, as seen from the file."""
-    files = [Path(os.path.abspath(path.parent / line.strip())) for line in lines_of(path)]
+    files = [Path(os.path.abspath(path.parent / line.strip())) for line in lines_of(path).values()]
     if not files:
         raise UserError(f'{path} names no picture: fill it, or take it out of data.yaml')
     absent = [file for file in files if not file.is_file()]
@@ -123,7 +123,7 @@ def _check_all_used(labels: Path, pictures: Sequence[Picture], path: Path) -> No
 
 def _label_file(file: Path, picture: Picture, number: int) -> list[Thing]:
     things = []
-    for i, line in enumerate(lines_of(file), 1):
+    for i, line in lines_of(file).items():
         values = line.split()
         polygon = len(values) > 6 and len(values) % 2 == 1
         if len(values) != 5 and not polygon:

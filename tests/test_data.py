@@ -160,6 +160,11 @@ def test_yolo_lines(name, shapes, capsys):
     assert_refused('convert shapes out', capsys, '00000')
 
 
+def test_a_bad_line_is_named(shapes, capsys):
+    Path('shapes/labels/train/00000.txt').write_text('\n0 .5 .5 .1 .1\n\n9 .5 .5 .1 .1\n')
+    assert_refused('convert shapes out', capsys, '00000.txt, line 4')
+
+
 def test_yolo_polygons_become_outlines(shapes):
     Path('shapes/labels/train/00000.txt').write_text('0 .1 .1 .5 .1 .5 .5\n')
     assert run('convert shapes out') == 0
