@@ -129,6 +129,8 @@ class Page:
             'checkpoint': self.hook.checkpoint,
             'config': ' '.join([about['config'], *(f'+ {name}' for name in about['overlays'])]),
             'changed keys': ', '.join(f'{k}={v}' for k, v in about['options'].items()) or 'none',
+            **({'fitted to the data': ', '.join(f'{k}={v}' for k, v in about['fitted'].items())}
+               if about.get('fitted') else {}),
             'pictures': f'{len(self.dataset)}' + drawn * ('mini' in about['overlays']),
             'classes': f'{len(self.classes)}: {names}',
             'versions': 'Python ' + ', '.join(checkpoint.versions().values()),

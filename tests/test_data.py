@@ -597,7 +597,7 @@ def test_walkthrough_trains(shapes, regions, capsys):
         assert cli.run(__main__.main, ['train', name, *flags, *SMALL]) == 0, (
             capsys.readouterr().err)
         folder = Path(flags[flags.index('--work-dir') + 1])
-        assert (folder / 'report/report.html').is_file()
+        assert 'train_dataloader.batch_size=4' in (folder / 'report/report.html').read_text()
         ckpt = Path((folder / 'last_checkpoint').read_text())
         assert cli.run(__main__.main, ['test', name, str(ckpt), '--out', 'again.json']) == 0, (
             capsys.readouterr().err)
