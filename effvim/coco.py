@@ -79,7 +79,9 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not complete JSON ({error}): fetch it again') from error
     for key, fields in FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

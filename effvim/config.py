@@ -253,7 +253,7 @@ def writable(folder: Path, flag: str) -> Path:
 
 @contextlib.contextmanager
 def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """What mmdet and mmseg say about optional parts while they are imported is not shown."""
+    """Nothing is printed, nor logged up to `level`, e.g. of optional parts as mmdet is imported."""
     logging.disable(level)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -41,6 +41,24 @@ def run_of(tmp_path_factory):
     return functools.cache(lambda kind: Run(kind, tmp_path_factory.mktemp(kind)))
 
 
+@pytest.fixture
+def shapes(tmp_path, monkeypatch):
+    """Twelve pictures as a YOLO data set in ./shapes; what is in them by name."""
+    from own_data import draw_yolo
+
+    monkeypatch.chdir(tmp_path)
+    return draw_yolo(tmp_path / 'shapes', 12)
+
+
+@pytest.fixture
+def regions(tmp_path, monkeypatch):
+    """Twelve pictures with masks in ./regions; the masks by name."""
+    from own_data import draw_masks
+
+    monkeypatch.chdir(tmp_path)
+    return draw_masks(tmp_path / 'regions', 12)
+
+
 def assert_equals_pycocotools(numbers: dict, truth: Path, found: Path, kind: str) -> None:
     """The twelve numbers of `kind`, bbox or segm, against COCO's own code, ≤ 1e-9."""
     from pycocotools.coco import COCO

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from own_data import draw_yolo
 from runs import ADE, TEST, call
-from test_data import draw_yolo
 from test_docs import COMMANDS, TEXTS, arguments, commands
 
 from effvim import cli, mini
@@ -92,7 +92,7 @@ def fitted(line):
 
 @pytest.mark.parametrize('page', [
     pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page in LONG))
-    for page in TEXTS if page.name != 'custom_data.md'])  # see tests/test_data.py
+    for page in TEXTS if page.name != 'custom_data.md'])  # see tests/test_data*.py
 def test_commands_of_a_page(page, here, capfd):
     done = []
     for line in commands(page.read_text()):
