@@ -57,6 +57,6 @@ def draw(picture: Picture, classes: Sequence[str]) -> np.ndarray:
         scene = sv.BoxAnnotator(
             thickness=sv.calculate_optimal_line_thickness(size)).annotate(scene, found)
     return sv.RichLabelAnnotator(  # any script, the plain one draws ASCII alone
-        font_size=max(10, min(size) // 40),
+        font_size=max(10, min(size) // 40), smart_position=True,
         text_position=sv.Position.CENTER_OF_MASS if picture.mask else sv.Position.TOP_LEFT,
     ).annotate(scene, found, labels=[classes[t.label] for t in things])
