@@ -54,8 +54,10 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise UserError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict of '
-                            f'widths, depths and state_dims')
+            raise UserError(
+                f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict of '
+                f'widths, depths and state_dims'
+            )
         return ARCHS[arch]
     keys = set(ARCHS['m1'])
     if not isinstance(arch, Mapping):
@@ -84,8 +86,10 @@ def feature_info(
         raise UserError(f'out_indices must be a sequence of stage numbers, got {out_indices!r}')
     ascending = list(out_indices) == sorted(set(out_indices))
     if not out_indices or not ascending or not 0 <= out_indices[0] <= out_indices[-1] < len(widths):
-        raise UserError(f'out_indices must be ascending stage numbers from 0 to {len(widths) - 1}, '
-                        f'at least one; got {tuple(out_indices)}')
+        raise UserError(
+            f'out_indices must be ascending stage numbers from 0 to {len(widths) - 1}, '
+            f'at least one; got {tuple(out_indices)}'
+        )
     return tuple(FeatureInfo(widths[i], 16 * 2**i) for i in out_indices)
 
 
@@ -113,8 +117,10 @@ class HSMSSD(nn.Module):
         super().__init__()
         inner = int(expand * dim)
         if inner < 1 or state_dim < 1:
-            raise UserError(f'HSMSSD needs state_dim ≥ 1 and expand·dim ≥ 1, got state_dim='
-                            f'{state_dim}, expand={expand}, dim={dim}')
+            raise UserError(
+                f'HSMSSD needs state_dim ≥ 1 and expand·dim ≥ 1, got state_dim='
+                f'{state_dim}, expand={expand}, dim={dim}'
+            )
         self.BCdt_proj = Pointwise1d(dim, 3 * state_dim)
         depthwise = nn.Conv2d(
             3 * state_dim, 3 * state_dim, 3, padding=1, groups=3 * state_dim, bias=False
@@ -306,8 +312,10 @@ class EfficientViM(nn.Module):
             resolve_arch(arch)[key] for key in ('widths', 'depths', 'state_dims')
         )
         if not -1 <= frozen_stages <= len(widths):
-            raise UserError(f'frozen_stages must be from -1 (nothing) to {len(widths)} (all '
-                            f'stages), got {frozen_stages}')
+            raise UserError(
+                f'frozen_stages must be from -1 (nothing) to {len(widths)} (all '
+                f'stages), got {frozen_stages}'
+            )
         if not 0 <= drop_path_rate < 1:
             raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
         self.out_indices = tuple(out_indices)
@@ -338,8 +346,10 @@ class EfficientViM(nn.Module):
             UserError: training was asked for and the network is folded.
         """
         if mode and self.fused:
-            raise UserError('a folded network cannot be trained: its parameters are gone; build it '
-                            'anew and load the checkpoint')
+            raise UserError(
+                'a folded network cannot be trained: its parameters are gone; build it '
+                'anew and load the checkpoint'
+            )
         super().train(mode)
         if self.norm_eval:
             for module in self.modules():

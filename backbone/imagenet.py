@@ -47,8 +47,10 @@ def classifier_from(
     tensors = translate(state_dict_of(read(path), path, ema=ema)).tensors
     arch = arch_of(tensors)
     if arch is None or 'heads.0.weight' not in tensors:
-        raise UserError(f'{path} holds no EfficientViM classifier: there are no tensors called '
-                        f'{"heads" if arch else "stages"}')
+        raise UserError(
+            f'{path} holds no EfficientViM classifier: there are no tensors called '
+            f'{"heads" if arch else "stages"}'
+        )
     num_classes = tensors['heads.0.weight'].shape[0]
     network = EfficientViMClassifier(arch, num_classes, 'heads_dist.0.weight' in tensors)
     network.load_state_dict(fit(network.state_dict(), tensors, path))
@@ -79,12 +81,16 @@ def pictures(root: str | os.PathLike[str], image_size: int) -> ImageFolder:
     try:
         dataset = ImageFolder(root, transform, loader=open_picture, allow_empty=True)
     except FileNotFoundError as error:
-        raise UserError(f'{root} has no class folders: sort the pictures into one per class, in '
-                        f'alphabetical order of the classes') from error
+        raise UserError(
+            f'{root} has no class folders: sort the pictures into one per class, in '
+            f'alphabetical order of the classes'
+        ) from error
     empty = sorted(set(range(len(dataset.classes))) - set(dataset.targets))
     if empty:
-        raise UserError(f'{root}: {len(empty)} of {len(dataset.classes)} class folders have no '
-                        f'pictures, the first is {dataset.classes[empty[0]]}')
+        raise UserError(
+            f'{root}: {len(empty)} of {len(dataset.classes)} class folders have no '
+            f'pictures, the first is {dataset.classes[empty[0]]}'
+        )
     return dataset
 
 
@@ -119,12 +125,16 @@ def evaluate(
         arch = arch_of(network.state_dict())
         image_size = IMAGE_SIZES[arch] if isinstance(arch, str) else 224
     if image_size < 32 or batch_size < 1 or workers < 0:
-        raise UserError(f'image_size must be at least 32, batch_size 1 and workers 0, got '
-                        f'{image_size}, {batch_size} and {workers}')
+        raise UserError(
+            f'image_size must be at least 32, batch_size 1 and workers 0, got '
+            f'{image_size}, {batch_size} and {workers}'
+        )
     dataset = pictures(root, image_size)
     if len(dataset.classes) != network.num_classes:
-        raise UserError(f'{root} has {len(dataset.classes)} class folders, the classifier has '
-                        f'{network.num_classes} classes')
+        raise UserError(
+            f'{root} has {len(dataset.classes)} class folders, the classifier has '
+            f'{network.num_classes} classes'
+        )
     network.eval()
     first = among = seen = 0
     for images, labels in DataLoader(dataset, batch_size, num_workers=workers):
@@ -154,8 +164,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('root', help='a folder with a folder of pictures for each class')
     parser.add_argument(
-        '--ema', action='store_const', const=True,
-        help='take the averaged weights of an authors\' file, which have the published top-1',
+        '--ema',
+        action='store_const',
+        const=True,
+        help="take the averaged weights of an authors' file, which have the published top-1",
     )
     parser.add_argument('--image-size', type=int, help='default: 256 for M4, 224 for the others')
     parser.add_argument('--batch-size', type=int, default=64)

@@ -122,8 +122,9 @@ class ConvNorm(nn.Module):
         if not self.foldable:
             return self.act(self.norm(self.conv(x)))
         weight, bias = self.fold()
-        return self.act(F.conv2d(
-            x, weight, bias, self.conv.stride, self.conv.padding, groups=self.conv.groups))
+        return self.act(
+            F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, groups=self.conv.groups)
+        )
 
     def fuse(self) -> nn.Module:
         """The same for inference, its kernel folded once and for all."""
@@ -301,7 +302,11 @@ class Downsample(nn.Module):
         parts: Any = self.conv
         expand, stride, excite, project = parts
         return nn.Sequential(
-            self.dwconv1.fuse(), expand.fuse(), stride.fuse(), excite, project.fuse(),
+            self.dwconv1.fuse(),
+            expand.fuse(),
+            stride.fuse(),
+            excite,
+            project.fuse(),
             self.dwconv2.fuse(),
         )
 

@@ -70,8 +70,10 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return path
     hub_id = HUB_ID.fullmatch(str(source))
     if not hub_id:
-        raise UserError(f'weights {source} not found: give a file, or one of the hub ids '
-                        f'timm/efficientvim_m{{1..4}}.e450_in1k, .e300_in1k and _dist.in1k')
+        raise UserError(
+            f'weights {source} not found: give a file, or one of the hub ids '
+            f'timm/efficientvim_m{{1..4}}.e450_in1k, .e300_in1k and _dist.in1k'
+        )
     return _from_hub(hub_id[1])
 
 
@@ -121,24 +123,25 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
     except pickle.UnpicklingError as error:
         culprit = re.search(r'(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)', str(error))
         if culprit:
-            raise UserError(f'{path} refused: it asks for {culprit[1]}, which reading weights '
-                            f'must not execute') from error
+            raise UserError(
+                f'{path} refused: it asks for {culprit[1]}, which reading weights must not execute'
+            ) from error
         raise UserError(f'{path} is damaged or not a weight file: fetch it again') from error
     except Exception as error:  # the readers raise what they like over truncated and foreign bytes
-        raise UserError(f'{path} is truncated, damaged or not a weight file '
-                        f'({type(error).__name__}): fetch it again') from error
+        raise UserError(
+            f'{path} is truncated, damaged or not a weight file '
+            f'({type(error).__name__}): fetch it again'
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, 'pt') as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
         about = (file.metadata() or {}).get(METADATA)
     return {'state_dict': tensors, 'meta': ast.literal_eval(about)} if about else tensors
 
 
-def entry_of(
-    content: Any, path: str | os.PathLike[str], ema: bool | None = None
-) -> str | None:
+def entry_of(content: Any, path: str | os.PathLike[str], ema: bool | None = None) -> str | None:
     """Under which name a file's content has its weights; None if it is the tensors themselves.
 
     Args:
@@ -158,8 +161,10 @@ def entry_of(
     if 'ema_state_dict' in keys:  # where mmengine's hook puts the raw ones
         raw, averaged = 'ema_state_dict', 'state_dict'
     if ema and averaged not in keys:
-        raise UserError(f'{path} holds no averaged weights (EMA) beside others: take what it has, '
-                        f'without --ema or ema=True')
+        raise UserError(
+            f'{path} holds no averaged weights (EMA) beside others: take what it has, '
+            f'without --ema or ema=True'
+        )
     return main if ema is None else averaged if ema else raw
 
 
@@ -181,8 +186,9 @@ def state_dict_of(
     entry = content if key is None else content[key]
     tensors = {}
     if isinstance(entry, Mapping):
-        tensors = {str(k).removeprefix('module.'): v for k, v in entry.items()
-                   if isinstance(v, Tensor)}
+        tensors = {
+            str(k).removeprefix('module.'): v for k, v in entry.items() if isinstance(v, Tensor)
+        }
     if key == 'ema_state_dict':
         tensors.pop('steps', None)  # the hook's counter
     if not tensors:
@@ -192,8 +198,9 @@ def state_dict_of(
         names = sorted({name.split('.')[0] for name in tensors})
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not tensors:
-            raise UserError(f'{path}: no tensor is called {prefix}…; names in it begin with '
-                            f'{", ".join(names)}')
+            raise UserError(
+                f'{path}: no tensor is called {prefix}…; names in it begin with {", ".join(names)}'
+            )
     return tensors
 
 
@@ -238,20 +245,29 @@ def fit(
     missing = [name for name in own if name not in tensors]
     if missing:
         below = any(name.startswith('backbone.') for name in tensors)
-        raise UserError(f'{path} lacks {len(missing)} of {len(own)} tensors of the network, the '
-                        f'first {missing[0]}: it holds {difference(tensors, own)}'
-                        + (', or needs prefix=\'backbone\'' if below else ''))
+        raise UserError(
+            f'{path} lacks {len(missing)} of {len(own)} tensors of the network, the '
+            f'first {missing[0]}: it holds {difference(tensors, own)}'
+            + (", or needs prefix='backbone'" if below else '')
+        )
     for name, value in own.items():
         if tensors[name].shape != value.shape:
-            raise UserError(f'{path}: {name} has shape {tuple(tensors[name].shape)}, the network '
-                            f'needs {tuple(value.shape)}: the weights are of '
-                            f'{difference(tensors, own)}')
+            raise UserError(
+                f'{path}: {name} has shape {tuple(tensors[name].shape)}, the network '
+                f'needs {tuple(value.shape)}: the weights are of '
+                f'{difference(tensors, own)}'
+            )
     # stages that are not built, and the downsampling that would lead to them
     stages = sorted({int(name.split('.')[1]) for name in own if name.startswith('stages.')})
     unused = re.compile(rf'stages\.({stages[-1]}\.downsample|(?!({"|".join(map(str, stages))})\.))')
-    strange = [name for name in tensors
-               if name not in own and not CLASSIFIER.match(name) and not unused.match(name)]
+    strange = [
+        name
+        for name in tensors
+        if name not in own and not CLASSIFIER.match(name) and not unused.match(name)
+    ]
     if strange:
-        raise UserError(f'{path} has {len(strange)} tensors that belong to nothing in the network, '
-                        f'the first {strange[0]}')
+        raise UserError(
+            f'{path} has {len(strange)} tensors that belong to nothing in the network, '
+            f'the first {strange[0]}'
+        )
     return {name: tensors[name] for name in own}

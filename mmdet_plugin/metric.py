@@ -17,13 +17,23 @@ from mmdet.registry import METRICS
 # mmdet's names of the twelve numbers, in the order in which COCO's evaluation gives them.
 # With mmdet's limits of 100, 300 and 1000 detections an image, where COCO's own are 1, 10, 100.
 NAMES = (
-    'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
-    'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
-)  # fmt: skip
+    'mAP',
+    'mAP_50',
+    'mAP_75',
+    'mAP_s',
+    'mAP_m',
+    'mAP_l',
+    'AR@100',
+    'AR@300',
+    'AR@1000',
+    'AR_s@1000',
+    'AR_m@1000',
+    'AR_l@1000',
+)
 
 
 @METRICS.register_module()
-class FullCocoMetric(CocoMetric):
+class EffViMCocoMetric(CocoMetric):
     """mmdet's `CocoMetric`, counted by faster-coco-eval, with three differences.
 
     It gives all twelve numbers instead of six, in full precision instead of three digits, and for
@@ -51,8 +61,9 @@ class FullCocoMetric(CocoMetric):
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 return {}
-            detections = {metric: json.loads(Path(files[metric]).read_bytes())
-                          for metric in self.metrics}
+            detections = {
+                metric: json.loads(Path(files[metric]).read_bytes()) for metric in self.metrics
+            }
 
         numbers = {}
         for metric, found in detections.items():

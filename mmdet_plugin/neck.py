@@ -62,14 +62,22 @@ class EfficientViMFPN(BaseModule):
         if num_transposed not in (0, 1, 2):
             raise UserError(f'num_transposed must be 0, 1 or 2, got {num_transposed}')
         if not self.in_channels or num_coarser < 0:
-            raise UserError(f'num_outs={num_outs} is less than {len(self.in_channels)} inputs and '
-                            f'{num_transposed} transposed levels')
+            raise UserError(
+                f'num_outs={num_outs} is less than {len(self.in_channels)} inputs and '
+                f'{num_transposed} transposed levels'
+            )
 
         def conv(channels: int, kernel_size: int, stride: int = 1) -> ConvModule:
             # bias also before a norm, which mmcv would drop: one set of names either way
             return ConvModule(
-                channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=True,
-                norm_cfg=norm_cfg, act_cfg=None,
+                channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding=kernel_size // 2,
+                bias=True,
+                norm_cfg=norm_cfg,
+                act_cfg=None,
             )
 
         self.norms = nn.ModuleList(LayerNorm2d(c, eps=1e-5) for c in self.in_channels)
@@ -82,7 +90,12 @@ class EfficientViMFPN(BaseModule):
         # in the order they are computed: the coarser of two levels first
         self.extra_trans_convs = nn.ModuleList(
             ConvModule(
-                out_channels, out_channels, 2, stride=2, conv_cfg=dict(type='deconv'), bias=True,
+                out_channels,
+                out_channels,
+                2,
+                stride=2,
+                conv_cfg=dict(type='deconv'),
+                bias=True,
                 act_cfg=None,
             )
             for _ in range(num_transposed)
@@ -94,8 +107,10 @@ class EfficientViMFPN(BaseModule):
         """Outputs B `out_channels` H_i W_i, finest first, for inputs B `in_channels[i]` H_i W_i."""
         given = tuple(x.shape[1] for x in inputs)
         if given != self.in_channels:
-            raise UserError(f'the neck was built for in_channels={list(self.in_channels)}, but the '
-                            f'backbone gives maps of {list(given)} channels')
+            raise UserError(
+                f'the neck was built for in_channels={list(self.in_channels)}, but the '
+                f'backbone gives maps of {list(given)} channels'
+            )
         inputs = [norm(x) for norm, x in zip(self.norms, inputs)]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs)]
         for i in range(len(laterals) - 1, 0, -1):
@@ -108,7 +123,7 @@ class EfficientViMFPN(BaseModule):
         outs = [conv(x) for conv, x in zip(self.extra_fpn_convs, finer)]
         outs += [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
         coarser = inputs[-1]
-        for conv in self.fpn_convs[len(laterals):]:
+        for conv in self.fpn_convs[len(laterals) :]:
             coarser = conv(coarser)
             outs.append(coarser)
         return tuple(outs)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @MODELS.register_module()
-class WideRoIExtractor(SingleRoIExtractor):
+class EffViMSingleRoIExtractor(SingleRoIExtractor):
     """mmdet's extractor in float32, for training in mixed precision.
 
     mmdet casts the boxes to the maps' type: in bfloat16 a coordinate beyond 1,024 moves by up to

@@ -3,12 +3,12 @@
 Configs name it in `custom_imports`.
 """
 
-from backbone import ops
+from backbone.openmmlab import ops
 
 ops.install()  # mmsegmentation 1.2 imports mmcv.ops, later ones do not
 
-from backbone import layer_decay, wrapper  # noqa: E402
+from backbone.openmmlab import layer_decay, wrapper
 
-from . import metric  # noqa: E402
+from . import metric
 
 __all__ = ['layer_decay', 'metric', 'ops', 'wrapper']

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @METRICS.register_module()
-class FullIoUMetric(IoUMetric):
+class EffViMIoUMetric(IoUMetric):
     """mmseg's `IoUMetric` with four differences, in percent as there.
 
     Pixels are counted in integers instead of float32, which is exact up to 2²⁴ only; the means keep

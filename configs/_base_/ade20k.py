@@ -66,5 +66,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='FullIoUMetric')
+val_evaluator = dict(type='EffViMIoUMetric')
 test_evaluator = val_evaluator

@@ -73,7 +73,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
-    type='FullCocoMetric',
+    type='EffViMCocoMetric',
     ann_file=data_root + 'annotations/instances_val2017.json',
     metric='bbox',
     backend_args=backend_args,

@@ -1,0 +1,272 @@
+"""Deformable convolution and attention for the stand-in of `backbone.ops`, in mmcv's convention.
+
+Results are written into the tensors handed in; gradients are those of autograd through the forward
+form, computed anew. All arithmetic is in at least float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+
+def _convolve(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: dict[str, Any],
+) -> Tensor:
+    """torchvision's; `mask` is None for the first version, without modulation.
+
+    torchvision reads the groups from the weight's shape and the deformable ones from the offset's.
+    """
+    wide = [
+        None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+        for x in (input, offset, weight, bias, mask)
+    ]
+    return torchvision.ops.deform_conv2d(
+        *wide[:4],
+        stride=sizes['stride'],
+        padding=sizes['padding'],
+        dilation=sizes['dilation'],
+        mask=wide[4],
+    )
+
+
+def _gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
+) -> tuple[Tensor, ...]:
+    """Of `function(*inputs)` with respect to each of them."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        output = function(*leaves)
+        return torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Modulated deformable convolution, Eq. (1) of arXiv:1811.11168; into `output`.
+
+    Args:
+        input: (B, C, H, W). weight: (D, C / group, kernel_h, kernel_w). bias: (D,).
+        offset: (B, 2 · deformable_group · kernel_h · kernel_w, H', W'), y before x, in cells.
+        mask: (B, deformable_group · kernel_h · kernel_w, H', W').
+        output: (B, D, H', W'), overwritten. ones, columns: unused.
+    """
+    sizes = dict(
+        stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
+    )
+    output.copy_(
+        _convolve(input, offset, mask, weight, bias if with_bias else None, sizes).view_as(output)
+    )
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Gradients of `modulated_deform_conv_forward`, into the tensors `grad_…`."""
+    sizes = dict(
+        stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
+    )
+    found = _gradients(
+        lambda x, o, m, w: _convolve(x, o, m, w, None, sizes),
+        (input, offset, mask, weight),
+        grad_output,
+    )
+    for into, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), found):
+        into.copy_(grad)
+    if with_bias:
+        grad_bias.copy_(grad_output.sum((0, 2, 3)))
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Deformable convolution, Eq. (2) of arXiv:1703.06211; into `output`.
+
+    Shapes as in `modulated_deform_conv_forward`; columns, ones and im2col_step are unused.
+    """
+    sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
+    output.copy_(_convolve(input, offset, None, weight, None, sizes).view_as(output))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Gradients of `deform_conv_forward` with respect to `input` and `offset`."""
+    sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
+    found = _gradients(
+        lambda x, o: _convolve(x, o, None, weight, None, sizes), (input, offset), grad_output
+    )
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[1])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """Gradient of `deform_conv_forward` with respect to `weight`, times `scale`."""
+    sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
+    (found,) = _gradients(
+        lambda w: _convolve(input, offset, None, w, None, sizes), (grad_weight,), grad_output
+    )  # linear in the weight: any of that shape will do
+    grad_weight.copy_(found * scale)
+
+
+def _attend(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """mmcv's own plain form, Eq. (3) of arXiv:2010.04159."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    return multi_scale_deformable_attn_pytorch(
+        value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)
+    )
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Multi-scale deformable attention; (B, Q, heads · D), in the type of `value`.
+
+    Args:
+        value: (B, sum of H_l · W_l, heads, D). value_spatial_shapes: (L, 2), height and width.
+        sampling_locations: (B, Q, heads, L, points, 2), x and y from 0 to 1.
+        attention_weights: (B, Q, heads, L, points). The others are unused.
+    """
+    return _attend(value, value_spatial_shapes, sampling_locations, attention_weights).to(value)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Gradients of `ms_deform_attn_forward`, into the tensors `grad_…`."""
+    found = _gradients(
+        lambda v, s, w: _attend(v, value_spatial_shapes, s, w),
+        (value, sampling_locations, attention_weights),
+        grad_output,
+    )
+    for into, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), found):
+        into.copy_(grad)
+
+
+OPERATORS = (
+    modulated_deform_conv_forward,
+    modulated_deform_conv_backward,
+    deform_conv_forward,
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    ms_deform_attn_forward,
+    ms_deform_attn_backward,
+)

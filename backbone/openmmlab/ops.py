@@ -1,0 +1,357 @@
+"""A stand-in for `mmcv._ext`, mmcv's compiled operators, on torch and torchvision.
+
+mmdet, and mmsegmentation 1.2, import `mmcv.ops`, every module of which loads the C++ extension
+`mmcv._ext` and asserts that its functions exist. Installed from the package registry, mmcv has no
+such extension, and compiling it needs a toolchain and ten minutes. `install()` puts a module with
+the operators that common detectors use in its place: NMS and soft-NMS, RoIAlign (average), RoIPool,
+the sigmoid focal loss, deformable convolution and attention (backbone/deformable.py), in mmcv's
+calling convention (results are written into the tensors handed in, except by `nms`). It must run
+before they are imported. Every other operator can be looked up, as mmcv asserts, and raises
+`MissingOperator` when called. An mmcv that has compiled operators is left as it is.
+
+All arithmetic is in at least float32 (`_wide`), on every device: torchvision's kernels lack some
+half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyond 256.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+import torchvision  # registers torch.ops.torchvision
+from torch import Tensor
+
+from backbone.openmmlab import deformable
+
+_NAME = 'mmcv._ext'
+
+_ORIGIN = 'backbone.openmmlab.ops'  # marks our module, also after a reload of this file
+
+_COMPILE = (
+    'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
+    '--no-build-isolation --no-binary onedl-mmcv onedl-mmcv'
+)
+
+
+class MissingOperator(NotImplementedError):
+    """A compiled mmcv operator was called that the stand-in does not have."""
+
+
+def _wide(*tensors: Tensor) -> torch.dtype:
+    """The type to compute in: the widest of the tensors', float32 at least."""
+    return functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+
+
+def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        bboxes: (N, 4) corners x1, y1, x2, y2, any floating type.
+        scores: (N,), any floating type.
+        iou_threshold: boxes that overlap a kept one by more than this are dropped.
+        offset: 0, or 1 for boxes whose width is x2 - x1 + 1 (corners are pixel indices).
+
+    Returns:
+        (K,) int64 indices of the kept boxes, by descending score; (0,) for N = 0.
+    """
+    dtype = _wide(bboxes, scores)
+    # torchvision has no offset: moving x2 and y2 gives the same widths and intersections.
+    # Scores that tie may come out in another order than from the compiled operator.
+    bboxes = bboxes.to(dtype) + bboxes.new_tensor([0, 0, offset, offset], dtype=dtype)
+    return torchvision.ops.nms(bboxes, scores.to(dtype), iou_threshold)
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft non-maximum suppression, Fig. 2 of arXiv:1704.04503: overlap lowers a score.
+
+    Args:
+        boxes: (N, 4), scores: (N,), as in `nms`.
+        dets: (N, 5), whose first K rows receive boxes and lowered scores, in the order of choice.
+        iou_threshold: of the hard and the linear method: from here on scores are lowered.
+        sigma: of the Gaussian method, Eq. (4).
+        min_score: boxes whose score falls below are dropped.
+        method: 0 hard, 1 linear, 2 Gaussian.
+        offset: as in `nms`.
+
+    Returns:
+        (K,) int64 indices of the kept boxes.
+    """
+    dtype = _wide(boxes, scores)
+    left, wide = scores.to(dtype).clone(), boxes.to(dtype)
+    kept: list[int] = []
+    ends = wide + wide.new_tensor([0, 0, offset, offset])
+    for _ in range(len(boxes)):
+        best = int(left.argmax())
+        score = left[best].item()
+        if score == -torch.inf:
+            break
+        dets[len(kept)] = torch.cat([wide[best], left[best : best + 1]])
+        kept.append(best)
+        # of two boxes without area it is 0 / 0
+        iou = torchvision.ops.box_iou(ends[best : best + 1], ends)[0].nan_to_num(0)
+        if method == 2:
+            factor = torch.exp(-iou.square() / sigma)
+        else:
+            factor = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
+        left = torch.where(left > -torch.inf, left * factor, left)
+        left[left < min_score] = -torch.inf
+        left[best] = -torch.inf
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """The maximum in each bin of a RoI (arXiv:1504.08083); into `output` and `argmax`.
+
+    Shapes as in `roi_align_forward`; `argmax` int32, for the backward pass.
+    """
+    dtype = _wide(input)
+    found, places = torch.ops.torchvision.roi_pool(
+        input.to(dtype), rois.to(dtype), spatial_scale, pooled_height, pooled_width
+    )
+    output.copy_(found)
+    argmax.copy_(places)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Gradient of `roi_pool_forward` with respect to `input`, into `grad_input`."""
+    dtype = _wide(grad_output)
+    grad_input.copy_(
+        torch.ops.torchvision._roi_pool_backward(
+            grad_output.to(dtype),
+            rois.to(dtype),
+            argmax.int(),
+            spatial_scale,
+            pooled_height,
+            pooled_width,
+            *grad_input.shape,
+        )
+    )
+
+
+def _check_average(pool_mode: int) -> None:
+    if pool_mode != 1:
+        raise NotImplementedError(
+            "RoIAlign with pool_mode='max' is not offered by the stand-in for mmcv's compiled "
+            f"operators: use pool_mode='avg', or compile mmcv's: {_COMPILE}"
+        )
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """RoIAlign with average pooling; `output` receives the result.
+
+    Args:
+        input: (B, C, H, W), any floating type and memory format.
+        rois: (K, 5) image index, x1, y1, x2, y2, in a type of its own; K may be 0.
+        output: (K, C, aligned_height, aligned_width), overwritten.
+        argmax_y, argmax_x: of max pooling, unused.
+        spatial_scale: cells of `input` per unit of `rois`.
+        sampling_ratio: samples per bin and axis, 0 for as many as the bin has cells.
+        pool_mode: 1, average.
+        aligned: sample at cell centres (shift by half a cell).
+
+    Raises:
+        NotImplementedError: with `pool_mode` 0, max.
+    """
+    _check_average(pool_mode)
+    dtype = _wide(input)
+    output.copy_(
+        torch.ops.torchvision.roi_align(
+            input.to(dtype),
+            rois.to(dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Gradient of `roi_align_forward` with respect to `input`, into `grad_input`.
+
+    Args:
+        grad_output: (K, C, aligned_height, aligned_width), any floating type.
+        grad_input: (B, C, H, W), overwritten.
+
+    The others, and what is raised, as in `roi_align_forward`.
+    """
+    _check_average(pool_mode)
+    dtype = _wide(grad_output)
+    # The compiled operator adds to grad_input, ours overwrites it: mmcv hands over zeros.
+    # On CUDA with torch.use_deterministic_algorithms(True) ours raises, theirs stays silent.
+    grad_input.copy_(
+        torch.ops.torchvision._roi_align_backward(
+            grad_output.to(dtype),
+            rois.to(dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def _focal_parts(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sign (+1 at the label's class, -1 elsewhere), sign * logit, and -alpha_t * weight.
+
+    With z = sign * logit, p_t = sigmoid(z) and the loss of either side is
+    -alpha_t (1 - p_t)^gamma log(p_t), Eq. (5) of arXiv:1708.02002.
+    """
+    dtype, classes = _wide(input), input.shape[1]
+    positive = target[:, None] == torch.arange(classes, device=target.device)  # N C
+    sign = positive.to(dtype).mul_(2).sub_(1)
+    scale = positive.to(dtype).mul_(1 - 2 * alpha).add_(alpha - 1)
+    if weight.numel():
+        # One factor per class, that of the row's label. Background has none: the compiled
+        # operator reads past the end of `weight` there, ours takes 1.
+        scale *= F.pad(weight.to(dtype), (0, 1), value=1)[target][:, None]
+    return sign, sign * input.to(dtype), scale
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Sigmoid focal loss of every logit; `output` receives the result.
+
+    Args:
+        input: (N, C) logits, any floating type; N may be 0.
+        target: (N,) int64 labels, 0 to C - 1, C for background.
+        weight: (C,) one factor per label, or empty.
+        output: (N, C), overwritten.
+        gamma: focusing exponent, >= 0.
+        alpha: weight of the positive side, 1 - alpha that of the negative.
+    """
+    # Exact for every finite logit; the compiled operator cuts probabilities off at 1.2e-38,
+    # so its loss stops growing at logits of 87.
+    _, z, loss = _focal_parts(input, target, weight, alpha)
+    output.copy_(loss.mul_(torch.sigmoid(-z).pow_(gamma)).mul_(F.logsigmoid(z)))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Gradient of the summed focal loss with respect to `input`, into `grad_input` (N, C).
+
+    The other arguments as in `sigmoid_focal_loss_forward`.
+    """
+    sign, z, grad = _focal_parts(input, target, weight, alpha)
+    # d/dz (1 - p)^gamma log(p) = (1 - p)^gamma (1 - p - gamma p log(p)), p = sigmoid(z)
+    rest = torch.sigmoid(-z)
+    inner = F.logsigmoid(z).mul_(torch.sigmoid(z)).mul_(-gamma).add_(rest)
+    grad_input.copy_(grad.mul_(sign).mul_(rest.pow_(gamma)).mul_(inner))
+
+
+def _missing(name: str, *args: Any, **kwargs: Any) -> NoReturn:
+    raise MissingOperator(
+        f"mmcv's operator '{name}' is compiled code, and not among the few that the stand-in "
+        f'offers. To get it, install mmcv with compiled operators: {_COMPILE}'
+    )
+
+
+class _StandIn(ModuleType):
+    """The module that takes the place of `mmcv._ext`."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Only operators: a faked `__path__` or `__file__` would mislead import and inspect.
+        if name.startswith('_'):
+            raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')
+        return functools.partial(_missing, name)
+
+
+def is_installed() -> bool:
+    """Whether the operators in use, `mmcv._ext`, are the stand-in of this file."""
+    spec = getattr(sys.modules.get(_NAME), '__spec__', None)
+    return getattr(spec, 'origin', None) == _ORIGIN
+
+
+def install() -> bool:
+    """Make the stand-in `mmcv._ext`, unless mmcv has compiled operators of its own.
+
+    Returns:
+        True if the operators in use are ours, now or already; False if mmcv has its own.
+
+    Raises:
+        ModuleNotFoundError: mmcv is not installed.
+    """
+    if is_installed():
+        return True
+    if sys.modules.get(_NAME) or importlib.util.find_spec(_NAME):  # find_spec imports mmcv
+        return False
+    module = _StandIn(_NAME, __doc__)
+    # importlib.util.find_spec, by which mmengine decides what mmcv can do, reads __spec__.
+    module.__spec__ = ModuleSpec(_NAME, loader=None, origin=_ORIGIN)
+    for operator in (
+        nms,
+        softnms,
+        roi_align_forward,
+        roi_align_backward,
+        roi_pool_forward,
+        roi_pool_backward,
+        sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward,
+        *deformable.OPERATORS,
+    ):
+        setattr(module, operator.__name__, operator)
+    sys.modules[_NAME] = module
+    sys.modules['mmcv']._ext = module  # type: ignore[attr-defined]
+    return True

@@ -1,0 +1,74 @@
+"""`type='EfficientViM'` for configs: the one file here that knows mmengine.
+
+Registered in mmengine's root registry, where mmdet and mmseg both find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+
+from backbone.efficientvim import EfficientViM
+from backbone.weights import load_backbone, read
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$')
+def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Safetensors for mmengine, and so for the tools of mmdet and mmseg."""
+    return read(filename)
+
+
+@MODELS.register_module(name='EfficientViM')
+class EfficientViMBackbone(EfficientViM, BaseModule):
+    """`EfficientViM` with mmengine's `init_cfg`.
+
+    `init_cfg=dict(type='Pretrained', checkpoint=…)` takes a file in the authors' or timm's format,
+    or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file, with `ema=True` a
+    file's averaged weights instead of the raw ones, see `weights.entry_of`. It fails on a
+    missing tensor or one of another shape. The other arguments are `EfficientViM`'s.
+
+    Args:
+        arch: see `EfficientViM`.
+        out_indices: see `EfficientViM`.
+        frozen_stages: see `EfficientViM`.
+        norm_eval: see `EfficientViM`.
+        with_cp: see `EfficientViM`.
+        drop_path_rate: see `EfficientViM`.
+        init_cfg: mmengine's initialisation config; None keeps the network's own random start.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'm4',
+        out_indices: Sequence[int] = (0, 1, 2),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(arch, out_indices, frozen_stages, norm_eval, with_cp, drop_path_rate)
+        self.init_cfg = init_cfg
+
+    def init_weights(self) -> None:
+        """Start from `init_cfg`; called once by mmengine's Runner before training.
+
+        Raises:
+            UserError: pretrained weights were asked for and do not fit or cannot be had.
+        """
+        steps = self.init_cfg or []
+        steps = [steps] if isinstance(steps, Mapping) else steps
+        pretrained = [step for step in steps if step['type'] == 'Pretrained']
+        self.init_cfg = [step for step in steps if step['type'] != 'Pretrained']
+        super().init_weights()
+        self.init_cfg = steps
+        for step in pretrained:
+            self.load_report = load_backbone(
+                self, step['checkpoint'], step.get('prefix', ''), step.get('ema')
+            )
+            print_log(f'backbone: {self.load_report} from {step["checkpoint"]}', logger='current')

@@ -1,0 +1,218 @@
+"""Checkpoints that know what they are: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer
+
+from backbone import weights
+from backbone.errors import UserError
+from effvim.files import write_atomic
+
+# What mmengine's log buffers are made of, beside what `weights.read` knows.
+_LOGS: list[Any] = [
+    HistoryBuffer,
+    slice,
+    np.ndarray,
+    np.zeros(0).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    type(np.dtype(np.int64)),
+    type(np.dtype(np.uint32)),
+]
+
+# A checkpoint ends with a hash of all bytes before it, as the comment of the zip file that it is:
+# the end record of 22 bytes, whose last two are the comment's length, the mark, 64 digits.
+MARK = b'effvim sha256 '
+
+END = b'PK\x05\x06'
+
+CHUNK = 2**20  # bytes
+
+
+class AtomicFileBackend(LocalBackend):
+    """mmengine's local files, whose `put` writes checkpoints: whole, with a hash."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write what `torch.save` made, followed by its hash, see `write_whole`."""
+        body = memoryview(obj)[:-2]
+        tail = (len(MARK) + 64).to_bytes(2, 'little') + MARK
+        digest = hashlib.sha256(body)
+        digest.update(tail)
+        write_atomic(filepath, body, tail, digest.hexdigest().encode())
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that `read_file` reads, whole and with a hash."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    AtomicFileBackend().put(buffer.getvalue(), path)
+
+
+def is_hashed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file ends with a hash, be it right or not.
+
+    Mark and end record are beyond suspicion only together: one of them is enough.
+    """
+    with open(path, 'rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 22 - len(MARK) - 64))
+        tail = file.read()
+    mark, length = tail[22:-64], tail[20:22]
+    return mark == MARK or (
+        tail.startswith(END) and int.from_bytes(length, 'little') == len(MARK) + 64
+    )
+
+
+def check_hash(path: str | os.PathLike[str]) -> None:
+    """See that a file is as it was written, if it has a hash.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_hashed(path):
+        return
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        left = file.seek(0, os.SEEK_END) - 64
+        file.seek(0)
+        while left and (chunk := file.read(min(left, CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if file.read() != digest.hexdigest().encode():
+            raise UserError(
+                f'{path} is damaged: its bytes are not those that were written; take '
+                f'another checkpoint or a copy'
+            )
+
+
+register_backend('whole_file', AtomicFileBackend, force=True)
+
+
+def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint or weight file holds; no code in it is run.
+
+    Raises:
+        UserError: absent, empty, damaged, refused, or not what a checkpoint looks like.
+    """
+    if Path(path).is_file():
+        check_hash(path)
+    content = weights.read(path, [*_LOGS, (_history_method, 'builtins.getattr')])
+    if not isinstance(content, Mapping):
+        raise UserError(f'{path} is not a checkpoint: it holds a {type(content).__name__}')
+    for part in ('state_dict', 'meta'):
+        if not isinstance(content.get(part, {}), Mapping):
+            raise UserError(
+                f'{path} is not a checkpoint: its {part} is a {type(content[part]).__name__}'
+            )
+    return dict(content)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint's content, at least a `state_dict` and a `meta`; no code in it is run.
+
+    Raises:
+        UserError: as `read_file`, or it is without model weights.
+    """
+    content = read_file(path)
+    if 'state_dict' not in content:
+        content = {'state_dict': weights.state_dict_of(content, path)}
+    content.setdefault('meta', {})
+    return content
+
+
+def check_resumable(content: Mapping[str, Any], path: Path) -> None:
+    """See that a checkpoint holds the state of a training run, not weights alone.
+
+    Raises:
+        UserError: it does not.
+    """
+    if 'optimizer' not in content or not {'epoch', 'iter'} <= content['meta'].keys():
+        raise UserError(
+            f'--resume: {path} holds weights but no state of a training run: start '
+            f'from them with --cfg-options load_from={path}'
+        )
+
+
+def is_validation_due(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was written in training, not in or after the validation that follows."""
+    hub = content.get('message_hub') or {}
+    return (hub.get('runtime_info') or {}).get('loop_stage') == 'train'
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """What stands for `getattr` in a checkpoint: mmengine's log buffers pickle their methods so.
+
+    The real one would let a file reach into any module.
+    """
+    if owner is not HistoryBuffer and type(owner) is not HistoryBuffer:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr of something else')
+    return getattr(owner, name)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints that a run in `folder` can go on from, the one written last in front."""
+    found = [path for kind in ('epoch', 'iter') for path in folder.glob(f'{kind}_[0-9]*.pth')]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    pointer = folder / 'last_checkpoint'
+    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
+    if named and (folder / named).is_file():  # else the pointer itself was lost
+        found = [folder / named, *(path for path in found if path.name != named)]
+    return found
+
+
+def find_latest(folder: Path) -> Path:
+    """The checkpoint that a run in `folder` wrote last.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = newest_first(folder)
+    if not found:
+        raise UserError(
+            f'--resume: there is no checkpoint in {folder} to go on from; start '
+            f'without --resume, or name a checkpoint: --resume FILE'
+        )
+    return found[0]
+
+
+def read_latest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint in `folder` that can be read, and its content.
+
+    Raises:
+        UserError: there is none.
+    """
+    newest = find_latest(folder)
+    try:
+        return newest, read(newest)
+    except UserError as error:
+        for path in newest_first(folder)[1:]:
+            with contextlib.suppress(UserError):
+                content = read(path)
+                print(f'warning: {error}; going on from the one before it, {path}', file=sys.stderr)
+                return path, content
+        raise
+
+
+def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What our own training wrote about the run, or an empty dict for other checkpoints."""
+    about = (checkpoint.get('meta') or {}).get('effvim')
+    return dict(about) if isinstance(about, Mapping) else {}
+
+
+def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names that the checkpoint was trained for; empty if it does not say."""
+    meta = checkpoint.get('meta') or {}
+    meta = meta.get('dataset_meta') or meta  # mmdet 2 and mmseg 0 knew no dataset_meta
+    return tuple(meta.get('classes') or meta.get('CLASSES') or ())

@@ -1,0 +1,147 @@
+"""`tools/convert_weights.py`: published weights and checkpoints as safetensors under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from backbone.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from backbone.names import Translation
+
+
+# What a file holds, by a tensor that only such a network has.
+KINDS = {
+    'roi_head.mask_head.conv_logits.weight': 'Mask R-CNN',
+    'bbox_head.retina_cls.weight': 'RetinaNet',
+    'decode_head.scale_heads.0.0.conv.weight': 'Semantic FPN',
+    'heads_dist.0.weight': 'classifier with distillation heads',
+    'heads.0.weight': 'classifier',
+}
+
+# Under these names a file may have weights, see `weights.entry_of`.
+ENTRIES = ('state_dict', 'ema_state_dict', 'model', 'model_ema')
+
+
+class Conversion(NamedTuple):
+    """What was made of a file."""
+
+    what: str  # e.g. RetinaNet on EfficientViM-M4
+    origin: str  # e.g. a checkpoint of mmdet 2.25.0
+    entry: str  # the weights that were taken
+    translation: Translation
+    left: list[str]  # other entries of the file
+    classes: tuple[str, ...]
+    size: int  # bytes written
+
+
+def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Conversion:
+    """Write the weights in `source`, a file or hub id, to the safetensors file `dest`.
+
+    An existing `dest` is replaced as a whole. Class names, and what our training wrote about its
+    run, go into the metadata.
+
+    Args:
+        source: see `parse`.
+        dest: see `parse`.
+        ema: see `weights.entry_of`.
+
+    Raises:
+        UserError: `source` cannot be had, read or recognised, or `dest` cannot be written.
+    """
+    import numpy as np
+    import torch
+    from safetensors.torch import save
+
+    from backbone import weights
+    from backbone.names import translate
+    from effvim.checkpoints import checkpoint
+    from effvim.files import ensure_writable, write_atomic
+
+    dest = Path(dest)
+    if dest.suffix != '.safetensors' or dest.is_dir():
+        raise UserError(f'{dest} must be the name of a file that ends in .safetensors')
+    path = weights.resolve(source)
+    ensure_writable(dest.parent, 'DEST')
+    if dest.exists() and dest.samefile(path):
+        raise UserError(f'{dest} is SOURCE itself: give another DEST')
+    content = checkpoint.read_file(path)
+    entry = weights.entry_of(content, path, ema)
+    done = translate(weights.state_dict_of(content, path, ema=ema))
+    about: dict[str, Any] = {'what': recognise(done.tensors, path)}
+    classes = checkpoint.classes_of(content)
+    if classes:
+        meta = content['meta'].get('dataset_meta') or content['meta']
+        about['dataset_meta'] = {'classes': classes}
+        palette = meta.get('palette', meta.get('PALETTE'))
+        if palette is not None:
+            about['dataset_meta']['palette'] = np.asarray(palette).tolist()
+    if checkpoint.describe(content):
+        about['effvim'] = checkpoint.describe(content)
+    # a copy of each: a file may hold views, or channels-last
+    plain = {n: v.clone(memory_format=torch.contiguous_format) for n, v in done.tensors.items()}
+    # a literal, as JSON would make lists of tuples, such as an image scale among a run's options
+    data = save(plain, {weights.METADATA: repr(about)})
+    try:
+        write_atomic(dest, data)
+    except OSError as error:
+        raise UserError(f'{dest} cannot be written: {error.strerror}') from error
+    left = [key for key in content if key not in (entry, 'meta')] if entry else []
+    return Conversion(
+        about['what'],
+        origin_of(content, path),
+        entry or 'the tensors',
+        done,
+        left,
+        classes,
+        len(data),
+    )
+
+
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """What network translated tensors belong to, e.g. RetinaNet on EfficientViM-M4.
+
+    Raises:
+        UserError: none with an EfficientViM, or one that is not complete.
+    """
+    import torch
+
+    from backbone import EfficientViM
+    from backbone.names import arch_of
+    from backbone.weights import fit
+
+    prefix = 'backbone.'
+    below = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    backbone = below or tensors
+    arch = arch_of(backbone)
+    if arch is None:
+        begin = sorted({name.split('.')[0] for name in tensors})
+        raise UserError(
+            f'{path} is not recognised: no EfficientViM in it, neither alone nor below '
+            f'backbone; its names begin with {", ".join(begin[:5])}'
+        )
+    stages = 1 + max(int(n.split('.')[1]) for n in backbone if n.startswith('stages.'))
+    with torch.device('meta'):
+        fit(EfficientViM(arch, range(stages)).state_dict(), backbone, path)
+    kinds = [kind for name, kind in KINDS.items() if name in tensors]
+    kind = (kinds or ['detector or segmentor' if below else 'backbone'])[0]
+    return f'{kind}, EfficientViM-{arch.upper() if isinstance(arch, str) else arch}'
+
+
+def origin_of(content: Mapping[str, Any], path: Path) -> str:
+    """What kind of file it is, in words."""
+    meta = content.get('meta') or {}
+    if 'effvim' in meta:
+        return 'a checkpoint of our training'
+    for package in ('mmdet', 'mmseg', 'mmengine'):
+        if f'{package}_version' in meta:
+            return f'a checkpoint of {package} {meta[f"{package}_version"]}'
+    if 'model' in content:
+        return 'an ImageNet checkpoint of the authors'
+    if 'what' in meta:
+        return 'converted by us'
+    return 'safetensors' if path.suffix == '.safetensors' else 'a state dict'

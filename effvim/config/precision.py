@@ -1,0 +1,52 @@
+"""TODO effvim.config.precision."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.config import Config
+
+from backbone.errors import UserError
+
+
+def amp_available() -> bool:
+    """Whether mixed precision pays: a GPU, or a CPU with instructions for products of bfloat16."""
+    return torch.cuda.is_available() or _cpu_has_bfloat16()
+
+
+def _cpu_has_bfloat16() -> bool:
+    has = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # not in every torch
+    return bool(has and has())
+
+
+def amp_dtype() -> torch.dtype:
+    """bfloat16 where the device has it, float16 on other GPUs.
+
+    Raises:
+        UserError: neither a GPU nor a CPU with instructions for bfloat16.
+    """
+    if not amp_available():
+        raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: leave it out')
+    wide = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if wide else torch.float16
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision in training, on a GPU with a scaled loss.
+
+    Raises:
+        UserError: as `narrow_type`.
+    """
+    dtype = str(amp_dtype()).removeprefix('torch.')
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=dtype)
+    else:
+        cfg.optim_wrapper.type = 'EffViMCpuAmpOptimWrapper'
+    use_float32_rois(cfg)
+
+
+def use_float32_rois(cfg: Config) -> None:
+    """RoI features in float32, whatever the precision of the maps, see `EffViMSingleRoIExtractor`."""
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        extractor = cfg.model.get('roi_head', {}).get(name, {})
+        if extractor.get('type') == 'SingleRoIExtractor':
+            extractor.type = 'EffViMSingleRoIExtractor'

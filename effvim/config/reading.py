@@ -1,0 +1,62 @@
+"""Configs: read, changed by flags, made ready for a Runner. Nothing here imports mmdet."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from mmengine.config import Config
+
+from backbone.errors import UserError
+from effvim.config.structure import LOADERS, is_segmentor
+from effvim.config.validation import check_parts
+from effvim.console import quiet
+
+
+def load_config(path: str) -> Config:
+    """The config in a file; its `custom_imports` are not imported yet.
+
+    Raises:
+        UserError: absent, not Python that runs, or without a model and data.
+    """
+    if not Path(path).is_file():
+        raise UserError(
+            f'config {path} not found: give a file, or the name of a packaged one such '
+            f'as retinanet_effvim_m4'
+        )
+    try:
+        cfg = Config.fromfile(path, import_custom_modules=False)
+    except Exception as error:  # a config is code: it may raise anything
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    missing = [key for key in ('model', *LOADERS) if key not in cfg]
+    if missing:
+        raise UserError(
+            f'{path} is not a config of a detector or segmentor: it has no '
+            f'{" and no ".join(missing)}'
+        )
+    check_parts(cfg, path)
+    for module in cfg.get('custom_imports', {}).get('imports', []):
+        if not importlib.util.find_spec(module.partition('.')[0]):
+            raise UserError(
+                f'{path}: custom_imports: no module named {module!r}; install the '
+                f'project with "pip install -e ." or set PYTHONPATH'
+            )
+    return cfg
+
+
+def import_plugins(cfg: Config) -> None:
+    """Import what the config names in `custom_imports`, and the models of mmdet or mmseg: seconds.
+
+    Raises:
+        UserError: a module is not there.
+    """
+    models = 'mmseg.models' if is_segmentor(cfg) else 'mmdet.models'
+    for module in (*cfg.get('custom_imports', {}).get('imports', []), models):
+        try:
+            with quiet():
+                importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f'custom_imports: {error}; install the project with '
+                f'"pip install -e ." or set PYTHONPATH'
+            ) from error

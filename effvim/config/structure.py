@@ -1,0 +1,73 @@
+"""TODO effvim.config.structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def value_at(cfg: Config, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split('.'):
+        node = node.get(part)
+    return node
+
+
+def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
+    """Every key below `node` as `--cfg-options` writes it, e.g. train_pipeline.2.scale."""
+    if isinstance(node, dict):
+        items: Any = node.items()
+    elif isinstance(node, list):
+        items = [(i, value) for i, value in enumerate(node) if isinstance(value, (dict, list))]
+    else:
+        return
+    for key, value in items:
+        yield f'{prefix}{key}'
+        yield from dotted_keys(value, f'{prefix}{key}.')
+
+
+def pipeline_steps(pipeline: Sequence[Any], key: str = '') -> Iterator[tuple[str, Any]]:
+    """Every transform of a pipeline and its key below `key`, those inside others included.
+
+    Transforms that choose among others, and hooks that change the pipeline, hold such.
+    """
+    for i, step in enumerate(pipeline):
+        if isinstance(step, list):
+            yield from pipeline_steps(step, f'{key}.{i}')
+            continue
+        yield f'{key}.{i}', step
+        for inner in ('transforms', 'switch_pipeline'):
+            yield from pipeline_steps(step.get(inner) or (), f'{key}.{i}.{inner}')
+
+
+def every_step(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Every transform of every pipeline, and its key."""
+    for loader in LOADERS:
+        yield from pipeline_steps(cfg[loader].dataset.pipeline, f'{loader}.dataset.pipeline')
+    for key in ('tta_pipeline', 'custom_hooks'):
+        yield from pipeline_steps(cfg.get(key) or (), key)
+
+
+def is_segmentor(cfg: Config) -> bool:
+    """Whether the config is of mmseg, on data like ADE20K; else it is of mmdet, on COCO's like."""
+    return cfg.get('default_scope') == 'mmseg'
+
+
+def dataset_configs(cfg: Config) -> list[Any]:
+    """The data set configs of the training, validation and test loaders."""
+    return [cfg[loader].dataset for loader in LOADERS]
+
+
+def parts_with_classes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a model's config that says how many classes there are."""
+    if isinstance(node, dict) and 'num_classes' in node:
+        yield node
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list)):
+            yield from parts_with_classes(value)

@@ -1,0 +1,77 @@
+"""TODO effvim.config.validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+
+from backbone.errors import UserError
+from effvim.config.structure import EVALUATORS, LOADERS, value_at
+
+PARTS = ('model', 'optim_wrapper', 'train_cfg', 'default_hooks', *LOADERS, *EVALUATORS)
+
+# What a loader and its data set need, beside what their own classes check.
+LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'batch_size': (
+        lambda value: value is None or (type(value) is int and value > 0),
+        'a whole number from 1',
+    ),
+    'num_workers': (lambda value: type(value) is int and value >= 0, 'a whole number from 0'),
+    'dataset.data_root': (lambda value: isinstance(value, str | None), 'the name of a folder'),
+    'dataset.ann_file': (lambda value: isinstance(value, str | None), 'the name of a file'),
+    'dataset.data_prefix': (lambda value: isinstance(value, dict), 'names of folders by key'),
+    'dataset.pipeline': (lambda value: isinstance(value, list), 'a list of transforms'),
+}
+
+
+def check_parts(cfg: Config, where: str) -> None:
+    """What every tool reads of a config has the type that it needs.
+
+    Raises:
+        UserError: it has not; names `where` the value is from.
+    """
+    for key in (*PARTS, 'model.backbone', *(f'{loader}.dataset' for loader in LOADERS)):
+        if not isinstance(value_at(cfg, key), dict):
+            raise UserError(f'{where}: {key} must keep its keys, it cannot be one value')
+    if not isinstance(value_at(cfg, 'model.neck'), dict | None):
+        raise UserError(f'{where}: model.neck must keep its keys, it cannot be one value')
+    for loader in LOADERS:
+        for key, (fits, meant) in LOADER_FIELDS.items():
+            value = value_at(cfg, f'{loader}.{key}')
+            if not fits(value):
+                raise UserError(f'{where}: {loader}.{key} must be {meant}, got {value!r}')
+    load_from = cfg.get('load_from')
+    if load_from is not None and not isinstance(load_from, str):
+        raise UserError(f'{where}: load_from must be the name of a file, got {load_from!r}')
+
+
+def check_model(cfg: Config) -> None:
+    """Arguments of the model that can be checked against each other without building it.
+
+    Raises:
+        UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone.
+    """
+    import inspect
+
+    from backbone import EfficientViM, feature_info
+
+    backbone, neck = cfg.model.backbone, cfg.model.get('neck')
+    if backbone.get('type') != 'EfficientViM':
+        return
+    known = {*inspect.signature(EfficientViM).parameters, 'type', 'init_cfg'} - {'in_channels'}
+    if backbone.keys() - known:
+        raise UserError(
+            f'model.backbone has no argument {sorted(backbone.keys() - known)[0]!r}; '
+            f'it has {", ".join(sorted(known))}'
+        )
+    info = feature_info(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
+    channels = [i.channels for i in info]
+    wanted = neck.get('in_channels', channels) if neck else channels
+    if not isinstance(wanted, (list, tuple)) or list(wanted) != channels:
+        raise UserError(
+            f'model.neck.in_channels is {wanted}, but the backbone '
+            f'arch={backbone.get("arch", "m4")!r} gives maps of {channels} channels '
+            f'at strides {[i.stride for i in info]}: set model.neck.in_channels'
+        )

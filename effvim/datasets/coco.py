@@ -1,0 +1,293 @@
+"""COCO annotations and pictures: what can be wrong with them, found before mmdet is imported."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbone.errors import UserError
+
+LAYOUT = (
+    'annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg, '
+    'val2017/*.jpg'
+)
+
+LIMIT = 2**53  # of whole numbers that survive as floats
+
+LONGEST = 2**20  # side of a picture that OpenCV decodes
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) < LIMIT
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LIMIT  # NaN is below nothing
+
+
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= LONGEST
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+
+
+# What every entry of COCO's lists needs, and what of.
+FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    'images': {
+        'id': (_is_whole, 'a whole number'),
+        'file_name': (_is_text, 'text'),
+        'height': (_is_length, f'pixels, 1 to {LONGEST}'),
+        'width': (_is_length, f'pixels, 1 to {LONGEST}'),
+    },
+    'annotations': {
+        'id': (_is_whole, 'a whole number'),
+        'image_id': (_is_whole, 'a whole number'),
+        'category_id': (_is_whole, 'a whole number'),
+        'bbox': (_is_box, 'four numbers x, y, width, height'),
+        'area': (_is_number, 'a number'),
+    },
+    'categories': {'id': (_is_whole, 'a whole number'), 'name': (_is_text, 'text')},
+}
+
+
+def read_annotations(path: Path, root: Path) -> dict[str, Any]:
+    """A COCO annotation file.
+
+    Raises:
+        UserError: it or `root` is absent, it is not JSON, it lacks one of COCO's lists or fields,
+            or an id occurs twice.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f'data root {root} not found: expected there {LAYOUT}. Point --data-root '
+            f'to it, or try --mini, which needs no data'
+        )
+    if not path.is_file() and (root / 'images/training').is_dir():
+        raise UserError(
+            f'{root} holds ADE20K, for segmentors, but the config is a detector: '
+            f'expected there {LAYOUT}'
+        )
+    if not path.is_file():
+        raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path} is not complete JSON ({error}): fetch it again') from error
+    for key, fields in FIELDS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
+        for i, entry in enumerate(content[key]):
+            if not isinstance(entry, dict) or not fields.keys() <= entry.keys():
+                have = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+                raise UserError(f'{path}: {key}[{i}] needs {sorted(fields)}, has {have}')
+            for field, (fits, meant) in fields.items():
+                if not fits(entry[field]):
+                    raise UserError(
+                        f'{path}: {key}[{i}].{field} must be {meant}, got {entry[field]!r:.99}'
+                    )
+        ids = [entry['id'] for entry in content[key]]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i, count in Counter(ids).items() if count > 1)
+            raise UserError(
+                f'{path}: id {twice} occurs more than once in {key}: one of the '
+                f'entries would be lost; give each an id of its own'
+            )
+    if not content['categories']:
+        raise UserError(f'{path} has no categories')
+    return content
+
+
+def check(dataset: Any) -> tuple[str, ...]:
+    """Check one data set config (CocoDataset) against the disk; returns its classes, in order.
+
+    Raises:
+        UserError: as `read_annotations`; no annotation at all, pictures missing, or classes in the
+            config that the file does not have.
+    """
+    root = Path(dataset.get('data_root') or '')
+    path = root / (dataset.get('ann_file') or '')
+    content = read_annotations(path, root)
+    classes = classes_of(dataset, path, content)
+    check_any(dataset, path, content, classes)
+    folder = root / (dataset.data_prefix.get('img') or '')
+    names = [image['file_name'] for image in content['images']]
+    missing = missing_pictures(folder, names)
+    if missing:
+        raise UserError(
+            f'{len(missing)} of {len(names)} images that {path} names are not in '
+            f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}'
+        )
+    if uses_masks(dataset):
+        _check_masks(path, content)
+    dropped = sum(a['area'] <= 0 or min(a['bbox'][2:]) < 1 for a in content['annotations'])
+    if dropped:
+        print(
+            f'note: {path}: {dropped} of {len(content["annotations"])} annotations have no area '
+            f'or a side below 1 pixel: mmdet leaves them out',
+            file=sys.stderr,
+        )
+    return classes
+
+
+def classes_of(dataset: Any, path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    """The classes of a data set config in the order of its annotation file.
+
+    Raises:
+        UserError: the config asks for some that the file does not have.
+    """
+    names = [category['name'] for category in content['categories']]
+    wanted = (dataset.get('metainfo') or {}).get('classes') or names
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    foreign = [name for name in wanted if name not in names]
+    if foreign:
+        raise UserError(
+            f'{path} has no category {_some(foreign)}, which the config asks for; it '
+            f'has {_some(names)}'
+        )
+    return tuple(name for name in names if name in wanted)
+
+
+def check_any(dataset: Any, path: Path, content: dict[str, Any], classes: Sequence[str]) -> None:
+    """See that something is left of a data set: a picture large enough, with an annotation.
+
+    Raises:
+        UserError: nothing is.
+    """
+    ids = {c['id'] for c in content['categories'] if c['name'] in classes}
+    annotated = {a['image_id'] for a in content['annotations'] if a['category_id'] in ids}
+    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    if not any(
+        i['id'] in annotated and min(i['height'], i['width']) >= least for i in content['images']
+    ):
+        raise UserError(
+            f'{path} has no annotation of {_some(classes)} in a picture of at least '
+            f'{least} pixels: there is nothing to train on or to measure'
+        )
+
+
+def uses_masks(dataset: Any) -> bool:
+    """Whether a data set config loads masks."""
+    return any(step.get('with_mask') for step in dataset.get('pipeline', []))
+
+
+def missing_pictures(folder: Path, names: Sequence[str]) -> list[str]:
+    """Which of the pictures are not in `folder`."""
+    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    return [n for n in names if n not in present and not (folder / n).is_file()]
+
+
+def _check_masks(path: Path, content: dict[str, Any]) -> None:
+    """Every object needs an outline; mmdet would ignore a bad one, or learn an empty mask."""
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    if not any(annotation.get('segmentation') for annotation in content['annotations']):
+        raise UserError(
+            f'{path} has boxes without outlines, the config learns masks: take a '
+            f'detector of boxes, e.g. retinanet_effvim_m4 or rtmdet_effvim_m4'
+        )
+    for annotation in content['annotations']:
+        problem = outline_problem(
+            annotation.get('segmentation'), *sizes.get(annotation['image_id'], (math.inf, math.inf))
+        )
+        if problem:
+            raise UserError(
+                f'{path}: the mask of annotation {annotation["id"]} (image '
+                f'{annotation["image_id"]}) {problem}: mend it or take it out'
+            )
+
+
+def outline_problem(segmentation: Any, width: float, height: float) -> str:
+    """What is wrong with polygons [[x1, y1, x2, y2, …], …] or a run-length mask; '' if nothing."""
+    if isinstance(segmentation, dict):
+        counts, size = segmentation.get('counts'), segmentation.get('size')
+        if not isinstance(counts, (list, str)):
+            return 'is run-length encoded but has no counts'
+        if not isinstance(size, list) or set(map(type, size)) != {int}:
+            return f'is of size {size!r:.99}, which is not two whole numbers'
+        if width < math.inf and size != [height, width]:
+            return f'is of size {size}, its image {[height, width]} (height, width)'
+        # pycocotools fills what the runs leave open with whatever was in memory
+        if width < math.inf and not _fills(counts, width * height):
+            return f'has runs that do not make up its {width * height} pixels'
+        return ''
+    if not isinstance(segmentation, list) or not segmentation:
+        return 'is missing'
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return 'has a polygon that is not a list of at least three points x, y'
+        if (
+            not set(map(type, polygon)) <= {int, float}
+            or not max(map(abs, polygon)) < LIMIT
+            or math.isnan(sum(polygon))
+        ):
+            return 'has a polygon with a point that is not two numbers'
+        x, y = polygon[0::2], polygon[1::2]
+        if max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height:
+            return f'has a polygon outside the {width} × {height} pixels of the image'
+        # drawing it takes memory by its length, as far as it may reach
+        if min(x) < -width or min(y) < -height or max(x) > 2 * width or max(y) > 2 * height:
+            return f'has a polygon far beyond the {width} × {height} pixels of the image'
+    return ''
+
+
+def _fills(counts: list[Any] | str, pixels: float) -> bool:
+    """Whether a mask's run lengths, plain or as COCO compresses them, add up to `pixels`."""
+    if isinstance(counts, list):
+        return all(type(n) is int and n >= 0 for n in counts) and sum(counts) == pixels
+    # Six bits a character from '0' on: five of a number, lowest first, and whether more follow. The
+    # highest bit of a number is its sign; from the fourth number on it is the difference to the
+    # last but one.
+    if not counts or not counts.isascii() or not '0' <= min(counts) <= max(counts) <= 'o':
+        return False
+    digits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - ord('0')
+    ends = np.flatnonzero(digits < 32)
+    begins = np.append(0, ends + 1)[:-1]
+    lengths = ends + 1 - begins
+    if not len(ends) or ends[-1] + 1 != len(digits) or lengths.max() > 6:  # pycocotools' int
+        return False
+    places = 5 * (np.arange(len(digits)) - np.repeat(begins, lengths))
+    runs = np.add.reduceat((digits & 31) << places, begins)
+    runs -= (digits[ends] >> 4 & 1) << (5 * lengths)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return bool((runs >= 0).all() and runs.sum() == pixels)
+
+
+def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
+    """Check the data sets of several loaders; returns the classes, which must agree.
+
+    Raises:
+        UserError: as `check`, or two files list the classes in different orders.
+    """
+    seen: dict[tuple[str, str], tuple[str, ...]] = {}
+    for loader in loaders:
+        where = (loader.dataset.get('data_root'), loader.dataset.get('ann_file'))
+        if where not in seen:
+            seen[where] = check(loader.dataset)
+    (first, classes), *others = seen.items()
+    for where, found in others:
+        if found != classes:
+            raise UserError(
+                f'{where[1]} and {first[1]} do not list the same categories in the '
+                f'same order: {_some(found)}; {_some(classes)}'
+            )
+    return classes
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    rest = f' … ({len(names)})' if len(names) > limit else ''
+    return ', '.join(map(repr, names[:limit])) + rest

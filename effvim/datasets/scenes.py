@@ -1,0 +1,309 @@
+"""The scenes of the embedded data set behind ``--mini``, drawn with a seed.
+
+A scene is a textured ground with 1 to 6 objects of three classes. Objects may overlap (later ones
+hide earlier ones) and may be cut by the picture's edge. Outline and surface tell what an object
+is (striped discs, smooth triangles, checked crosses); colour does not. Detectors get small things,
+segmentors larger regions, see ``THINGS`` and ``REGIONS``.
+
+The same seed gives the same bytes on every machine. Therefore this file draws random numbers only
+with ``RandomState.random_sample`` and ``.bytes`` (their streams are frozen by NumPy), computes only
+with ``+ - * /``, comparisons, ``floor`` and exact integer sums (nothing that a maths library, a
+vector unit or a fused multiply-add rounds in its own way), and turns shapes by Pythagorean
+triples instead of sines. Whoever changes what is drawn raises ``VERSION`` in effvim/mini.py, and
+the data sets that users have on disk are drawn anew.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+CLASSES = ('disc', 'triangle', 'cross')
+
+_KINDS = (2, 0, 3)  # the surface of each class, see _texture
+
+MAX_OBJECTS = 6
+
+MIN_SIDE, MAX_SIDE = 12, 100  # pixels, sides of an object's box
+
+MIN_VISIBLE = 0.6  # share of an object's pixels that must stay in sight
+
+MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
+
+TRIES = 30  # for each object after the first; a crowded scene stays with fewer
+
+_TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25))
+
+_TILTS = ((1, 0, 1), (99, 20, 101), (24, 7, 25), (12, 5, 13))  # 0 to 22.6 degrees
+
+
+class Style(NamedTuple):
+    """What a scene looks like.
+
+    sides: of objects in pixels, quantiles between which is interpolated. arm: half the width of a
+    cross's arms, least and most, as a share of half its length. repeats: for each class, how often
+    its pattern fits into the object, least and most. contrast: of that pattern, see _texture.
+    grounds: the surfaces of grounds.
+    """
+
+    sides: tuple[int, ...]
+    arm: tuple[float, float]
+    repeats: tuple[tuple[float, float], ...]
+    contrast: int
+    grounds: tuple[int, ...]
+
+
+# Small things, half of them between 26 and 47 pixels, on a ground that may have their surface: what
+# tells them apart is the outline.
+THINGS = Style(
+    sides=(12, 18, 22, 26, 29, 32, 36, 40, 44, 49, 58, 74, 104),
+    arm=(0.22, 0.34),
+    repeats=((2.5, 4),) * 3,
+    contrast=45,
+    grounds=(0, 1, 2, 3),
+)
+
+# Regions of a picture, whose surfaces tell what they are; the maps of stride 16 that a segmentor
+# has resolve no small thing.
+REGIONS = Style(
+    sides=(40, 50, 60, 70, 80, 90, 100),
+    arm=(0.34, 0.42),
+    repeats=((10, 13), (9, 13), (4, 5)),
+    contrast=120,
+    grounds=(1,),
+)
+
+
+class Scene(NamedTuple):
+    """A picture and what is in it.
+
+    image: H W 3, uint8, RGB. labels: N indices into CLASSES, from the rearmost object to the
+    foremost. masks: N H W, bool, the visible pixels of each object; no pixel belongs to two.
+    """
+
+    image: np.ndarray
+    labels: list[int]
+    masks: np.ndarray
+
+
+def draw_scene(
+    rng: np.random.RandomState, size: int = 160, empty: bool = False, style: Style = THINGS
+) -> Scene:
+    """One scene. Each picture side lies between 4/5 and 11/10 of `size` pixels.
+
+    The largest object side is 100 pixels, or 5/8 of `size` if that is less.
+    """
+    height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
+    ground = style.grounds[_whole(rng, 0, len(style.grounds) - 1)]
+    image = _texture(rng, height, width, ground, _between(rng, 5, 36))  # H W 3
+    objects: list[_Object] = []
+    # fewer objects more often: the smaller of two draws
+    number = 0 if empty else min(_whole(rng, 1, MAX_OBJECTS) for _ in range(2))
+    tries = 0
+    while len(objects) < number and (not objects or tries < number * TRIES):
+        tries += 1
+        placed = _place_object(rng, image, objects, min(MAX_SIDE, size * 5 // 8), style)
+        if placed is not None:
+            image, objects = placed
+    grain = np.frombuffer(rng.bytes(2 * height * width * 3), np.uint8).astype(np.float32)
+    grain = grain.reshape(2, height, width, 3).sum(0) - 255.0  # triangular, -255 .. 255, exact
+    image = image + grain * (_between(rng, 6, 18) / 255)
+    image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+    masks = np.zeros((len(objects), height, width), bool)
+    for mask, thing in zip(masks, objects, strict=True):
+        mask[:] = thing.mask
+    return Scene(image, [thing.label for thing in objects], masks)
+
+
+class _Object(NamedTuple):
+    """label: index into CLASSES. mask: H W, bool, visible pixels. whole: its pixels if unhidden."""
+
+    label: int
+    mask: np.ndarray
+    whole: int
+
+
+def _place_object(
+    rng: np.random.RandomState,
+    image: np.ndarray,
+    objects: list[_Object],
+    max_side: int,
+    style: Style,
+) -> tuple[np.ndarray, list[_Object]] | None:
+    """The picture (H W 3) and its objects with one more in front.
+
+    None if this attempt would hide too much of an object, stand out too little or miss the sizes.
+    """
+    height, width = image.shape[:2]
+    label = _whole(rng, 0, len(CLASSES) - 1)
+    cover = _outline(rng, label, max_side, style)  # h w, 0 .. 1
+    h, w = cover.shape
+    fill = _surface(rng, label, h, w, style)  # h w 3
+    # at most a quarter of its sides beyond an edge
+    top = _whole(rng, -(h // 4), height - h + h // 4)
+    left = _whole(rng, -(w // 4), width - w + w // 4)
+    if max(h, w) > max_side:
+        return None
+
+    seen = slice(max(top, 0), min(top + h, height)), slice(max(left, 0), min(left + w, width))
+    part = tuple(slice(s.start - o, s.stop - o) for s, o in zip(seen, (top, left), strict=True))
+    solid = cover >= 0.5
+    mask = np.zeros((height, width), bool)
+    mask[seen] = solid[part]
+    after = [thing._replace(mask=thing.mask & ~mask) for thing in objects]
+    after.append(_Object(label, mask, int(solid.sum())))
+    for thing in after:
+        smaller = min(box_of(thing.mask)[2:])
+        if smaller < MIN_SIDE or thing.mask.sum() < MIN_VISIBLE * thing.whole:
+            return None
+
+    behind = image[seen][solid[part]].astype(np.int64).sum(0)  # integer sums are exact
+    front = fill[part][solid[part]].astype(np.int64).sum(0)
+    if np.abs(front - behind).sum() < MIN_CONTRAST * mask.sum():
+        return None
+
+    image = image.copy()
+    image[seen] += (fill[part] - image[seen]) * cover[part][..., None]
+    return image, after
+
+
+def _outline(rng: np.random.RandomState, label: int, max_side: int, style: Style) -> np.ndarray:
+    """Cover of each pixel by a turned shape, cut to its box: h w, float32, quarters in 0 .. 1."""
+    sides = style.sides
+    step = _between(rng, 0, len(sides) - 1)
+    low = int(step)
+    side = sides[low] + (sides[low + 1] - sides[low]) * (step - low)
+    side = min(side, max_side)
+    narrow = _between(rng, 0.65, 1)
+    half_u, half_v = side / 2, side / 2 * narrow
+    if rng.random_sample() < 0.5:
+        half_u, half_v = half_v, half_u
+    cos, sin = _tilt(rng)
+    reach = int(side * 0.75) + 2  # no corner lies beyond half a diagonal
+    # 2x2 samples in each pixel, from the object's centre, which lies anywhere in its pixel
+    grid = (np.arange(4 * reach, dtype=np.float32) + 0.5) / 2 - reach
+    x = (grid - _between(rng, 0, 1))[None, :]
+    y = (grid - _between(rng, 0, 1))[:, None]
+    u = (x * cos + y * sin) / half_u
+    v = (y * cos - x * sin) / half_v
+    arm = _between(rng, *style.arm)
+    if CLASSES[label] == 'disc':
+        inside = u * u + v * v <= 1
+    elif CLASSES[label] == 'triangle':
+        inside = (v >= -1) & (2 * np.abs(u) + v <= 1)
+    else:
+        u, v = np.abs(u), np.abs(v)
+        inside = (np.maximum(u, v) <= 1) & (np.minimum(u, v) <= arm)
+    counts = inside.reshape(2 * reach, 2, 2 * reach, 2).sum((1, 3))
+    left, top, w, h = box_of(counts >= 2)
+    return counts[top : top + h, left : left + w].astype(np.float32) / 4
+
+
+def _surface(
+    rng: np.random.RandomState, label: int, height: int, width: int, style: Style
+) -> np.ndarray:
+    """What an object of this class is made of, coarse enough to be seen: H W 3."""
+    side = (height + width) / 2
+    period = side / _between(rng, *style.repeats[label])
+    return _texture(rng, height, width, _KINDS[label], period, style.contrast)
+
+
+def _texture(
+    rng: np.random.RandomState,
+    height: int,
+    width: int,
+    kind: int,
+    period: float,
+    contrast: int = 0,
+) -> np.ndarray:
+    """Two related colours mixed by a pattern, under a gradient of light: H W 3, float32, 0 .. 255.
+
+    kind: 0 clouds, 1 blotches, 2 stripes, 3 checks. period: of the pattern, in pixels. contrast:
+    how far the two colours are apart in each channel, give or take 35.
+    """
+    grey = _between(rng, 25, 230)
+    strength = _between(rng, 0.1, 0.85)
+    first = [grey + (_between(rng, 25, 230) - grey) * strength for _ in range(3)]
+    towards = -1 if grey > 127 else 1
+    second = [c + towards * contrast + _between(rng, -35, 35) for c in first]
+
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    cos, sin = _turn(rng)
+    if kind == 0:  # clouds
+        mix = 0.65 * _noise(rng, height, width, period)
+        mix = mix + 0.35 * _noise(rng, height, width, period / 2)
+    elif kind == 1:  # blotches
+        mix = _sharpen(_noise(rng, height, width, period), 5)
+    elif kind == 2:  # stripes, waved a little
+        bend = _noise(rng, height, width, 30) * _between(rng, 0, 0.8)
+        mix = _wave((x * cos + y * sin) / period + bend, _between(rng, 1, 6))
+    else:  # checks
+        sharp = _between(rng, 2, 6)
+        one = _wave((x * cos + y * sin) / period, sharp)
+        two = _wave((y * cos - x * sin) / period, sharp)
+        mix = one + two - one * two * 2
+    light = (x / width - 0.5) * _between(rng, -60, 60) + (y / height - 0.5) * _between(rng, -60, 60)
+    layers = [light + mix * (b - a) + a for a, b in zip(first, second, strict=True)]
+    return np.clip(np.stack(layers, axis=-1), 0, 255)
+
+
+def _noise(rng: np.random.RandomState, height: int, width: int, cell: float) -> np.ndarray:
+    """Value noise, smooth between random nodes `cell` pixels apart: H W, float32, 0 .. 1."""
+    at, weights = [], []
+    for length in (height, width):
+        position = np.arange(length, dtype=np.float32) / cell
+        node = np.floor(position)
+        t = position - node
+        at.append(node.astype(np.int64))
+        weights.append(t * t * (3 - t * 2))
+    rows, columns = int(at[0][-1]) + 2, int(at[1][-1]) + 2
+    nodes = rng.random_sample((rows, columns)).astype(np.float32)
+    lines = nodes[at[0]] + (nodes[at[0] + 1] - nodes[at[0]]) * weights[0][:, None]
+    return lines[:, at[1]] + (lines[:, at[1] + 1] - lines[:, at[1]]) * weights[1]
+
+
+def _wave(phase: np.ndarray, sharpness: float) -> np.ndarray:
+    """A triangle wave of period 1 in `phase`, towards a square wave with sharpness: 0 .. 1."""
+    return _sharpen(np.abs((phase - np.floor(phase)) * 2 - 1), sharpness)
+
+
+def _sharpen(values: np.ndarray, sharpness: float) -> np.ndarray:
+    return np.clip((values - 0.5) * sharpness + 0.5, 0, 1)
+
+
+def _turn(rng: np.random.RandomState) -> tuple[float, float]:
+    """Cosine and sine of a random angle: two turns by Pythagorean triples, one after the other."""
+    cos, sin = 1.0, 0.0
+    for _ in range(2):
+        a, b, c = _TRIPLES[_whole(rng, 0, len(_TRIPLES) - 1)]
+        p, q = (a / c, b / c) if rng.random_sample() < 0.5 else (b / c, a / c)
+        p = p if rng.random_sample() < 0.5 else -p
+        q = q if rng.random_sample() < 0.5 else -q
+        cos, sin = cos * p - sin * q, sin * p + cos * q
+    return cos, sin
+
+
+def _tilt(rng: np.random.RandomState) -> tuple[float, float]:
+    """Cosine and sine of an angle within 23 degrees: objects stand more or less upright."""
+    a, b, c = _TILTS[_whole(rng, 0, len(_TILTS) - 1)]
+    return a / c, b / c if rng.random_sample() < 0.5 else -b / c
+
+
+def _between(rng: np.random.RandomState, low: float, high: float) -> float:
+    return low + (high - low) * float(rng.random_sample())  # rng.uniform may round otherwise
+
+
+def _whole(rng: np.random.RandomState, low: int, high: int) -> int:
+    """Any of low, low + 1, ..., high."""
+    return low + int(rng.random_sample() * (high - low + 1))
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """COCO's box x, y, w, h in pixels around the true pixels of H W; all 0 if there are none."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y

@@ -1,0 +1,172 @@
+"""A loss or gradient that is not finite stops training before it reaches the weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from backbone.errors import UserError
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.engine.randomness import random_states
+
+FILE = 'bad_batch.pth'
+
+
+class _NotFinite(Exception):
+    """What is not finite: the loss, or the gradient's norm."""
+
+
+@HOOKS.register_module()
+class EffViMGuardHook(Hook):
+    """Watches the loss, and the gradient's norm where clipping computes it.
+
+    What is bad is saved for inspection as `bad_batch.pth` in the work dir: losses, file names and
+    pictures of the batch, parameters first affected, the weights. Of several processes each whose
+    batch it is ends and writes its own file, `rank_1_bad_batch.pth` the second.
+
+    Args:
+        skip: this many batches in all may be left out, each as if it had not been drawn; with 0
+            the first ends the run. Not for several processes, whose batches make one step.
+    """
+
+    priority = 'HIGHEST'  # of a batch that is left out the other hooks log nothing
+
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
+        self.losses: dict[str, Tensor] = {}
+        self.buffers: list[Tensor] = []
+        self.skipped_now = False
+
+    def before_train(self, runner: Any) -> None:
+        """Step between the loss and the optimiser."""
+        self.model = getattr(runner.model, 'module', runner.model)
+        self.model.parse_losses = functools.partial(self._parse, self.model.parse_losses)
+        wrapper = runner.optim_wrapper
+        wrapper.update_params = functools.partial(self._update, runner, wrapper.update_params)
+        # a scaled loss may overflow: then the scaler itself leaves the step out
+        if getattr(wrapper, 'grad_name', '') == 'grad_norm' and not hasattr(wrapper, 'loss_scaler'):
+            wrapper.clip_func = clip_grad_norm
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch, and what a forward pass changes."""
+        self.batch = data_batch
+        if self.skip:
+            self.buffers = [buffer.clone() for buffer in self.model.buffers()]
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Let nobody log the losses of a batch that was left out."""
+        if self.skipped_now:
+            outputs.clear()
+        self.skipped_now = False
+
+    def after_train(self, runner: Any) -> None:
+        """Say how many were left out."""
+        count = runner.message_hub.get_info('bad_batches', 0)
+        if count and runner.rank == 0:
+            print(
+                f'{count} bad batches were left out, losses and pictures of the last: '
+                f'{Path(runner.work_dir, FILE)}'
+            )
+
+    def _parse(self, parse: Callable[..., Any], losses: Any) -> Any:
+        total, self.losses = parse(losses)
+        return total, self.losses
+
+    def _update(
+        self, runner: Any, update: Callable[..., None], loss: Tensor, *args: Any, **kwargs: Any
+    ) -> None:
+        wrapper, before = runner.optim_wrapper, runner.optim_wrapper.inner_count
+        try:
+            if not math.isfinite(loss.detach()):
+                raise _NotFinite('the loss')
+            update(loss, *args, **kwargs)
+        except _NotFinite as what:
+            self._bad(runner, str(what), loss)
+            if wrapper.inner_count > before:  # its gradients are in those of its group
+                wrapper.zero_grad()
+                return
+            wrapper._inner_count += 1
+            if wrapper.should_update() and any(p.grad is not None for p in self.model.parameters()):
+                wrapper.step()
+                wrapper.zero_grad()
+
+    def _bad(self, runner: Any, what: str, loss: Tensor) -> None:
+        losses = {name: float(value.detach()) for name, value in self.losses.items()}
+        images = [getattr(sample, 'img_path', '?') for sample in self.batch['data_samples']]
+        affected = affected_parameters(self.model, loss)
+        path = Path(runner.work_dir, f'rank_{runner.rank}_{FILE}' if runner.rank else FILE)
+        ckpt.write(
+            path,
+            {
+                'iteration': runner.iter + 1,
+                'losses': losses,
+                'images': images,
+                'inputs': self.batch['inputs'],
+                'affected': affected,
+                'state_dict': self.model.state_dict(),
+                'random_states': random_states(),
+            },
+        )
+        count = runner.message_hub.get_info('bad_batches', 0) + 1
+        runner.message_hub.update_info('bad_batches', count)
+        first = 'no parameter alone is affected, their norm overflows'
+        if affected:
+            first = f'first affected {", ".join(affected[:3])} ({len(affected)} parameters)'
+        said = (
+            f'iteration {runner.iter + 1}: {what} is not finite: '
+            f'{", ".join(f"{name} {value:g}" for name, value in losses.items())}; pictures '
+            f'{", ".join(images)}; {first}'
+        )
+        if count > self.skip:
+            raise UserError(
+                f'{said}; saved as {path}. Look at the pictures and their annotations, '
+                f'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or go '
+                f'on from a checkpoint with --resume --skip-bad-batches N'
+                + (f' ({self.skip} were left out)' if self.skip else '')
+            )
+        print(f'warning: {said}; left out, {count} of at most {self.skip}', flush=True)
+        for buffer, value in zip(self.model.buffers(), self.buffers):
+            buffer.copy_(value)
+        self.skipped_now = True
+
+
+def clip_grad_norm(*args: Any, **kwargs: Any) -> Tensor:
+    """As torch's, which scales no gradient here if their norm is not finite.
+
+    Raises:
+        _NotFinite: it is not.
+    """
+    try:
+        return nn.utils.clip_grad_norm_(*args, **{**kwargs, 'error_if_nonfinite': True})
+    except RuntimeError as error:
+        if 'non-finite' not in str(error):
+            raise
+        raise _NotFinite('the gradient') from error
+
+
+def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
+    """Names of parameters that are not finite, else of those whose gradients are not.
+
+    loss: of the batch. Gradients that are there are left as they are.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    bad = [name for name, p in named.items() if not p.isfinite().all()]
+    if bad:
+        return bad
+    grads = [p.grad for p in named.values()]
+    if loss.grad_fn is not None and not math.isfinite(loss.detach()):
+        # not backward: of several processes it would add these to the gradients of the others
+        grads = list(torch.autograd.grad(loss, list(named.values()), allow_unused=True))
+    return [
+        name for name, grad in zip(named, grads) if grad is not None and not grad.isfinite().all()
+    ]

@@ -1,0 +1,110 @@
+"""TODO effvim.engine.hooks.progress_hook."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from effvim.engine import optimizer
+from effvim.engine.memory import peak_memory
+from effvim.engine.progress import by_epoch, format_duration, position_of
+
+
+@HOOKS.register_module()
+class EffViMProgressHook(Hook):
+    """One updating line on a terminal; a plain line every `interval` iterations elsewhere."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self.console = Console()
+        self.bar: Progress | None = None
+
+    def _start(self, runner: Any) -> None:
+        self.began = time.monotonic()
+        if self.console.is_terminal and runner.rank == 0:
+            self.bar = Progress(
+                TextColumn('{task.description}'),
+                BarColumn(bar_width=24),
+                TextColumn('{task.completed}/{task.total}  {task.fields[text]}'),
+                console=self.console,
+            )
+            self.task = self.bar.add_task('', total=None, text='')
+            self.bar.start()
+
+    def _show(self, what: str, done: int, total: int, text: str, line: bool) -> None:
+        if self.bar:
+            self.bar.update(self.task, description=what, completed=done, total=total, text=text)
+        elif line:
+            print(f'{what}  {done}/{total}  {text}', flush=True)
+
+    def before_train(self, runner: Any) -> None:
+        """Say what the backbone starts from and what decays; open the line."""
+        model = getattr(runner.model, 'module', runner.model)
+        backbone = getattr(model, 'backbone', None)
+        if runner.rank == 0:
+            if hasattr(backbone, 'load_report'):
+                print(f'backbone: {backbone.load_report}')
+            groups = runner.optim_wrapper.optimizer.param_groups
+            print(optimizer.weight_decay(model, groups), flush=True)
+        self.first = runner.iter  # in a test it would build the training data
+        self._start(runner)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Epoch, iteration, loss, time left, memory."""
+        done = runner.iter + 1 - self.first
+        left = (time.monotonic() - self.began) / done * (runner.max_iters - runner.iter - 1)
+        losses = runner.message_hub.log_scalars.get('train/loss')  # none yet if a batch was bad
+        loss = losses.mean(10) if losses else float('nan')
+        if by_epoch(runner):
+            what = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+            total = len(runner.train_dataloader)
+        else:
+            what, total = 'iteration', runner.max_iters
+        text = f'loss {loss:.3f}  eta {format_duration(left)}  memory {peak_memory():,} MiB'
+        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
+        if runner.rank == 0:
+            self._show(what, batch_idx + 1, total, text, line)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """How far validation is."""
+        self._eval('validation', runner, batch_idx, len(runner.val_dataloader))
+
+    def before_test(self, runner: Any) -> None:
+        """Open the line."""
+        self._start(runner)
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """How far the test is."""
+        self._eval('test', runner, batch_idx, len(runner.test_dataloader))
+
+    def _eval(self, what: str, runner: Any, batch_idx: int, total: int) -> None:
+        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
+        if runner.rank == 0:
+            self._show(what, batch_idx + 1, total, f'memory {peak_memory():,} MiB', line)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """The main number of a validation."""
+        main = next(iter((metrics or {}).items()), None)
+        if main and runner.rank == 0:
+            (self.bar.console.print if self.bar else print)(
+                f'{position_of(runner)}  {main[0]} {main[1]:.4f}'
+            )
+
+    def after_run(self, runner: Any) -> None:
+        """Close the line."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

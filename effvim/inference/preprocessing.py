@@ -1,0 +1,32 @@
+"""TODO effvim.inference.preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Prepare(nn.Module):
+    """Channel order, mean and standard deviation, padding with 0 at the right and the bottom.
+
+    Shape: B 3 H W, 0 to 255 as OpenCV reads pictures → B 3 H' W', multiples of `divisor`.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], reverse: bool, divisor: int
+    ) -> None:
+        super().__init__()
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (mean, std)
+        )
+        self.reverse, self.divisor = reverse, divisor
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float()
+        x = ((x.flip(1) if self.reverse else x) - self.mean) / self.std
+        if self.divisor > 1:
+            x = F.pad(x, (0, -x.shape[3] % self.divisor, 0, -x.shape[2] % self.divisor))
+        return x

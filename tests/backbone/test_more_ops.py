@@ -1,0 +1,204 @@
+"""The stand-in's operators that detectors of configs/gallery/ use, against plain loops in NumPy."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from backbone.openmmlab import ops
+
+ops.install()
+mmcv_ops = importlib.import_module('mmcv.ops')
+
+
+def iou(a, b, offset):
+    sides = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + offset).clip(0)
+    areas = [(x[2:] - x[:2] + offset).prod() for x in (a, b)]
+    return sides.prod() / (sum(areas) - sides.prod())
+
+
+def plain_soft_nms(boxes, scores, threshold, sigma, least, method, offset):
+    """Choose the surest of what is left, lower the others, drop what falls below `least`."""
+    left, chosen = {i: float(score) for i, score in enumerate(scores)}, []
+    while left:
+        best = max(left, key=left.get)
+        chosen.append((best, left.pop(best)))
+        for i in list(left):
+            overlap = iou(boxes[best], boxes[i], offset)
+            if method == 'gaussian':
+                left[i] *= np.exp(-(overlap**2) / sigma)
+            elif overlap >= threshold:
+                left[i] *= 1 - overlap if method == 'linear' else 0
+            if left[i] < least:
+                del left[i]
+    return chosen
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms(method, offset):
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 60, (40, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (40, 2))], 1)
+    scores = rng.uniform(0.1, 1, 40)
+    expected = plain_soft_nms(boxes, scores, 0.3, 0.5, 0.05, method, offset)
+    assert 5 < len(expected) and (method != 'naive' or len(expected) < 40)
+    dets, found = mmcv_ops.soft_nms(
+        torch.tensor(boxes), torch.tensor(scores), 0.3, 0.5, 0.05, method, offset
+    )
+    assert found.tolist() == [i for i, _ in expected]
+    np.testing.assert_allclose(dets[:, :4], boxes[found])
+    np.testing.assert_allclose(dets[:, 4], [score for _, score in expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize('method, second', [('naive', None), ('linear', 0.4)])
+def test_soft_nms_lowers_from_the_threshold_on(method, second):
+    """Eq. (3) of arXiv:1704.04503, the threshold itself included: an overlap of exactly a half."""
+    boxes, scores = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.0]]), torch.tensor([0.9, 0.8])
+    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.5, method=method)
+    assert found.tolist() == ([0] if second is None else [0, 1])
+    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, second][: len(found)]))
+
+
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms_of_boxes_without_area(method):
+    """They overlap nothing, not even themselves; only the one of score 0 goes."""
+    boxes = torch.tensor([[4, 3, 5, 3], [4, 3, 5, 4], *[[3, 1, 3, 1]] * 4]).float()
+    scores = torch.tensor([0.9, 0.85, 0.5, 0.45, 0.4, 0])
+    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.6, method=method)
+    assert found.tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(dets, torch.cat([boxes, scores[:, None]], 1)[:5])
+
+
+def test_soft_nms_of_nothing():
+    dets, found = mmcv_ops.soft_nms(torch.zeros(0, 4), torch.zeros(0))
+    assert dets.shape == (0, 5) and found.shape == (0,)
+
+
+def test_roi_pool():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 2, 1, 17, 13], [1, 0, 0, 21, 17], [1, 4, 4, 9, 9.0]]).double()
+    found = mmcv_ops.roi_pool(x, rois, (2, 3), 0.5)
+    expected = torch.zeros(3, 3, 2, 3).double()
+    for r, (b, *box) in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = (int(np.floor(c * 0.5 + 0.5)) for c in box)
+        height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        for i in range(2):
+            for j in range(3):
+                rows = slice(y1 + i * height // 2, min(y1 - (-(i + 1) * height // 2), 9))
+                columns = slice(x1 + j * width // 3, min(x1 - (-(j + 1) * width // 3), 11))
+                expected[r, :, i, j] = x[int(b), :, rows, columns].amax((1, 2))
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(lambda x: mmcv_ops.roi_pool(x, rois, (2, 3), 0.5), x)
+
+
+def bilinear(grid, y, x):
+    """Of C H W at a place in cells; beyond the edge all is 0."""
+    total = np.zeros(len(grid))
+    for i in (int(np.floor(y)), int(np.floor(y)) + 1):
+        for j in (int(np.floor(x)), int(np.floor(x)) + 1):
+            if 0 <= i < grid.shape[1] and 0 <= j < grid.shape[2]:
+                total += grid[:, i, j] * (1 - abs(y - i)) * (1 - abs(x - j))
+    return total
+
+
+STRIDE, PADDING, DILATION, GROUPS, DEFORMED = (2, 1), (1, 2), (1, 2), 2, 2
+
+
+def convolution():
+    """Input, offset, mask, weight, bias of a convolution that is different in both directions."""
+    torch.manual_seed(0)
+    shapes = [
+        (2, 4, 5, 6),
+        (2, 2 * DEFORMED * 6, 3, 6),
+        (2, DEFORMED * 6, 3, 6),
+        (6, 2, 2, 3),
+        (6,),
+    ]
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def plain_convolution(x, offset, mask, weight, bias):
+    x, offset, mask, weight, bias = (t.detach().numpy() for t in (x, offset, mask, weight, bias))
+    rows, columns = offset.shape[2:]
+    out = np.zeros((2, 6, rows, columns)) + bias[:, None, None]
+    for b, i, j, k, l in np.ndindex(2, rows, columns, 2, 3):  # noqa: E741
+        for d in range(DEFORMED):
+            tap = d * 6 + k * 3 + l
+            y = i * STRIDE[0] - PADDING[0] + k * DILATION[0] + offset[b, 2 * tap, i, j]
+            z = j * STRIDE[1] - PADDING[1] + l * DILATION[1] + offset[b, 2 * tap + 1, i, j]
+            # of four channels two belong to each deformable group, here also to each group
+            seen = bilinear(x[b, 2 * d : 2 * d + 2], y, z) * mask[b, tap, i, j]
+            out[b, 3 * d : 3 * d + 3, i, j] += weight[3 * d : 3 * d + 3, :, k, l] @ seen
+    return out
+
+
+def test_modulated_deformable_convolution():
+    parts = convolution()
+
+    def convolve(x, offset, mask, weight, bias):
+        return mmcv_ops.modulated_deform_conv2d(
+            x, offset, mask, weight, bias, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
+        )
+
+    np.testing.assert_allclose(convolve(*parts).detach(), plain_convolution(*parts), atol=1e-10)
+    assert torch.autograd.gradcheck(convolve, parts)
+
+
+def test_deformable_convolution():
+    x, offset, mask, weight, bias = convolution()
+
+    def convolve(x, offset, weight):
+        return mmcv_ops.deform_conv2d(
+            x, offset, weight, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
+        )
+
+    expected = plain_convolution(x, offset, torch.ones_like(mask), weight, torch.zeros_like(bias))
+    np.testing.assert_allclose(convolve(x, offset, weight).detach(), expected, atol=1e-10)
+    assert torch.autograd.gradcheck(convolve, (x, offset, weight))
+
+
+def test_deformable_attention():
+    torch.manual_seed(0)
+    sizes = torch.tensor([[4, 5], [2, 3]])
+    starts = torch.tensor([0, 20])
+    value = torch.randn(2, 26, 2, 3, dtype=torch.float64, requires_grad=True)
+    places = (torch.rand(2, 4, 2, 2, 3, 2, dtype=torch.float64) * 1.4 - 0.2).requires_grad_()
+    weights = torch.rand(2, 4, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def attend(value, places, weights):
+        return mmcv_ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply(
+            value, sizes, starts, places, weights, 64
+        )
+
+    expected = np.zeros((2, 4, 2, 3))
+    for b, q, h, level, p in np.ndindex(2, 4, 2, 2, 3):
+        height, width = sizes[level].tolist()
+        grid = value[b, starts[level] : starts[level] + height * width, h].detach().numpy()
+        x, y = places[b, q, h, level, p].tolist()
+        expected[b, q, h] += weights[b, q, h, level, p].item() * bilinear(
+            grid.T.reshape(3, height, width), y * height - 0.5, x * width - 0.5
+        )
+    found = attend(value, places, weights)
+    np.testing.assert_allclose(found.detach(), expected.reshape(2, 4, 6), atol=1e-10)
+    assert torch.autograd.gradcheck(attend, (value, places, weights))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_types_come_out_as_they_went_in(dtype):
+    x, offset, mask, weight, bias = (t.detach().to(dtype) for t in convolution())
+    found = mmcv_ops.modulated_deform_conv2d(
+        x, offset, mask, weight, bias, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
+    )
+    wide = mmcv_ops.modulated_deform_conv2d(
+        *(t.float() for t in (x, offset, mask, weight, bias)),
+        STRIDE,
+        PADDING,
+        DILATION,
+        GROUPS,
+        DEFORMED,
+    )
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wide.to(dtype), rtol=0, atol=0)

@@ -1,0 +1,625 @@
+"""tools/benchmark.py: what it reports is complete and fits together; no assertion on speed."""
+
+import itertools
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from tests.helpers.cli import run_command
+from torch import nn
+
+from effvim.benchmark import backbones, cases, figures, tables
+from effvim.benchmark.published import PUBLISHED
+from effvim.cli import benchmark
+from effvim.config.reading import import_plugins, load_config
+from effvim.console import quiet
+from maintenance import benchmark_page
+from tests.helpers.networks import randomised
+from tests.helpers.paths import ROOT
+
+with quiet():
+    from effvim.benchmark import timing
+
+FAMILIES = (
+    'efficientvim',
+    'shvit',
+    'efficientvit_m',
+    'repvit',
+    'fastvit',
+    'starnet',
+    'swiftformer',
+    'fasternet',
+    'poolformer',
+    'mobilenetv4',
+    'lowformer',
+)
+SPREAD = {'median', 'q1', 'q3'}
+CASE = {
+    'network',
+    'form',
+    'dtype',
+    'mode',
+    'batch',
+    'height',
+    'width',
+    'form_s',
+    'first_s',
+    'macs',
+    'parameters',
+    'peak_bytes',
+    'saved_bytes',
+    'seconds',
+    'latency_s',
+    'ratio',
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _short():
+    """One call a round is enough to see what is reported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_timing, 'REPEATED', 0)
+        patch.setattr(benchmark_timing, 'SIDE', 64)
+        yield
+
+
+def run(folder, *argv):
+    """Results, tables and picture of a run."""
+    words = [str(word) for word in argv]
+    outputs = [
+        f'--{name}={folder / name}.{end}'
+        for name, end in (('json', 'json'), ('markdown', 'md'), ('plot', 'png'))
+    ]
+    if argv[0] == 'evaluation':
+        outputs.pop()
+    assert run_command('benchmark', [*words, *outputs]) == 0
+    results = json.loads((folder / 'json.json').read_text())
+    assert results['command'] == f'tools/benchmark.py {" ".join(words)}'
+    assert results['machine']['threads'] >= 1 and results['machine']['processor']
+    assert {'torch', 'timm', 'python'} <= results['versions'].keys()
+    return results, (folder / 'markdown.md').read_text()
+
+
+def numbers(node):
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        return [n for item in node for n in numbers(item)]
+    return [node] if isinstance(node, (int, float)) else []
+
+
+def quartiles(values):
+    q1, median, q3 = np.percentile(values, [25, 50, 75])
+    return dict(median=pytest.approx(median), q1=pytest.approx(q1), q3=pytest.approx(q3))
+
+
+@pytest.fixture(scope='module')
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('b')
+    results, text = run(
+        folder,
+        'backbone',
+        'm1',
+        'efficientvim_m1',
+        'starnet_s1',
+        '--forms',
+        'plain',
+        'fused+channels-last',
+        '--sizes',
+        '32',
+        '64x96',
+        '--modes',
+        'forward',
+        'train',
+        '--dtypes',
+        'float32',
+        'bfloat16',
+        '--rounds',
+        '3',
+        '--seconds',
+        '600',
+        '--batch',
+        '2',
+        '--baseline',
+        'efficientvim_m1:plain',
+    )
+    return results, text, folder
+
+
+def test_backbone_results_are_complete(backbones):
+    results, _, _ = backbones
+    assert results['kind'] == 'backbone' and results['rounds'] == 3 and not results['failed']
+    found = {
+        (c['network'], c['form'], c['mode'], c['dtype'], c['height'], c['width'])
+        for c in results['cases']
+    }
+    plain = itertools.product(
+        ('m1', 'efficientvim_m1', 'starnet_s1'), ['plain'], ('forward', 'train')
+    )
+    fused = itertools.product(('m1', 'efficientvim_m1'), ['fused+channels-last'], ['forward'])
+    assert found == {
+        (*case, dtype, *size)
+        for case in (*plain, *fused)
+        for dtype in ('float32', 'bfloat16')
+        for size in ((32, 32), (64, 96))
+    }
+    for case in results['cases']:
+        assert CASE | {'throughput', 'share'} == case.keys()
+        assert len(case['seconds']) == 3 and case['latency_s'].keys() == SPREAD
+        assert (case['saved_bytes'] is None) == (case['mode'] == 'forward')
+        assert case['batch'] == 2
+    values = numbers(results)
+    assert all(math.isfinite(value) for value in values)
+    assert all(
+        value > 0
+        for case in results['cases']
+        for value in numbers({k: v for k, v in case.items() if k != 'form_s'})
+    )
+
+
+def test_backbone_results_fit_together(backbones):
+    results, _, _ = backbones
+    assert results['matmul'].items() >= quartiles(results['matmul']['rounds']).items()
+    cases = {tuple(c[k] for k in cases.Case._fields): c for c in results['cases']}
+    for key, case in cases.items():
+        seconds = np.array(case['seconds'])
+        assert case['latency_s'] == quartiles(seconds)
+        assert case['throughput'] == pytest.approx(2 / np.median(seconds))
+        baseline = cases[('efficientvim_m1', 'plain', *key[2:])]
+        assert case['ratio'] == quartiles(np.array(baseline['seconds']) / seconds)
+        rate = np.array(results['matmul']['rounds'])
+        assert case['share'] == quartiles(2 * case['macs'] / seconds / rate)
+
+
+def test_work_and_memory_are_those_of_the_network(backbones):
+    results, _, _ = backbones
+    cases = {
+        (c['network'], c['form'], c['mode'], c['dtype'], c['height']): c for c in results['cases']
+    }
+    for (network, form, mode, _, height), case in cases.items():
+        plain = cases[network, 'plain', mode, 'float32', height]
+        assert case['macs'] == pytest.approx(plain['macs'], rel=0.02), (network, form)
+        if network == 'm1':  # the same network in timm
+            assert case['macs'] == pytest.approx(
+                cases['efficientvim_m1', 'plain', mode, 'float32', height]['macs'], rel=0.02
+            )
+            assert case['parameters'] == 5_713_534
+        if mode == 'train':
+            forward = cases[network, 'plain', 'forward', 'float32', height]
+            assert case['macs'] == 3 * forward['macs']
+            assert case['peak_bytes'] > case['saved_bytes'] > 0
+
+
+def test_backbone_tables_and_picture(backbones):
+    results, text, folder = backbones
+    with Image.open(folder / 'plot.png') as image:
+        assert image.width > 500
+    lines = text.splitlines()
+    for case in results['cases']:
+        row = [
+            line
+            for line in lines
+            if f'{case["network"]}:{case["form"]}' in line
+            and f'{1e3 * case["latency_s"]["median"]:.3g} (' in line
+        ]
+        assert row or case['latency_s']['median'] >= 0.1
+    for heading in (
+        'forward, float32, 2×64×96',
+        'train, bfloat16, 2×32×32',
+        'Best against best',
+        'Lower precision over float32',
+    ):
+        assert f'### {heading}' in text
+
+
+def test_best_against_best():
+    """By hand: ours 4 and 3 s compiled, theirs 8 s plain, 6 s channels-last, 9 s compiled."""
+    cases = [
+        dict(
+            network=network,
+            form=form,
+            mode='train',
+            dtype='float32',
+            batch=1,
+            height=64,
+            width=64,
+            seconds=[s, s],
+            latency_s=dict(median=s, q1=s, q3=s),
+            saved_bytes=saved,
+        )
+        for network, form, s, saved in (
+            ('m4', 'plain', 4, 10),
+            ('m4', 'compiled', 3, 6),
+            ('shvit_s4', 'plain', 8, 12),
+            ('shvit_s4', 'channels-last', 6, 11),
+            ('shvit_s4', 'compiled', 9, 8),
+        )
+    ]
+    row = list(tables.best_table(cases))[-1]
+    assert row.split(' | ')[1:] == [
+        '**m4**',
+        'shvit_s4',
+        '2 (2–2)',
+        '1.5 (1.5–1.5)',
+        '3 (3–3)',
+        '2 (2–2)',
+        '0.50 |',
+    ]
+
+
+def test_slope_and_time_to_all_sizes():
+    cases = [
+        dict(
+            network='m1',
+            form='plain',
+            mode='forward',
+            dtype='float32',
+            batch=1,
+            height=side,
+            width=side,
+            latency_s=dict(median=side**1.9),
+            form_s=1.0,
+            first_s=2.0,
+        )
+        for side in (64, 128, 256)
+    ]
+    row = list(tables.sizes_table(cases))[-1]
+    assert row == '| **m1:plain** | forward, float32, 1, 3 sizes | 7 | 0.95 |'
+
+
+@pytest.mark.parametrize('arch', backbones.PEERS)
+def test_peers_are_in_timm(arch):
+    assert set(backbones.PEERS[arch]) <= set(timm.list_models())
+
+
+def test_every_family_is_a_peer():
+    names = {name for peers in backbones.PEERS.values() for name in peers}
+    for family in FAMILIES:
+        assert any(name.startswith(family) for name in names), family
+    assert set(PUBLISHED) <= set(timm.list_models())
+
+
+@pytest.mark.parametrize(
+    'name', sorted({name for peers in backbones.PEERS.values() for name in peers})
+)
+def test_peers_compute_the_same_in_every_form(name):
+    """A form that is fast because it computes something else would be worth nothing."""
+    network = randomised(backbones.set_mode(backbones.build(name), 'forward'))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network(x)
+        assert len(expected) >= 3
+        if backbones.can_fuse(network):
+            found = backbones.placed(
+                network, 'fused+channels-last', torch.float32, torch.device('cpu')
+            )(x)
+            for a, b in zip(expected, found):
+                assert (a - b).norm() <= 1e-4 * a.norm()
+
+
+def test_rounds_run_every_case_once():
+    calls = []
+    cases = {name: lambda name=name: calls.append(name) or len(calls) for name in 'abc'}
+    found = timing.interleaved(cases, rounds=4, seconds=600)
+    rounds = [calls[i : i + 3] for i in range(0, 12, 3)]
+    assert len(calls) == 12 and all(sorted(each) == ['a', 'b', 'c'] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1  # the order changes
+    for name, values in found.items():
+        assert [calls[i - 1] for i in values] == [name] * 4
+
+
+def test_rounds_end_with_the_time():
+    assert timing.interleaved({'a': lambda: 1}, rounds=5, seconds=0) == {'a': [1]}
+
+
+def test_peak_of_known_allocations():
+    def run():
+        a = torch.empty(3 * 2**20, dtype=torch.uint8)
+        del a
+        b = torch.empty(2**20, dtype=torch.uint8)
+        c = torch.empty(2**20 + 2**19, dtype=torch.uint8)
+        return b, c
+
+    assert timing.peak_bytes(run, torch.device('cpu')) == 3 * 2**20
+
+
+def test_saved_for_backward_counts_each_tensor_once():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(inplace=True), nn.Sigmoid())
+    x = torch.randn(2, 3, 10, 10)
+    # the convolution keeps its input, ReLU and sigmoid their outputs; weights are not counted
+    expected = 4 * (2 * 3 * 100 + 2 * 8 * 100 + 2 * 8 * 100)
+    assert timing.saved_bytes(lambda: network(x), network) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('g++'), reason='no compiler')
+def test_compiled_forms(tmp_path):
+    results, _ = run(
+        tmp_path,
+        'backbone',
+        'test_efficientnet',
+        '--forms',
+        'plain',
+        'compiled',
+        'dynamic',
+        '--sizes',
+        '32',
+        '48',
+        '--rounds',
+        '1',
+    )
+    first = {(c['form'], c['height']): c['first_s'] for c in results['cases']}
+    assert len(first) == 6 and not results['failed']
+    for size in (32, 48):
+        assert first['compiled', size] > 10 * first['plain', size]  # for each size anew
+    assert len({c['macs'] for c in results['cases'] if c['height'] == 48}) == 1
+
+
+@pytest.fixture(scope='module')
+def truth():
+    from effvim.benchmark import evaluation
+
+    return evaluation.made_up(images=20, detections=12)
+
+
+def test_made_up_detections(truth):
+    content, found = truth
+    assert len(found) == 20 * 12 and len(content['images']) == 20
+    assert 60 < len(content['annotations']) < 240
+    assert len({d['score'] for d in found}) == len(found)  # ties are counted in no fixed order
+    for item in (*content['annotations'], *found):
+        x, y, w, h = item['bbox']
+        assert 0 <= x and 0 <= y and x + w <= 640 + 1e-6 and y + h <= 480 + 1e-6
+
+
+def test_evaluation(tmp_path):
+    results, text = run(
+        tmp_path, 'evaluation', '--images', '20', '--detections', '12', '--rounds', '2'
+    )
+    assert results['rounds'] == 2 and results['images'] == 20 and results['detections'] == 240
+    assert [case['what'] for case in results['cases']] == ['boxes', 'masks']
+    for case in results['cases']:
+        ours, theirs = (case['numbers'][name] for name in ('ours', 'pycocotools'))
+        assert len(ours) == len(theirs) == 12 and 0.05 < theirs[0] < 0.95
+        assert case['largest_difference'] == max(map(abs, np.subtract(ours, theirs))) <= 1e-9
+        seconds = case['seconds']
+        assert case['ratio'] == quartiles(np.divide(seconds['pycocotools'], seconds['ours']))
+        assert case['latency_s']['ours'] == quartiles(seconds['ours'])
+        assert f'| {case["what"]} |' in text
+
+
+CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
+NETWORK = ['backbone', 'neck', 'heads']
+FEW = [
+    '--cfg-options',
+    'model.test_cfg.rpn.max_per_img=10',
+    'model.test_cfg.rcnn.max_per_img=5',
+    'model.train_cfg.rpn_proposal.max_per_img=10',
+    'model.train_cfg.rcnn.sampler.num=8',
+]
+
+
+@pytest.mark.parametrize('name, options', [('retinanet', []), ('mask_rcnn', FEW), ('semfpn', [])])
+def test_model(name, options, tmp_path):
+    results, text = run(
+        tmp_path,
+        'model',
+        str(ROOT / f'configs/{name}_effvim_m1.py'),
+        '--cases',
+        'own:channels-last',
+        'efficientvim_m1',
+        '--sizes',
+        '64x96',
+        '--modes',
+        'forward',
+        'train',
+        '--rounds',
+        '2',
+        '--batch',
+        '2',
+        *options,
+    )
+    assert results['config'] == f'{name}_effvim_m1.py' and results['weights'].startswith('random')
+    assert len(results['cases']) == 4 and not results['failed']
+    parts = {
+        'forward': ['loading', 'pre-processing', *NETWORK, 'post-processing'],
+        'train': ['pre-processing', *NETWORK, 'losses', 'backward'],
+    }
+    assert all(math.isfinite(value) and value >= 0 for value in numbers(results))
+    for case in results['cases']:
+        seconds = case['seconds']
+        assert CASE == case.keys() and list(seconds) == [*parts[case['mode']], 'network', 'total']
+        assert all(value > 0 for values in seconds.values() for value in values)
+        for part, values in seconds.items():
+            assert case['latency_s'][part] == quartiles(values)
+        baseline = next(
+            c for c in results['cases'] if c['network'] == 'own' and c['mode'] == case['mode']
+        )['seconds']
+        for part in ('network', 'total'):
+            assert case['ratio'][part] == quartiles(np.divide(baseline[part], seconds[part]))
+        # there is one call in a round, else the medians of the parts would not add up
+        assert np.allclose(np.sum([seconds[p] for p in NETWORK], 0), seconds['network'])
+        assert np.allclose(np.sum([seconds[p] for p in parts[case['mode']]], 0), seconds['total'])
+    assert '### forward, float32, 2×64×96' in text
+    assert (tmp_path / 'plot.png').is_file()
+
+
+def test_another_config_beside(tmp_path):
+    """At the same input; MACs and parameters are those of the models, by torch's counter."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+    from torch.utils.flop_counter import FlopCounterMode
+
+    other = 'rtmdet_effvim_m1'
+    results, text = run(
+        tmp_path,
+        'model',
+        CONFIG,
+        '--sizes',
+        '96x64',
+        '--rounds',
+        '2',
+        '--cases',
+        'own',
+        other,
+        '--cfg-options',
+        'model.test_cfg.nms_pre=50',
+    )
+    retinanet, rtmdet = results['cases']
+    assert (retinanet['network'], rtmdet['network']) == ('own', other)
+    for case, path in ((retinanet, CONFIG), (rtmdet, ROOT / f'configs/{other}.py')):
+        cfg = load_config(str(path))
+        cfg.model.backbone.init_cfg = None
+        init_default_scope('mmdet')
+        model = MODELS.build(cfg.model).eval()
+        assert case['parameters'] == sum(p.numel() for p in model.parameters())
+        model = revert_sync_batchnorm(model)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.bbox_head(model.extract_feat(torch.zeros(1, 3, 96, 64)))
+        assert case['macs'] == counter.get_total_flops() // 2
+        assert f'| {case["parameters"] / 1e6:.3g} |' in text
+    argv = ['model', CONFIG, '--cases', 'own', 'semfpn_effvim_m1']
+    assert run_command('benchmark', argv) == 2
+
+
+def test_model_of_a_checkpoint(tmp_path):
+    """Its classes and thresholds are taken; one that does not fit is refused."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = load_config(CONFIG)
+    import_plugins(cfg)
+    init_default_scope('mmdet')
+    cfg.model.bbox_head.num_classes = 3
+    torch.save(
+        {
+            'state_dict': MODELS.build(cfg.model).state_dict(),
+            'meta': {'dataset_meta': {'classes': ('a', 'b', 'c')}},
+        },
+        tmp_path / 'c.pth',
+    )
+    results, _ = run(
+        tmp_path, 'model', CONFIG, tmp_path / 'c.pth', '--sizes', '64', '--rounds', '1'
+    )
+    assert results['weights'].startswith('weights of a checkpoint')
+    torch.save(
+        {'state_dict': {**MODELS.build(cfg.model).state_dict(), 'x': torch.ones(1)}},
+        tmp_path / 'c.pth',
+    )
+    assert (
+        run_command('benchmark', ['model', CONFIG, str(tmp_path / 'c.pth'), '--sizes', '64']) == 2
+    )
+
+
+def test_page_is_that_of_the_kept_results():
+    kept = (ROOT / 'docs/benchmarks.md').read_text()
+    assert benchmark_page.page(ROOT / 'docs/benchmarks') == kept
+    for path in (ROOT / 'docs/benchmarks').glob('*.json'):
+        assert f'`{json.loads(path.read_text())["command"]}`' in kept
+
+
+def test_page_says_what_is_not_measured(backbones, tmp_path):
+    results, text, _ = backbones
+    assert benchmark_page.page(tmp_path).count('Not measured.') == 2
+    (tmp_path / 'small-sizes.json').write_text(json.dumps(results))
+    page = benchmark_page.page(tmp_path)
+    assert '## Small sizes\n' in page and text in page
+    assert '## On a CUDA GPU\n\nNot measured.' in page and '## On a CPU' not in page
+
+
+def test_page_refuses_other_files(tmp_path):
+    for content in ('[]', '{', '{"format": 1}', '{"format": 2, "kind": "backbone"}'):
+        (tmp_path / 'a.json').write_text(content)
+        with pytest.raises(benchmark.UserError, match=r'a\.json was not written by'):
+            benchmark_page.page(tmp_path)
+
+
+def test_published_scores_of_ours():
+    scores = figures.published()
+    assert scores['RetinaNet, box AP']['m4'] == 38.8
+    assert scores['Mask R-CNN, box AP']['m4'] == 39.7
+    assert scores['ImageNet top-1, 450 epochs'].items() >= dict(m1=73.5, m4=79.6).items()
+
+
+@pytest.mark.parametrize(
+    'argv, parts',
+    [
+        (['backbone', 'shvit_s5'], ["'shvit_s5'", 'nearest', 'shvit_s4']),
+        (['backbone', 'm5'], ["'m5'", 'm1']),
+        (['backbone', 'm1:fusd'], ["'fusd'", "'fused'"]),
+        (['backbone', 'm1', '--forms', 'plian'], ["'plian'", "'plain'"]),
+        (['backbone', 'm1:compiled+dynamic'], ['compiled twice']),
+        (['backbone', 'm1:fused', '--modes', 'train'], ['nothing is left', 'not trained']),
+        (['backbone', 'm1:graphs', '--device', 'cpu'], ['graphs', 'GPU']),
+        (['backbone', 'starnet_s1:fused'], ['starnet_s1', 're-parameterised']),
+        (['backbone', 'm1', '--sizes', '31x64'], ['31x64', '32']),
+        (['backbone', 'm1', '--sizes', '64', '1x2x3'], ['1x2x3', '800x1344']),
+        (['backbone', 'm1', '--sizes', 'big'], ['big', '--sizes']),
+        (['backbone', 'm1:plain', '--baseline', 'm2:plain'], ['--baseline m2:plain', 'm1:plain']),
+        (['backbone', 'm1', '--rounds', '0'], ['--rounds', 'at least 1']),
+        (['backbone', 'm1', '--batch', '0'], ['--batch', 'at least 1']),
+        (['backbone', 'm1', '--threads', '0'], ['--threads', 'at least 1']),
+        (['backbone', 'm1', '--json', '.'], ['--json', 'folder']),
+        (['backbone', 'm1', '--json', '/proc/x/a.json'], ['--json', '/proc/x']),
+        (['backbone', 'm1', '--dtypes', 'int8'], ['int8', 'bfloat16']),
+        (['backbone'], ['NETWORK']),
+        (['evaluation', '--detections', '101'], ['100']),
+        (['model', 'nothing.py'], ['nothing.py', 'not found']),
+        (['model', CONFIG, 'nothing.pth'], ['nothing.pth']),
+        (['model', CONFIG, '--cases', 'onw'], ["'onw'", "'own'"]),
+        (
+            ['model', CONFIG, '--cases', 'repvit_m1_1'],
+            ['repvit_m1_1', '[4, 8, 16, 32]', '[16, 32, 64]'],
+        ),
+        (['model', CONFIG, '--cfg-options', 'model.bakcbone=1'], ['model.backbone']),
+    ],
+    ids=lambda value: ' '.join(value[:3]) if isinstance(value, list) else None,
+)
+def test_mistakes(argv, parts, capsys):
+    assert run_command('benchmark', argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith('error: '), lines
+    for part in parts:
+        assert part in lines[0]
+
+
+def error(capsys, *argv):
+    assert run_command('benchmark', argv) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_cuda_where_there_is_none(capsys):
+    assert 'finds no GPU' in error(capsys, 'backbone', 'm1', '--device', 'cuda')
+
+
+def test_compiled_forms_without_a_compiler(capsys):
+    import torch._inductor.config
+
+    with torch._inductor.config.patch({'cpp.cxx': ('no-such-compiler',)}):
+        assert 'C++ compiler' in error(capsys, 'backbone', 'm1:compiled', '--device', 'cpu')
+
+
+def test_what_the_compiler_gives_up_on_is_reported(monkeypatch, tmp_path):
+    """A network that cannot be compiled does not end the others' run, nor is it left out."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    def compiled(network, **_):
+        def fail(x):
+            raise TorchDynamoException('cannot determine\nmore')
+
+        network.forward = fail
+        return network
+
+    monkeypatch.setattr(torch, 'compile', compiled)
+    monkeypatch.setattr(benchmark_timing, 'compiling', lambda _: quiet())
+    results, text = run(
+        tmp_path, 'backbone', 'm1:plain', 'm1:compiled', '--sizes', '32', '--rounds', '1'
+    )
+    assert [case['form'] for case in results['cases']] == ['plain']
+    assert results['failed'][0]['error'] == 'TorchDynamoException: cannot determine'
+    assert '`TorchDynamoException: cannot determine`' in text

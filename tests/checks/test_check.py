@@ -1,0 +1,367 @@
+"""tools/check.py: what is planted is found, what is fine passes, figures against own counts."""
+
+import json
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.helpers.cli import run_command
+
+from backbone import EfficientViM
+from effvim.datasets import synthetic
+from tests.helpers.paths import ROOT
+
+RETINANET, MASK_RCNN, SEMFPN = (
+    ROOT / f'configs/{name}_effvim_m1.py' for name in ('retinanet', 'mask_rcnn', 'semfpn')
+)
+TRAIN, VAL = (f'annotations/instances_{split}2017.json' for split in ('train', 'val'))
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    """Both layouts; ADE20K's as JPEG and PNG, which the published config expects."""
+    folder = tmp_path_factory.mktemp('check')
+    synthetic.draw_coco(folder / 'coco', num_train=40, num_val=5, size=64)
+    source = synthetic.draw_ade(folder / 'bmp', num_train=6, num_val=3, size=64)
+    for path in source.rglob('*.bmp'):
+        suffix = '.jpg' if path.parts[-3] == 'images' else '.png'
+        target = folder / 'ade' / path.relative_to(source).with_suffix(suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(target)
+    return folder
+
+
+@pytest.fixture
+def coco(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(drawn / 'coco', tmp_path / 'coco'))
+
+
+@pytest.fixture
+def ade(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(drawn / 'ade', tmp_path / 'ade'))
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Call the tool; its status, its text and its JSON."""
+
+    def call(*argv):
+        capsys.readouterr()
+        status = run_command('check', [*map(str, argv), '--out', str(tmp_path / 'report.json')])
+        out, err = capsys.readouterr()
+        assert err == ''
+        content = json.loads((tmp_path / 'report.json').read_text())
+        assert content['status'] == status == int('\nproblem: ' in out)
+        return status, out, content
+
+    return call
+
+
+@pytest.fixture
+def without_steps(monkeypatch):
+    """Decoding without the measured steps, which take seconds."""
+    monkeypatch.setattr('effvim.check_cost.cost', lambda *_: None)
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_environment(run):
+    """Each pin of requirements.txt beside what is installed."""
+    status, out, content = run()
+    assert status == 0
+    pins = [
+        line.split(';')
+        for line in (ROOT / 'requirements.txt').read_text().splitlines()
+        if '==' in line
+    ]
+    names = {pin.split('==')[0] for pin, *_ in pins}
+    packages = content['environment']['packages']
+    assert packages.keys() == names
+    for name, found in packages.items():
+        try:
+            assert found == version(name)
+        except PackageNotFoundError:
+            assert not found.startswith(name)
+    assert content['environment']['threads']['torch'] == torch.get_num_threads()
+    assert content['environment']['disk']['free_bytes'] <= shutil.disk_usage('.').total
+    for word in ('python', 'operators', 'precision', 'GiB free'):
+        assert word in out
+
+
+def test_packages_that_are_others(run, monkeypatch):
+    def other(name):
+        if name == 'timm':
+            raise PackageNotFoundError(name)
+        if name.startswith('onedl-mmdet'):
+            raise PackageNotFoundError(name)
+        return {'mmdet': '3.3.0', 'rich': '1.0'}.get(name) or version(name)
+
+    monkeypatch.setattr('effvim.check_environment.version', other)
+    status, out, _ = run()
+    assert status == 1 and 'timm is not installed: pip install timm==' in out
+    assert 'mmdet 3.3.0 instead of onedl-mmdetection' in out and 'rich 1.0, tested is' in out
+
+
+def test_the_package_has_the_pins_without_requirements_txt():
+    tested = ROOT / 'effvim/tested.txt'
+    assert tested.read_bytes() == (ROOT / 'requirements.txt').read_bytes()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=lambda p: p.stem)
+def test_drawn_data_is_fine(run, coco, config, workers, without_steps):
+    status, _, content = run(config, '--from-scratch', '--data-root', coco, '--workers', workers)
+    assert status == 0 and content['problems'] == []
+    for name, path, pictures in (('training', TRAIN, 40), ('validation', VAL, 5)):
+        truth = json.loads((coco / path).read_text())
+        said = content['data'][name]
+        assert said['pictures'] == pictures
+        assert said['objects'] == len(truth['annotations'])
+        assert said['classes'] == [c['name'] for c in truth['categories']]
+    assert content['data']['test'] == {'same_as': 'validation'}
+
+
+def test_real_coco_is_fine(run, coco_root, without_steps):
+    """Rounded boxes, crowds in runs, tiny objects: as published."""
+    status, _, content = run(MASK_RCNN, '--from-scratch', '--data-root', coco_root)
+    assert status == 0 and content['problems'] == []
+    truth = json.loads((coco_root / TRAIN).read_text())
+    assert content['data']['training']['pictures'] == len(truth['images'])
+
+
+def test_real_ade_is_fine(run, ade_root, without_steps):
+    status, _, content = run(SEMFPN, '--from-scratch', '--data-root', ade_root)
+    assert status == 0 and content['problems'] == []
+
+
+def annotation(content, i=3, **fields):
+    content['annotations'][i].update(fields)
+    return content['annotations'][i]['id']
+
+
+def size_of(content, i):
+    number = content['annotations'][i]['image_id']
+    return next([i['height'], i['width']] for i in content['images'] if i['id'] == number)
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda c: annotation(c, bbox=[60, 5, 30, 9]), ['a box that leaves its picture', '30, 9]']),
+        (lambda c: annotation(c, bbox=[50, 5, -9, 9]), ['a box of negative size', '-9']),
+        (lambda c: annotation(c, image_id=777), ['no picture of the file', '777']),
+        (lambda c: annotation(c, category_id=99), ['no category of the file', '99']),
+        (lambda c: annotation(c, segmentation=[[1, 2, 3]]), ['cannot be drawn', 'three points']),
+        (lambda c: annotation(c, segmentation={'size': size_of(c, 3), 'counts': [9, 9]}), ['runs']),
+        (lambda c: c['images'][2].update(width=640), ['another size', ' 640 × ']),
+        (
+            lambda c: c['images'][2].update(file_name=c['images'][1]['file_name']),
+            ['more than once'],
+        ),
+        (lambda c: c['images'][2].update(file_name='gone.bmp'), ['not in', 'gone.bmp']),
+    ],
+)
+def test_mistakes_in_the_annotations(run, coco, without_steps, change, words):
+    """All of them are said at once, and the annotation is named."""
+    number = []
+    edit(coco / TRAIN, lambda c: number.append(change(c)))
+    edit(coco / TRAIN, lambda c: annotation(c, 5, bbox=[-70, 5, 9, 9]))
+    status, out, content = run(MASK_RCNN, '--from-scratch', '--data-root', coco)
+    assert status == 1 and len(content['problems']) >= 1 and 'data: training' in out
+    assert all(word in out for word in words), out
+    assert not number[0] or f'annotation {number[0]}' in out
+    assert '[-70, 5, 9, 9]' in out
+
+
+def test_what_is_odd_but_harmless(run, coco, without_steps):
+    edit(coco / TRAIN, lambda c: annotation(c, bbox=[5, 5, 0.5, 9]))
+    edit(coco / TRAIN, lambda c: annotation(c, 4, segmentation=[[5, 5, 5.1, 5, 5, 5.1]]))
+    edit(coco / TRAIN, lambda c: c['categories'].append({'id': 50, 'name': 'unicorn'}))
+    edit(coco / VAL, lambda c: c['categories'].append({'id': 50, 'name': 'unicorn'}))
+    status, out, _ = run(MASK_RCNN, '--from-scratch', '--data-root', coco)
+    assert status == 0
+    for words in ('below 1 pixel', 'no pixel once drawn', 'no example: unicorn'):
+        assert words in out
+
+
+def test_classes_in_another_order(run, coco, without_steps):
+    edit(coco / VAL, lambda c: c['categories'].reverse())
+    assert 'different orders' in run(RETINANET, '--from-scratch', '--data-root', coco)[1]
+
+
+@pytest.mark.parametrize('how', ['empty', 'text', 'cut', 'JPEG', 'PNG'])
+def test_pictures_that_cannot_be_decoded(run, coco, without_steps, how):
+    path = coco / 'train2017' / json.loads((coco / TRAIN).read_text())['images'][7]['file_name']
+    if how in ('JPEG', 'PNG'):
+        Image.open(path).save(path, how)
+    whole = path.read_bytes()
+    path.write_bytes({'empty': b'', 'text': b'x' * 999}.get(how, whole[: len(whole) * 3 // 4]))
+    argv = RETINANET, '--from-scratch', '--data-root', coco
+    status, out, content = run(*argv)
+    assert status == 1 and str(path) in out and len(content['problems']) == 1
+    assert run(*argv, '--quick')[0] == 0  # no picture is decoded
+
+
+def test_pictures_of_training_in_validation(run, coco, without_steps):
+    train, val = (sorted((coco / f'{split}2017').iterdir()) for split in ('train', 'val'))
+    shutil.copy(train[9], val[2])
+    shutil.copy(train[3], train[4])
+    status, out, content = run(RETINANET, '--from-scratch', '--data-root', coco)
+    both = [p['number'] for p in content['problems'] if 'training as well' in p['what']]
+    assert status == 1 and both == [1]
+    assert f'{val[2]} is {train[9]}' in out and f'{train[4]} is {train[3]}' in out
+
+
+def test_label_maps(run, ade, without_steps):
+    """The histogram, by NumPy; two wrong maps and a wrong picture are all named."""
+    argv = SEMFPN, '--from-scratch', '--data-root', ade
+    status, out, content = run(*argv)
+    assert status == 0 and 'classes have no example' in out
+    counts = np.zeros(256, int)
+    for path in (ade / 'annotations/training').iterdir():
+        counts += np.bincount(np.array(Image.open(path)).ravel(), minlength=256)
+    said = content['data']['labels of training']
+    assert list(said['pixels'].values()) == counts[1:151].tolist()
+    assert said['unlabelled'] == counts[0]
+    paths = sorted((ade / 'annotations/training').iterdir())
+    Image.fromarray(np.array(Image.open(paths[1])) + 150).save(paths[1])
+    Image.fromarray(np.array(Image.open(paths[4]))[1:]).save(paths[4])
+    image = sorted((ade / 'images/validation').iterdir())[1]
+    image.write_bytes(image.read_bytes()[:-400])
+    status, out, _ = run(*argv)
+    assert status == 1 and all(str(path) in out for path in (paths[1], paths[4], image))
+
+
+def test_weights(run, coco, without_steps, tmp_path):
+    state = EfficientViM('m1').state_dict()
+    torch.save(state, tmp_path / 'm1.pth')
+    torch.save(EfficientViM('m2').state_dict(), tmp_path / 'm2.pth')
+    argv = [
+        RETINANET,
+        '--data-root',
+        coco,
+        '--quick',
+        '--cfg-options',
+        f'model.backbone.init_cfg.checkpoint={tmp_path}/m1.pth',
+    ]
+    status, out, content = run(*argv)
+    assert status == 0 and f'{len(state)} of {len(state)} tensors' in out
+    assert content['weights']['backbone']['file'] == f'{tmp_path}/m1.pth'
+    argv[-1] = argv[-1].replace('m1.pth', 'm2.pth')
+    status, out, _ = run(*argv)
+    assert status == 1 and 'another variant, m2' in out
+
+
+def test_quick_imports_no_models(run, coco):
+    loaded = {'mmdet.models', 'mmseg.models'} & sys.modules.keys()
+    assert run(RETINANET, '--from-scratch', '--data-root', coco, '--quick')[0] == 0
+    assert {'mmdet.models', 'mmseg.models'} & sys.modules.keys() == loaded
+
+
+@pytest.mark.parametrize(
+    'config, options',
+    [
+        (RETINANET, ['train_dataloader.dataset.pipeline.2.scale=(128,128)']),
+        (
+            SEMFPN,
+            [
+                'train_dataloader.dataset.pipeline.3.crop_size=(128,128)',
+                'model.data_preprocessor.size=(128,128)',
+            ],
+        ),
+    ],
+    ids=['epochs', 'iterations'],
+)
+def test_what_training_takes(run, coco, ade, config, options):
+    """With two pictures a batch the estimate is what was measured."""
+    root, pictures = (ade, 6) if config == SEMFPN else (coco, 40)
+    status, _, content = run(
+        config,
+        '--from-scratch',
+        '--data-root',
+        root,
+        '--cfg-options',
+        'train_dataloader.batch_size=2',
+        *options,
+    )
+    assert status == 0
+    memory, time = content['cost']['memory'], content['cost']['time']
+    assert memory['mebibytes'] == memory['measured'][1] >= memory['measured'][0] > 100
+    assert time['seconds_a_step'] == pytest.approx(max(time['measured']))
+    # some pictures have no object and are left out
+    steps = [-(-n // 2) for n in range(pictures * 9 // 10, pictures + 1)]
+    assert round(time['seconds_an_epoch'] / time['seconds_a_step']) in steps
+    assert list(Path().glob('work_dirs*')) == []
+
+
+def test_a_checkpoint_of_other_classes_fits_but_for_them(run, coco, tmp_path):
+    from mmengine.registry import init_default_scope
+
+    from effvim.config.reading import import_plugins, load_config
+
+    cfg = load_config(str(RETINANET))
+    import_plugins(cfg)
+    init_default_scope('mmdet')
+    from mmdet.registry import MODELS
+
+    state = MODELS.build(cfg.model).state_dict()
+    torch.save({'state_dict': state}, tmp_path / 'coco.pth')
+    _, _, content = run(
+        RETINANET,
+        '--data-root',
+        coco,
+        '--cfg-options',
+        f'load_from={tmp_path}/coco.pth',
+        'train_dataloader.batch_size=1',
+        'train_dataloader.dataset.pipeline.2.scale=(128,128)',
+    )
+    assert content['weights']['tensors'] == {'fit': len(state) - 2, 'wanted': len(state)}
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [
+        ['--nonsense'],
+        ['--workers', '-1'],
+        ['--workers', 'x'],
+        ['--workers', '999'],
+        ['--mini'],
+        ['--data-root', '.'],
+        ['absent.py'],
+        [str(RETINANET), '--data-root', 'absent'],
+        [str(RETINANET), '--out', '.'],
+        ['--out', 'file/report.json'],
+        [str(RETINANET), '--mini', '--data-root', '.'],
+    ],
+    ids=' '.join,
+)
+def test_mistakes_in_the_call(argv, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('file').write_text('mine')
+    assert run_command('check', argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1
+    assert Path('file').read_text() == 'mine'
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or torch.cuda.is_available(), reason='Linux only')
+def test_memory_is_counted_from_the_steps_on():
+    """Not from what annotations took while they were read."""
+    from effvim.engine.memory import peak_memory, reset_peak_memory
+
+    block = np.ones(2**26)  # 512 MiB
+    before = peak_memory()
+    del block
+    reset_peak_memory()
+    assert peak_memory() < before - 400

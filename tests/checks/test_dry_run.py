@@ -1,0 +1,109 @@
+"""`--dry-run` goes through all that a run does, and leaves nothing."""
+
+import re
+
+import pytest
+from mmengine.runner import Runner as MMRunner
+from tests.helpers.cli import run_command
+
+from effvim.datasets import synthetic
+from effvim.visualization.curves import summarize_runs
+from tests.helpers.paths import ROOT
+
+SMALL = {
+    'retinanet': [
+        'train_dataloader.dataset.pipeline.2.scale=(128,128)',
+        'val_dataloader.dataset.pipeline.1.scale=(128,128)',
+    ],
+    'semfpn': [
+        'train_dataloader.dataset.pipeline.2.scale=(512,128)',
+        'train_dataloader.dataset.pipeline.3.crop_size=(128,128)',
+        'model.data_preprocessor.size=(128,128)',
+        'val_dataloader.dataset.pipeline.1.scale=(512,128)',
+        *(
+            f'{loader}_dataloader.dataset.{key}=.bmp'
+            for loader in ('train', 'val', 'test')
+            for key in ('img_suffix', 'seg_map_suffix')
+        ),
+    ],
+}
+
+
+@pytest.fixture(scope='module')
+def roots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('drawn')
+    return {
+        'retinanet': synthetic.draw_coco(folder / 'coco', num_train=9, num_val=5, size=64),
+        'semfpn': synthetic.draw_ade(folder / 'ade', num_train=9, num_val=5, size=64),
+    }
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_everything_once_and_nothing_left(name, roots, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    train_iteration = MMRunner.call_hook
+
+    def watched(self, what, **kwargs):
+        if what in ('after_train_iter', 'after_val_iter', 'after_load_checkpoint'):
+            seen.append((what, self.iter))
+        return train_iteration(self, what, **kwargs)
+
+    monkeypatch.setattr(MMRunner, 'call_hook', watched)
+    root = roots[name]
+    before = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
+    argv = [
+        str(ROOT / f'configs/{name}_effvim_m1.py'),
+        '--from-scratch',
+        '--data-root',
+        str(root),
+        '--dry-run',
+        '--cfg-options',
+        'train_dataloader.batch_size=2',
+        *SMALL[name],
+    ]
+    assert run_command('train', argv) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in root.rglob('*')} == before
+    trained = [place for what, place in seen if what == 'after_train_iter']
+    assert trained == [0, 1, 2, 3]
+    kinds = [what for what, _ in seen]
+    resumed = kinds.index('after_load_checkpoint')
+    for half in (kinds[:resumed], kinds[resumed:]):
+        assert half.count('after_train_iter') == 2 and 'after_val_iter' in half
+    out = capsys.readouterr().out
+    assert re.search(r'memory: about [\d,]+ MiB with 2 pictures a batch', out)
+    whole = {'retinanet': r'whole run of 6\d steps', 'semfpn': r'whole run of 40,000 steps'}
+    assert re.search(whole[name], out), out
+
+
+@pytest.mark.parametrize('more', [['--resume'], ['--launcher', 'pytorch']])
+def test_one_new_run_on_one_process(more, roots, capsys):
+    argv = [
+        str(ROOT / 'configs/retinanet_effvim_m1.py'),
+        '--data-root',
+        str(roots['retinanet']),
+        '--dry-run',
+        *more,
+    ]
+    assert run_command('train', argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and '--dry-run' in lines[0] and more[0] in lines[0]
+
+
+def test_a_row_for_each_run(tmp_path):
+    for name, scores in (('one', [0.1, 0.3, 0.2]), ('two', [0.4])):
+        log = tmp_path / name / '20260101_000000/vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        log.write_text(
+            '{"loss": 1.5, "step": 10}\n{"loss": 1.25, "step": 20}\n'
+            + ''.join(
+                f'{{"coco/bbox_mAP": {score}, "step": {i}}}\n' for i, score in enumerate(scores, 1)
+            )
+        )
+    table = summarize_runs([tmp_path / 'one', tmp_path / 'two'])
+    cells = list(zip(*(column._cells for column in table.columns)))
+    assert cells == [
+        (str(tmp_path / 'one'), '20', '1.2500', '0.2000 (best 0.3000)'),
+        (str(tmp_path / 'two'), '20', '1.2500', '0.4000 (best 0.4000)'),
+    ]

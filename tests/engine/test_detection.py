@@ -1,0 +1,352 @@
+"""The tools on real COCO pictures, and mmdet's own tools on our configs."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.helpers.cli import run_command
+
+from effvim.checkpoints import checkpoint
+from effvim.datasets import synthetic
+from effvim.engine import training as train_tool  # noqa: F401
+from effvim.engine.randomness import restore_random_states
+from effvim.files import write_atomic
+from tests.helpers.coco import assert_equals_pycocotools
+from tests.helpers.paths import ROOT
+
+CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
+SMALL = [
+    'train_dataloader.dataset.pipeline.2.scale=(128,96)',
+    'val_dataloader.dataset.pipeline.1.scale=(128,96)',
+    'test_dataloader.dataset.pipeline.1.scale=(128,96)',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.num_workers=1',
+    'train_cfg.max_epochs=1',
+    # keep what an untrained network finds, so that there is something to count
+    'model.test_cfg.score_thr=0.0',
+]
+
+
+def call(tool, *argv):
+    assert run_command('tool', [str(a) for a in argv]) == 0
+
+
+@pytest.fixture(scope='module')
+def trained(coco_root, tmp_path_factory):
+    """One epoch on the real training pictures, small, from random weights."""
+    folder = tmp_path_factory.mktemp('run')
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        call(
+            train_tool,
+            CONFIG,
+            '--from-scratch',
+            '--data-root',
+            coco_root,
+            '--work-dir',
+            folder,
+            '--cfg-options',
+            *SMALL,
+        )
+    return folder, out.getvalue()
+
+
+def test_what_a_person_sees(trained):
+    folder, out = trained
+    assert '126 pictures to train on, 36 to validate on, 80 classes: person, bicycle' in out
+    assert 'epoch 1/1  16/16  loss ' in out and 'eta 0:00:00  memory ' in out
+    assert 'coco/bbox_mAP_50' in out
+    for name in ('curves.png', 'pictures', 'epoch_1.pth'):
+        assert str(folder / name) in out and (folder / name).exists()
+    with Image.open(folder / 'curves.png') as image:
+        image.load()
+        assert image.width > 1000
+    assert len(list((folder / 'pictures').glob('*.png'))) == 8
+
+
+def test_checkpoint_knows_what_it_is(trained, coco_root):
+    content = checkpoint.read(trained[0] / 'epoch_1.pth')
+    about = checkpoint.describe(content)
+    assert about['config'] == 'retinanet_effvim_m1.py' and about['overlays'] == ['from_scratch']
+    assert about['data_root'] == str(coco_root) and about['options']['train_cfg.max_epochs'] == 1
+    assert about['place'] == {'epoch': 1, 'batch': 0, 'batches_per_epoch': 16}
+    assert about['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
+    assert len(checkpoint.classes_of(content)) == 80
+    assert {'python', 'numpy', 'torch'} <= content['random_states'].keys()
+    before = torch.get_rng_state()
+    restore_random_states(content['random_states'])
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tmp_path):
+    metrics = tmp_path / 'metrics.json'
+    call(
+        test_tool,
+        CONFIG,
+        trained[0] / 'epoch_1.pth',
+        '--out',
+        metrics,
+        '--work-dir',
+        tmp_path,
+        '--show-dir',
+        tmp_path / 'shown',
+        '--cfg-options',
+        f'+test_evaluator.outfile_prefix={tmp_path}/found',
+    )
+    numbers = json.loads(metrics.read_text())
+    assert len(numbers) == 12 and all(k.startswith('coco/bbox_') for k in numbers)
+    assert len(list((tmp_path / 'shown').glob('*.png'))) == 36
+
+    truth = coco_root / 'annotations/instances_val2017.json'
+    assert len(json.loads(truth.read_text())['images']) == 36
+    assert_equals_pycocotools(numbers, truth, tmp_path / 'found.bbox.json', 'bbox')
+
+
+def test_folded_evaluation_gives_the_same_metrics(trained, tmp_path):
+    numbers = []
+    for flags in ([], ['--fuse']):
+        call(
+            test_tool,
+            CONFIG,
+            trained[0] / 'epoch_1.pth',
+            '--out',
+            tmp_path / 'm.json',
+            '--work-dir',
+            tmp_path,
+            *flags,
+        )
+        numbers.append(json.loads((tmp_path / 'm.json').read_text()))
+    plain, folded = numbers
+    assert max(plain.values()) > 0
+    assert folded == pytest.approx(plain, abs=1e-4)
+
+
+def test_code_in_a_checkpoint_is_not_run_by_resuming(trained, tmp_path):
+    content = checkpoint.read(trained[0] / 'epoch_1.pth')
+    content['meta']['config'] = f'open({str(tmp_path / "ran")!r}, "w")'
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    call(
+        train_tool,
+        CONFIG,
+        '--resume',
+        tmp_path / 'epoch_1.pth',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_cfg.max_epochs=2',
+    )
+    assert (tmp_path / 'epoch_2.pth').exists() and not (tmp_path / 'ran').exists()
+
+
+def test_launcher_reaches_the_runner(tmp_path):
+    """Two processes share one run: each sees half of the batches, one writes the checkpoint."""
+    root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=3)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc-per-node=2',
+            '--standalone',
+            str(ROOT / 'tools/train.py'),
+            CONFIG,
+            '--from-scratch',
+            '--data-root',
+            str(root),
+            '--work-dir',
+            str(tmp_path / 'run'),
+            '--launcher',
+            'pytorch',
+            '--cfg-options',
+            *SMALL,
+            'train_dataloader.batch_size=2',
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('epoch 1/1  2/2') == 1
+    content = checkpoint.read(tmp_path / 'run/epoch_1.pth')
+    assert content['meta']['iter'] == 2
+
+
+def test_no_detections_is_a_stated_zero(trained, tmp_path, capsys):
+    call(
+        test_tool,
+        CONFIG,
+        trained[0] / 'epoch_1.pth',
+        '--out',
+        tmp_path / 'm.json',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'model.test_cfg.score_thr=1.0',
+    )
+    assert json.loads((tmp_path / 'm.json').read_text())['coco/bbox_mAP'] == 0
+    assert '0.0000' in capsys.readouterr().out
+
+
+def test_resume_goes_on_where_it_was(trained, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
+    call(
+        train_tool,
+        CONFIG,
+        '--resume',
+        '--work-dir',
+        folder,
+        '--cfg-options',
+        'train_cfg.max_epochs=2',
+    )
+    out = capsys.readouterr().out
+    assert 'epoch 2/2  16/16' in out and 'epoch 1/2' not in out
+    content = checkpoint.read(folder / 'epoch_2.pth')
+    assert content['meta']['iter'] == 32
+    state = next(iter(content['optimizer']['state'].values()))
+    assert int(state['step']) == 32
+
+
+def test_fine_tuning_on_other_classes_keeps_the_rest(trained, tmp_path, capsys):
+    root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=4)
+    call(
+        train_tool,
+        CONFIG,
+        '--from-scratch',
+        '--data-root',
+        root,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *SMALL,
+        f'load_from={trained[0] / "epoch_1.pth"}',
+        'optim_wrapper.optimizer.lr=0',
+    )
+    assert 'bbox_head.retina_cls.weight, bbox_head.retina_cls.bias' in capsys.readouterr().out
+    before = checkpoint.read(trained[0] / 'epoch_1.pth')['state_dict']
+    after = checkpoint.read(tmp_path / 'run/epoch_1.pth')['state_dict']
+    for name, value in after.items():
+        if 'retina_cls' in name:
+            assert value.shape[0] == 27
+        elif 'running_' not in name and not name.endswith('num_batches_tracked'):
+            assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize('how', ['truncated', 'rubbish', 'empty'])
+def test_unreadable_picture_is_named(how, coco_root, tmp_path, capsys):
+    root = Path(shutil.copytree(coco_root, tmp_path / 'coco'))
+    path = sorted((root / 'val2017').iterdir())[3]
+    whole = path.read_bytes()
+    path.write_bytes(
+        {'truncated': whole[: len(whole) // 2], 'rubbish': b'no picture' * 99, 'empty': b''}[how]
+    )
+    torch.manual_seed(0)
+    model = build(CONFIG)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'c.pth')
+    status = run_command(
+        'test',
+        [
+            CONFIG,
+            str(tmp_path / 'c.pth'),
+            '--data-root',
+            str(root),
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            'test_dataloader.dataset.pipeline.1.scale=(64,64)',
+        ],
+    )
+    err = capsys.readouterr().err.strip()
+    assert status == 2 and err.startswith('error: image') and path.name in err
+    assert err.count('\n') == 0
+
+
+def build(config):
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    import mmdet_plugin  # noqa: F401
+
+    cfg = Config.fromfile(config)
+    init_default_scope('mmdet')
+    from mmdet.registry import MODELS
+
+    return MODELS.build(cfg.model)
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'old')
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        write_atomic(path, b'new' * 1000)
+    assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_mmdets_own_train_and_test(coco_root, tmp_path):
+    """Our plugin and config without our tools, from the installed package."""
+    import mmdet
+
+    tools = Path(mmdet.__file__).parent / '.mim/tools'
+    root = str(coco_root) + '/'
+    val = f'{root}annotations/instances_val2017.json'
+    options = [
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        *SMALL,
+        f'train_dataloader.dataset.data_root={root}',
+        f'val_dataloader.dataset.data_root={root}',
+        f'test_dataloader.dataset.data_root={root}',
+        f'val_evaluator.ann_file={val}',
+        f'test_evaluator.ann_file={val}',
+        'env_cfg.dist_cfg.backend=gloo',
+    ]
+    run = [sys.executable, str(tools / 'train.py'), CONFIG, '--work-dir', str(tmp_path)]
+    done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / 'epoch_1.pth').is_file() and 'bbox_mAP' in done.stdout
+    # and our test tool takes what mmdet's wrote
+    call(
+        test_tool,
+        CONFIG,
+        tmp_path / 'epoch_1.pth',
+        '--data-root',
+        coco_root,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'm.json',
+        '--cfg-options',
+        *SMALL,
+    )
+    assert math.isfinite(json.loads((tmp_path / 'm.json').read_text())['coco/bbox_mAP'])
+
+
+def test_mmdets_own_inference(trained, coco_root):
+    code = f"""
+import mmdet_plugin
+from mmengine.config import Config
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+picture = {str(sorted((coco_root / 'val2017').iterdir())[0])!r}
+checkpoint = {str(trained[0] / 'epoch_1.pth')!r}
+inferencer = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)
+first = inferencer(picture)['predictions'][0]
+model = init_detector(Config(dict(inferencer.cfg)), checkpoint, device='cpu')
+second = inference_detector(model, picture).pred_instances
+assert len(second) == len(first['scores']) > 0
+assert abs(second.scores.max().item() - max(first['scores'])) < 1e-5
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

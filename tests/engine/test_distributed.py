@@ -1,0 +1,561 @@
+"""Several processes do what one does; if one ends, all do, and nothing is lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.helpers.cli import run_command
+
+from backbone import EfficientViM, UserError
+from effvim.checkpoints import checkpoint
+from effvim.datasets import synthetic
+from effvim.engine import distributed
+from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, draw, state
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import KINDS, TEST, files
+
+MASK_RCNN = str(ROOT / 'configs/mask_rcnn_effvim_m1.py')
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+ONE_BATCH = [
+    'train_dataloader.batch_size=1',
+    'train_dataloader.num_workers=0',
+    'val_dataloader.num_workers=0',
+]
+# AdamW makes whole steps of gradients that are but rounding; with a larger eps small ones.
+LINEAR = '+optim_wrapper.optimizer.eps=0.001'
+DETECTION = [
+    *ONE_BATCH,
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'train_cfg.max_epochs=1',
+    'param_scheduler.0.start_factor=1.0',
+    LINEAR,
+    'train_dataloader.dataset.filter_cfg=None',
+]  # one without objects stays
+# Statistics over both pictures would need SyncBN, which CPUs lack: group norm in its place.
+SEGMENTATION = [
+    *ONE_BATCH,
+    'train_dataloader.dataset.pipeline.2.scale=(256,64)',
+    'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+    'model.data_preprocessor.size=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(256,64)',
+    'train_cfg.max_iters=10',
+    'train_cfg.val_interval=10',
+    'default_hooks.checkpoint.interval=10',
+    'model.decode_head.norm_cfg.type=GN',
+    '+model.decode_head.norm_cfg.num_groups=32',
+    LINEAR,
+    'model.decode_head.dropout_ratio=0.0',  # whose numbers each process draws for itself
+]
+# Every negative proposal counts, where the recipe draws some of them.
+ALL = [
+    'model.train_cfg.rpn.sampler.num=100000',
+    'model.train_cfg.rcnn.sampler.num=2000',
+    'model.train_cfg.rpn_proposal.max_per_img=50',
+    *TEST['mask_rcnn'],
+]
+
+
+@pytest.fixture(scope='module')
+def together():
+    """Runs a tool on several processes, see processes.py, all on one thread."""
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / 'tests/processes.py')],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as server:
+
+        def run(number, tool, *argv, statuses=None, **how):
+            job = dict(processes=number, tool=tool, argv=[str(a) for a in argv], **how)
+            print(json.dumps(job), file=server.stdin, flush=True)
+            done = json.loads(server.stdout.readline())
+            assert done['statuses'] == (statuses or [0] * number), '\n'.join(done['outputs'])
+            return done
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture(scope='module')
+def roots(tmp_path_factory):
+    """Drawn pictures of 64 pixels by config; for detectors 20 to train on."""
+    folder = tmp_path_factory.mktemp('drawn')
+    coco = synthetic.draw_coco(folder / 'more', num_train=20, num_val=2, size=64)
+    return {SEMFPN: draw(folder)[SEMFPN], RETINANET: coco, MASK_RCNN: coco}
+
+
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory):
+    """Backbone weights with statistics that are no units."""
+    path = tmp_path_factory.mktemp('weights') / 'm1.pth'
+    torch.manual_seed(0)
+    state = EfficientViM('m1', out_indices=(0, 1, 2)).state_dict()
+    for name, value in state.items():
+        if name.endswith(('running_mean', 'running_var')):
+            value += torch.rand_like(value) / 2
+    torch.save({'model': state}, path)
+    return path
+
+
+def training(config, roots, pretrained, folder, *options, flags=()):
+    """The command line of a run of the recipe, whose BN statistics are frozen."""
+    more = SEGMENTATION if config == SEMFPN else DETECTION
+    return [
+        config,
+        '--data-root',
+        roots[config],
+        '--work-dir',
+        folder,
+        *flags,
+        '--cfg-options',
+        f'model.backbone.init_cfg.checkpoint={pretrained}',
+        *more,
+        *options,
+    ]
+
+
+def last(folder):
+    return checkpoint.read(checkpoint.find_latest(Path(folder)))
+
+
+# ---- the same results
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_metrics_do_not_depend_on_the_number_of_processes(kind, together, run_of, tmp_path):
+    """Seven pictures: two processes see one twice, three see two twice."""
+    trained = run_of(kind)
+    root = (synthetic.draw_ade if kind == 'semfpn' else synthetic.draw_coco)(
+        tmp_path / 'data', num_train=1, num_val=7, size=96
+    )
+    metrics = {}
+    for number in (1, 2, 3):
+        out = tmp_path / str(number)
+        show = ['--show-dir', out / 'shown'] if kind == 'retinanet' else []
+        together(
+            number,
+            'test',
+            trained.config,
+            trained.checkpoint,
+            '--data-root',
+            root,
+            '--out',
+            out / 'metrics.json',
+            '--work-dir',
+            out,
+            *show,
+        )
+        metrics[number] = json.loads((out / 'metrics.json').read_text())
+        assert len(files(out / 'shown')) == 7 * len(show) // 2
+    assert max(metrics[1].values()) > 0
+    for number in (2, 3):
+        assert metrics[number] == pytest.approx(metrics[1], rel=0, abs=1e-9)
+        assert files(tmp_path / f'{number}/shown').keys() == files(tmp_path / '1/shown').keys()
+
+
+def assert_equal_weights(first, second, pretrained):
+    """Equal to 1e-6, and no longer what training began with."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert (value - second[name]).abs().max() <= 1e-6, name
+    began = torch.load(pretrained, weights_only=True)['model']
+    moved = [
+        name
+        for name, value in began.items()
+        if (value - first[f'backbone.{name}']).abs().max() > 1e-5
+    ]
+    assert len(moved) > 100
+
+
+def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
+    together, roots, pretrained, tmp_path
+):
+    """Ten steps."""
+    weights = {}
+    for number, size in ((1, 2), (2, 1)):
+        folder = tmp_path / str(number)
+        together(
+            number,
+            'train',
+            *training(
+                SEMFPN,
+                roots,
+                pretrained,
+                folder,
+                f'train_dataloader.batch_size={size}',
+                'optim_wrapper.optimizer.lr=0.001',
+            ),
+        )
+        weights[number] = last(folder)['state_dict']
+    assert_equal_weights(weights[1], weights[2], pretrained)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [RETINANET, pytest.param(MASK_RCNN, marks=pytest.mark.slow)],
+    ids=['retinanet', 'mask_rcnn'],
+)
+def test_a_detector_on_two_processes_equals_accumulated_gradients(
+    config, together, roots, pretrained, tmp_path
+):
+    """Ten steps on the same batches: losses are normalised for each process, hence each batch."""
+    contents = {}
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        together(
+            number,
+            'train',
+            *training(
+                config,
+                roots,
+                pretrained,
+                folder,
+                f'optim_wrapper.accumulative_counts={3 - number}',
+                *(ALL if config == MASK_RCNN else []),
+            ),
+        )
+        contents[number] = last(folder)
+        steps = {int(s['step']) for s in contents[number]['optimizer']['state'].values()}
+        assert steps == {10}
+    assert_equal_weights(contents[1]['state_dict'], contents[2]['state_dict'], pretrained)
+
+
+def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_path):
+    """Two of seven are broken, in the shares of different processes."""
+    trained = run_of('mask_rcnn')
+    root = synthetic.draw_coco(tmp_path / 'data', num_train=1, num_val=7, size=96)
+    pictures = sorted((root / 'val2017').iterdir())
+    for broken in (pictures[1], pictures[4]):
+        broken.write_bytes(broken.read_bytes()[:99])
+    found = {}
+    for number in (1, 2, 3):
+        done = together(
+            number,
+            'infer',
+            trained.config,
+            trained.checkpoint,
+            root / 'val2017',
+            '--out',
+            tmp_path / str(number),
+            '--json',
+            '--score-thr',
+            0,
+            statuses=[1] * number,
+        )
+        said = ''.join(done['outputs'])
+        assert '5 of 7 pictures done' in said and '2 could not be read' in said
+        found[number] = {
+            name: path.read_bytes() for name, path in files(tmp_path / str(number)).items()
+        }
+    assert len(json.loads(found[1]['detections.segm.json'])) > 20
+    assert found[1] == found[2] == found[3]
+
+
+# ---- signals
+
+
+# each process draws proposals from random numbers of its own
+DRAWN = [*TEST['mask_rcnn'], 'model.train_cfg.rcnn.sampler.num=16']
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """What Slurm sets, and its command that lists the nodes."""
+    command = tmp_path / 'bin/scontrol'
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\n[ "$*" = "show hostnames here[1-2]" ] && echo localhost\n')
+    command.chmod(0o755)
+    return {'SLURM_NODELIST': 'here[1-2]', 'PATH': f'{command.parent}:{os.environ["PATH"]}'}
+
+
+@pytest.mark.parametrize(
+    'number, rank, config',
+    [
+        (signal.SIGTERM, 1, RETINANET),
+        pytest.param(signal.SIGINT, 0, MASK_RCNN, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
+    number, rank, config, together, roots, pretrained, slurm, tmp_path
+):
+    """In the middle of an epoch, under Slurm; resumed, the run ends as if nothing had happened."""
+
+    def command(name, *flags):
+        return training(
+            config,
+            roots,
+            pretrained,
+            tmp_path / name,
+            *(DRAWN if config == MASK_RCNN else []),
+            flags=flags,
+        )
+
+    together(2, 'train', *command('whole'))
+    done = together(
+        2,
+        'train',
+        *command('halves'),
+        statuses=[128 + number] * 2,
+        signals={rank: ['train', 3, number]},
+        launcher='slurm',
+        environment=slurm,
+    )
+    assert f'{number.name}: ended after iteration 3' in done['outputs'][0]
+    assert 'Error' not in ''.join(done['outputs'])
+    assert last(tmp_path / 'halves')['meta']['iter'] == 3
+    resumed = together(2, 'train', *command('halves', '--resume'))
+    assert 'epoch 1/1  10/10' in resumed['outputs'][0]
+    first, second = last(tmp_path / 'whole'), last(tmp_path / 'halves')
+    assert not difference(state(first), state(second))
+    others = [content['random_states_of_others'] for content in (first, second)]
+    assert not difference(*others)
+    drawn_alike = not difference(others[0][0], first['random_states'])
+    assert drawn_alike == (config == RETINANET)
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_of_all_processes_are_kept(together, roots, pretrained, tmp_path):
+    """Stopped between the two batches of a step, then resumed."""
+
+    def command(name, *flags):
+        return training(
+            RETINANET,
+            roots,
+            pretrained,
+            tmp_path / name,
+            'optim_wrapper.accumulative_counts=2',
+            'optim_wrapper.optimizer.lr=0.0001',
+            flags=flags,
+        )
+
+    together(2, 'train', *command('whole'))
+    together(2, 'train', *command('halves'), signals={1: ['train', 3, 15]}, statuses=[143] * 2)
+    assert last(tmp_path / 'halves')['gradients']
+    together(2, 'train', *command('halves', '--resume'))
+    first, second = (last(tmp_path / name)['state_dict'] for name in ('whole', 'halves'))
+    assert_equal_weights(first, second, pretrained)
+
+
+def test_a_signal_in_a_validation_ends_all(together, roots, pretrained, tmp_path):
+    done = together(
+        2,
+        'train',
+        *training(RETINANET, roots, pretrained, tmp_path),
+        signals={1: ['val', 1, signal.SIGTERM]},
+        statuses=[143] * 2,
+    )
+    assert 'ended after iteration 10' in done['outputs'][0]
+    assert last(tmp_path)['meta']['iter'] == 10
+
+
+# ---- a process that dies
+
+
+@pytest.mark.parametrize('dead', [0, 1])
+def test_the_death_of_one_ends_training(dead, together, roots, pretrained, tmp_path):
+    """With no launcher that would see to it."""
+    statuses = [2, 2, 2]
+    statuses[dead] = -9
+    done = together(
+        3,
+        'train',
+        *training(RETINANET, roots, pretrained, tmp_path),
+        signals={dead: ['train', 2, signal.SIGKILL]},
+        statuses=statuses,
+    )
+    assert_names(dead, done)
+
+
+def test_the_death_of_one_ends_an_evaluation(together, run_of, tmp_path):
+    """The other waits for its results."""
+    trained = run_of('retinanet')
+    done = together(
+        2,
+        'test',
+        trained.config,
+        trained.checkpoint,
+        '--work-dir',
+        tmp_path,
+        signals={1: ['test', 3, signal.SIGKILL]},
+        statuses=[2, -9],
+    )
+    assert_names(1, done)
+
+
+def assert_names(dead, done):
+    """One line says which process died; the others have ended in time."""
+    said = ''.join(done['outputs'])
+    (line,) = re.findall('^error: .*$', said, re.MULTILINE)
+    assert re.match(rf'error: rank {dead} \(process \d+ on .*\) died; ', line)
+    assert 'Traceback' not in said and done['seconds'] < 60
+
+
+def test_a_mistake_that_one_meets_ends_all(together, run_of, tmp_path):
+    """A broken picture: its process says so, the first one says which that was."""
+    trained = run_of('retinanet')
+    root = synthetic.draw_coco(tmp_path / 'data', num_train=1, num_val=4, size=96)
+    broken = sorted((root / 'val2017').iterdir())[1]
+    broken.write_bytes(b'')
+    done = together(
+        2,
+        'test',
+        trained.config,
+        trained.checkpoint,
+        '--data-root',
+        root,
+        '--work-dir',
+        tmp_path,
+        statuses=[2, 2],
+    )
+    first, second = (re.findall('^error: .*$', said, re.MULTILINE) for said in done['outputs'])
+    assert len(first) == len(second) == 1
+    assert broken.name in second[0] and 'rank 1' in first[0] and 'see what it said' in first[0]
+
+
+def test_who_waits_for_a_dead_one_without_noticing_is_ended():
+    """As with NCCL, whose waiting nothing interrupts."""
+    code = """
+import os, sys, time
+from effvim import processes
+processes.read_environment('pytorch')
+with processes.joined('pytorch'):
+    if os.environ['RANK'] == '2':
+        os.kill(os.getpid(), 9)
+    time.sleep(100)
+"""
+    with processes.socket.create_server(('', 0)) as free:
+        port = str(free.getsockname()[1])
+    began = time.monotonic()
+    running = [
+        subprocess.Popen(
+            [sys.executable, '-c', code],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **ENVIRONMENT,
+                'RANK': str(rank),
+                'LOCAL_RANK': str(rank),
+                'WORLD_SIZE': '3',
+                'MASTER_ADDR': 'localhost',
+                'MASTER_PORT': port,
+            },
+        )
+        for rank in range(3)
+    ]
+    errors = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2, -9]
+    assert 'error: rank 2 (process' in errors[0] and not errors[1] and not errors[2]
+    assert time.monotonic() - began < 60
+
+
+# ---- torchrun
+
+
+def torchrun(roots, pretrained, folder):
+    """A run that would take long; returns it when it has done some iterations, with its output."""
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc-per-node=2',
+            str(ROOT / 'tools/train.py'),
+            *map(
+                str,
+                training(
+                    RETINANET,
+                    roots,
+                    pretrained,
+                    folder,
+                    'train_cfg.max_epochs=999',
+                    'train_cfg.val_interval=999',
+                    'default_hooks.checkpoint.interval=999',
+                    'default_hooks.logger.interval=1',
+                ),
+            ),
+            '--launcher',
+            'pytorch',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    for line in running.stdout:
+        if 'epoch 1/999  3/' in line:
+            return running
+    raise AssertionError(running.stderr.read())
+
+
+def rank_of(process):
+    """The rank that torchrun gave to a process."""
+    variables = Path(f'/proc/{process}/environ').read_bytes().split(b'\0')
+    return int(next(v for v in variables if v.startswith(b'RANK='))[5:])
+
+
+def workers(running):
+    """Processes of `running`, by rank."""
+    children = Path(f'/proc/{running.pid}/task/{running.pid}/children').read_text().split()
+    return {rank_of(child): int(child) for child in children}
+
+
+def test_torchrun_ends_when_a_process_dies(roots, pretrained, tmp_path):
+    with torchrun(roots, pretrained, tmp_path) as running:
+        os.kill(workers(running)[1], signal.SIGKILL)
+        began = time.monotonic()
+        _, errors = running.communicate()
+        assert running.returncode and time.monotonic() - began < 60
+    assert len(re.findall(r'^error: rank 1 \(process \d+ on .*\) died', errors, re.MULTILINE)) == 1
+    assert re.search(r'Root Cause[^[]*\[0\]:.*rank +: 1', errors, re.DOTALL)  # torchrun's own words
+
+
+def test_a_signal_to_torchrun_and_its_processes_saves_and_ends(roots, pretrained, tmp_path):
+    """As Slurm sends it. torchrun passes it on: each process is sent two."""
+    with torchrun(roots, pretrained, tmp_path) as running:
+        for process in (*workers(running).values(), running.pid):
+            os.kill(process, signal.SIGTERM)
+        _, errors = running.communicate()
+    done = int(re.search(r'SIGTERM: ended after iteration (\d+); --resume', errors)[1])
+    content = last(tmp_path)
+    assert content['meta']['iter'] == done
+    assert checkpoint.describe(content)['place']['batch'] == done % 10
+    assert not re.search('^error:', errors, re.MULTILINE)
+
+
+# ---- how it is started
+
+
+def mistake(capsys, *flags):
+    assert run_command('train', [RETINANET, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_launcher_that_did_not_start_it(monkeypatch, capsys):
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for launcher, start in (('pytorch', 'torchrun'), ('slurm', 'srun')):
+        line = mistake(capsys, '--launcher', launcher)
+        assert f'--launcher {launcher}: ' in line and start in line
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert 'add --launcher pytorch' in mistake(capsys)
+
+
+def test_slurm_that_does_not_know_its_nodes(monkeypatch, slurm):
+    monkeypatch.setenv('PATH', slurm['PATH'])
+    monkeypatch.setenv('SLURM_NODELIST', 'there[1-2]')
+    with pytest.raises(UserError, match=r'there\[1-2\].*MASTER_ADDR'):
+        distributed.first_node()

@@ -1,0 +1,553 @@
+"""Runs that are stopped go on as if nothing had happened; nothing on disk is lost."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop
+from tests.helpers.cli import run_command
+
+from backbone.errors import UserError
+from effvim.checkpoints import checkpoint
+from effvim.cli import train
+from effvim.config.reading import import_plugins
+from effvim.datasets import synthetic
+from effvim.engine import lock, runner
+from effvim.engine import training as train_tool
+from effvim.engine.randomness import random_states
+from effvim.files import write_atomic
+from tests.engine.test_training_options import (  # noqa: F401
+    BATCHES,
+    SEMFPN,
+    command,
+    mistake,
+    prepared,
+    root,
+    run,
+)
+from tests.helpers.kill_and_resume import difference, state
+from tests.helpers.paths import ROOT
+
+# random in every way: order, flips, stochastic depth; epochs of two and a half groups
+RANDOM = [
+    'train_dataloader.dataset.pipeline.3.prob=0.5',
+    'train_dataloader.sampler.shuffle=True',
+    '+model.backbone.drop_path_rate=0.2',
+    '+default_hooks.checkpoint.save_best=auto',
+    'optim_wrapper.accumulative_counts=2',
+]
+TWO = [*RANDOM, 'train_cfg.max_epochs=2']
+
+
+def kill_and_resume(*flags, timeout):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tests/kill_and_resume.py'), *flags],
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_killed_runs_end_as_if_nothing_had_happened():
+    out = kill_and_resume('--kills', '2', timeout=600)
+    assert '2 of 2 ended equal' in out
+
+
+@pytest.mark.slow
+def test_twenty_killed_runs_end_as_if_nothing_had_happened():
+    out = kill_and_resume('--kills', '20', timeout=1800)
+    assert '20 of 20 ended equal' in out
+
+
+@pytest.fixture(scope='module')
+def whole(root, tmp_path_factory):  # noqa: F811
+    """Two random epochs that nobody disturbs."""
+    folder = tmp_path_factory.mktemp('whole')
+    return folder, run(root, folder, '--ema', more=TWO)
+
+
+def assert_equal_runs(first, second):
+    assert not difference(state(first), state(second))
+
+
+class At(Hook):
+    """Does something after iteration `when`, counted from 1, or in a validation after it."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, when, act, validating=False):
+        self.when, self.act, self.validating = when, act, validating
+
+    def after_train_iter(self, runner, *_, **__):
+        if not self.validating and runner.iter + 1 == self.when:
+            self.act(runner)
+
+    def after_val_iter(self, runner, *_, **__):
+        if self.validating and runner.iter == self.when:
+            self.act(runner)
+
+
+def interrupted(running, number):
+    """Train until signal `number` ends it; returns the exit status."""
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        train(running)
+    assert signal.getsignal(number) is before
+    return end.value.code
+
+
+def train(running):
+    """As the tool does it: signals are left to whom they belonged, however it ends."""
+    from effvim.engine.runner import closing
+
+    with closing(running):
+        running.train()
+
+
+@pytest.mark.parametrize(
+    'number, validating', [(signal.SIGINT, False), (signal.SIGTERM, True)], ids=str
+)
+def test_signals_finish_the_iteration_save_and_end(
+    number, validating, whole, root, tmp_path, capfd
+):  # noqa: F811
+    """In the middle of an epoch, and in a validation for which there is no checkpoint yet."""
+    done = BATCHES if validating else 3
+    more = [*TWO, 'default_hooks.checkpoint.interval=2'] if validating else TWO
+    running = prepared(root, tmp_path, '--ema', more=more)
+    running.register_hook(At(done, lambda _: os.kill(os.getpid(), number), validating))
+    assert interrupted(running, number) == 128 + number
+    assert f'{number.name}: ended after iteration {done}' in capfd.readouterr().err
+    assert checkpoint.read(checkpoint.find_latest(tmp_path))['meta']['iter'] == done
+    if not validating:  # killing runs says the rest
+        return
+    resumed = run(root, tmp_path, '--ema', '--resume', more=more)
+    assert_equal_runs(resumed, whole[1])
+
+
+def test_the_second_signal_ends_at_once(tmp_path):
+    code = f"""
+import logging, os, signal
+from types import SimpleNamespace
+from mmengine.logging import MessageHub
+from effvim.saving import EffViMCheckpointHook
+hook = EffViMCheckpointHook(interval=1, backend_args=dict(backend='local'))
+hook.before_train(SimpleNamespace(work_dir={str(tmp_path)!r}, iter=0, logger=logging.getLogger(),
+                                  message_hub=MessageHub('b')))
+os.kill(os.getpid(), signal.SIGTERM)
+print('still here', flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print('too late', flush=True)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM
+    assert 'still here' in done.stdout and 'too late' not in done.stdout
+    assert 'once more ends at once' in done.stderr
+
+
+def test_killed_in_the_last_validation(whole, root, tmp_path, capsys):  # noqa: F811
+    """It is made up for; then there is nothing left to do."""
+    running = prepared(root, tmp_path, '--ema', more=TWO)
+    running.register_hook(At(2 * BATCHES, lambda _: sys.exit(9), validating=True))
+    assert interrupted(running, signal.SIGTERM) == 9
+    assert_equal_runs(run(root, tmp_path, '--resume', more=TWO), whole[1])
+    assert {p.name for p in tmp_path.glob('best*')} == {p.name for p in whole[0].glob('best*')}
+    capsys.readouterr()
+    assert 'max_epochs' in mistake(
+        capsys, train_tool, command(root, tmp_path, '--resume', more=TWO)
+    )
+
+
+def test_ended_before_the_first_checkpoint(root, tmp_path, capsys):  # noqa: F811
+    (tmp_path / lock.NAME).touch()
+    cfg, _ = train_tool.prepare(train.parse(command(root, tmp_path, '--resume')))
+    assert not cfg.resume and 'starts anew' in capsys.readouterr().out
+
+
+def test_number_of_workers_changes_nothing(whole, root, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr('os.sched_getaffinity', lambda _: range(4), raising=False)
+    more = [*TWO, 'train_dataloader.num_workers=3', 'val_dataloader.num_workers=1']
+    assert_equal_runs(run(root, tmp_path, '--ema', more=more), whole[1])
+
+
+def seen(batches):
+    return [
+        (sample.img_id if 'img_id' in sample else sample.img_path, picture)
+        for batch in batches
+        for picture, sample in zip(batch['inputs'], batch['data_samples'])
+    ]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        a == b and torch.equal(x, y) for (a, x), (b, y) in zip(first, second)
+    )
+
+
+@pytest.fixture
+def ade(tmp_path_factory):
+    return synthetic.draw_ade(tmp_path_factory.mktemp('a') / 'ade', num_train=7, num_val=1, size=64)
+
+
+def test_a_stream_goes_on_where_it_was_without_reading_what_went_before(ade, tmp_path, monkeypatch):
+    from effvim.config.reading import import_plugins
+    from effvim.engine import runner
+
+    cfg, about = train_tool.prepare(
+        train.parse(
+            [
+                SEMFPN,
+                '--from-scratch',
+                '--data-root',
+                str(ade),
+                '--work-dir',
+                str(tmp_path),
+                '--cfg-options',
+                'train_dataloader.batch_size=2',
+                'train_dataloader.num_workers=0',
+                'train_dataloader.dataset.pipeline.2.scale=(256,64)',
+                'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+                'train_dataloader.dataset.img_suffix=.bmp',
+                'train_dataloader.dataset.seg_map_suffix=.bmp',
+                'val_dataloader.dataset.img_suffix=.bmp',
+                'val_dataloader.dataset.seg_map_suffix=.bmp',
+            ]
+        )
+    )
+    import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+
+    def batches(skip, number, workers=0):
+        data = {**running._train_dataloader, 'num_workers': workers, 'persistent_workers': False}
+        loop = IterBasedTrainLoop(running, data, max_iters=99)
+        loop.dataloader_iterator.skip_iter(skip)
+        return seen([next(loop.dataloader_iterator) for _ in range(number)])
+
+    running.train_loop  # noqa: B018  is built
+    whole = batches(0, 9)  # more than two passes over seven pictures
+    assert same(whole, batches(0, 9, workers=2)) and same(whole[12:], batches(6, 3, workers=2))
+    once, again = whole[:7], dict(whole[7:14])
+    assert {path for path, _ in once} == again.keys()
+    assert not any(torch.equal(picture, again[path]) for path, picture in once)  # other noise
+
+    kind, read = type(running.train_dataloader.dataset.dataset), []
+    load = kind.__getitem__
+    monkeypatch.setattr(kind, '__getitem__', lambda self, i: read.append(i) or load(self, i))
+    assert same(whole[12:], batches(6, 3)) and len(read) == 6
+
+
+def test_pictures_leave_the_models_random_numbers_alone(root, tmp_path):  # noqa: F811
+    running = prepared(root, tmp_path, more=TWO)
+    before = random_states()
+    list(running.train_dataloader)
+    assert not difference(before, random_states())
+
+
+def test_mmdets_hook_changes_the_pipeline_that_workers_run(root, tmp_path):  # noqa: F811
+    """Mosaics end with the switch; the pictures after it are still named when they are broken."""
+    cfg, about = train_tool.prepare(
+        train.parse(
+            [
+                str(ROOT / 'configs/rtmdet_effvim_m1.py'),
+                '--from-scratch',
+                '--data-root',
+                str(root),
+                '--work-dir',
+                str(tmp_path),
+                '--cfg-options',
+                'train_dataloader.num_workers=1',
+                'train_dataloader.batch_size=2',
+            ]
+        )
+    )
+    import_plugins(cfg)
+    running = runner.Runner(cfg, about)
+    running._train_loop = running.build_train_loop(running._train_loop)
+    loader = running.train_dataloader
+
+    def steps(of):
+        return [type(t).__name__ for t in of.pipeline.transforms]
+
+    assert 'CachedMosaic' in steps(loader.dataset.dataset)
+    list(loader)  # workers have their copy now
+    (hook,) = (hook for hook in running.hooks if type(hook).__name__ == 'PipelineSwitchHook')
+    running.train_loop._epoch = 280
+    hook.before_train_epoch(running)
+    assert steps(loader.dataset.dataset) == steps(loader.dataset)
+    assert 'CachedMosaic' not in steps(loader.dataset.dataset)
+    picture = Path(loader.dataset.get_data_info(0)['img_path'])
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:2000])
+    with pytest.raises(UserError, match=picture.name):
+        list(loader)
+    picture.write_bytes(whole)
+
+
+def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):  # noqa: F811
+    more = ['randomness.seed=None', 'train_cfg.max_epochs=2']
+    running = prepared(root, tmp_path, more=more)
+    running.register_hook(At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    interrupted(running, signal.SIGTERM)
+    seed = checkpoint.read(tmp_path / 'iter_2.pth')['meta']['seed']
+    assert seed == running.seed != prepared(root, tmp_path / 'other', more=more).seed
+    for resumed in (
+        prepared(root, tmp_path, '--resume'),
+        prepared(root, tmp_path / 'given', '--seed', seed),
+    ):
+        assert resumed.seed == resumed.train_dataloader.batch_sampler.sampler.seed == seed
+    for flags, options in ((['--seed', seed + 1], []), ([], [f'randomness.seed={seed + 1}'])):
+        assert run_command('train', command(root, tmp_path, '--resume', *flags, more=options)) == 2
+        assert f'was trained with seed {seed}' in capsys.readouterr().err
+
+
+def test_in_the_middle_of_an_epoch_of_other_batches(root, tmp_path, capsys):  # noqa: F811
+    running = prepared(root, tmp_path)
+    running.register_hook(At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    interrupted(running, signal.SIGTERM)
+    assert (
+        run_command(
+            'train', command(root, tmp_path, '--resume', more=['train_dataloader.batch_size=2'])
+        )
+        == 2
+    )
+    assert f'epoch of {BATCHES} batches, now one has 3' in capsys.readouterr().err
+
+
+# ---- files
+
+
+@pytest.fixture
+def written(whole, tmp_path):
+    """A checkpoint as we write it, of all that is in one, but only its smaller tensors."""
+
+    def small(value):
+        if isinstance(value, dict):
+            return {
+                k: small(v)
+                for k, v in value.items()
+                if not isinstance(v, torch.Tensor) or v.numel() < 2000
+            }
+        return value
+
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint.write(path, small(whole[1]))
+    content = checkpoint.read(path)
+    assert 'exp_avg' in content['optimizer']['state'][0] and path.stat().st_size > 100_000
+    return path
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+def test_every_flipped_byte_is_noticed(written):
+    content = written.read_bytes()
+    chance = random.Random(0)
+    places = [chance.randrange(len(content)) for _ in range(100)]
+    places += range(len(content) - 120, len(content))  # the hash itself and what says where it is
+    for place in places:
+        flip(written, place)
+        with pytest.raises(ValueError, match=f'{written.name} is (truncated, )?damaged'):
+            checkpoint.read(written)
+        flip(written, place)
+    assert written.read_bytes() == content and checkpoint.read(written)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(whole, root, tmp_path, capsys):  # noqa: F811
+    for path in whole[0].glob('epoch_*.pth'):
+        shutil.copy2(path, tmp_path)
+    newest, before = tmp_path / 'epoch_2.pth', tmp_path / 'epoch_1.pth'
+    flip(newest, newest.stat().st_size // 2)
+    message = mistake(capsys, train_tool, command(root, tmp_path, '--resume', newest))
+    assert f'{newest} is damaged' in message
+    resumed = run(root, tmp_path, '--resume', more=TWO)
+    captured = capsys.readouterr()
+    assert f'warning: {newest} is damaged' in captured.err and str(before) in captured.err
+    assert f'loaded {before} (verified)' in captured.out
+    assert_equal_runs(resumed, whole[1])
+
+
+def test_files_of_others_are_called_unverified(whole, tmp_path, capsys):
+    torch.save(checkpoint.read(whole[0] / 'epoch_1.pth'), tmp_path / 'theirs.pth')
+    for path, word in ((tmp_path / 'theirs.pth', 'unverified'), (whole[0] / 'epoch_1.pth', 'ver')):
+        assert (
+            run_command('test', [command('', '')[0], str(path), '--work-dir', str(tmp_path)]) == 0
+        )
+        assert f'loaded {path} ({word}' in capsys.readouterr().out
+
+
+def test_what_the_disk_changed_is_not_taken_for_written(tmp_path, monkeypatch):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'old')
+    sync = os.fsync
+
+    def wrong(handle):
+        sync(handle)
+        os.pwrite(handle, b'?', 1000)
+
+    monkeypatch.setattr('os.fsync', wrong)
+    with pytest.raises(OSError, match='reads back otherwise'):
+        write_atomic(path, b'new' * 1000)
+    assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_keeps_what_was_there(whole, root, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """The second epoch's checkpoint does not fit any more."""
+    shutil.copy2(whole[0] / 'epoch_1.pth', tmp_path)
+    before = (tmp_path / 'epoch_1.pth').read_bytes()
+    sync = os.fsync
+
+    def full(handle):
+        if '.epoch_2.pth.' in os.readlink(f'/proc/self/fd/{handle}'):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    monkeypatch.setattr('os.fsync', full)
+    assert run_command('train', command(root, tmp_path, '--resume', more=TWO)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert 'No space left' in line and '--resume' in line
+    assert [path.name for path in tmp_path.rglob('*.pth*')] == ['epoch_1.pth']
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == before
+
+
+def test_one_run_at_a_time(root, tmp_path, capsys):  # noqa: F811
+    code = f"""
+import time
+from pathlib import Path
+from effvim import lock
+with lock.held(Path({str(tmp_path)!r})):
+    print('held', flush=True)
+    time.sleep(99)
+"""
+    half = tmp_path / '.epoch_1.pth.abcdefgh'
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == 'held\n'
+        half.touch()  # the other may just be writing it
+        message = mistake(capsys, train_tool, command(root, tmp_path))
+        assert f'process {other.pid} on ' in message and str(tmp_path) in message
+        assert half.exists()
+        other.kill()
+    with lock.held(tmp_path):
+        assert not half.exists()
+
+
+# ---- numbers that are not finite
+
+
+class Poison(Hook):
+    """Makes the pictures of iteration `when` infinitely bright."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, *when):
+        self.when = when
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 in self.when:
+            data_batch['inputs'] = [image * torch.inf for image in data_batch['inputs']]
+
+
+def poisoned(root, folder, *when, more=(), flags=()):  # noqa: F811
+    running = prepared(root, folder, *flags, more=more)
+    running.register_hook(Poison(*when))
+    return running
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(root, tmp_path, capsys):  # noqa: F811
+    running = poisoned(root, tmp_path, 3)
+    states = []
+    running.register_hook(
+        At(2, lambda r: states.append({n: v.clone() for n, v in r.model.state_dict().items()}))
+    )
+    with pytest.raises(ValueError) as error:
+        train(running)
+    saved = checkpoint.read(tmp_path / 'bad_batch.pth')
+    name = Path(saved['images'][0]).name
+    for part in ('iteration 3: the loss', 'loss_cls nan', name, str(tmp_path / 'bad_batch.pth')):
+        assert part in str(error.value)
+    assert saved['iteration'] == 3 and np.isnan(saved['losses']['loss_cls'])
+    assert torch.isinf(saved['inputs'][0]).any() and (root / 'train2017' / name).is_file()
+    parameters = dict(running.model.named_parameters())
+    assert saved['affected'] and set(saved['affected']) <= parameters.keys()
+    for name, value in parameters.items():  # as they were after iteration 2
+        assert torch.equal(value, states[0][name]) and value.isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(root, tmp_path):  # noqa: F811
+    running = prepared(root, tmp_path)
+    layer = running.model.neck.lateral_convs[1].conv
+
+    def spoil(_):
+        layer.weight.register_hook(lambda grad: grad * torch.nan)
+
+    running.register_hook(At(2, spoil))
+    with pytest.raises(ValueError, match='iteration 3: the gradient is not finite') as error:
+        train(running)
+    assert 'first affected neck.lateral_convs.1.conv.weight (1 parameters)' in str(error.value)
+
+
+def test_bad_batches_are_left_out_as_if_they_had_not_been_drawn(root, tmp_path, capsys):  # noqa: F811
+    flags = dict(
+        flags=['--skip-bad-batches', '2'],
+        more=['optim_wrapper.clip_grad=None', 'default_hooks.logger.interval=1'],
+    )
+    running = poisoned(root, tmp_path / 'a', 2, 4, **flags)
+    reference = prepared(root, tmp_path / 'b', more=flags['more'])
+    running._init_model_weights()
+    reference.model.load_state_dict(running.model.state_dict())
+    running._init_model_weights = lambda: None
+    running.train()
+    assert '2 bad batches were left out' in capsys.readouterr().out
+    (log,) = (tmp_path / 'a').glob('*/vis_data/scalars.json')
+    assert 'NaN' not in log.read_text() and len(list(map(json.loads, log.open()))) >= BATCHES
+
+    model = reference.model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.999), weight_decay=0.05)
+    for number, batch in enumerate(reference.train_dataloader, 1):
+        if number in (2, 4):
+            continue
+        losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+        optimiser.zero_grad()
+        model.parse_losses(losses)[0].backward()
+        optimiser.step()
+    for name, value in running.model.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_too_many_bad_batches(root, tmp_path):  # noqa: F811
+    running = poisoned(root, tmp_path, 2, 4, 5, flags=['--skip-bad-batches', '2'])
+    with pytest.raises(ValueError, match=r'iteration 5: .* \(2 were left out\)'):
+        train(running)
+
+
+def test_a_bad_batch_in_a_group(root, tmp_path):  # noqa: F811
+    """The others of its group make the step."""
+    running = poisoned(
+        root,
+        tmp_path,
+        2,
+        flags=['--skip-bad-batches', '1'],
+        more=['optim_wrapper.accumulative_counts=2'],
+    )
+    running.train()
+    assert {int(s['step']) for s in running.optim_wrapper.state_dict()['state'].values()} == {3}
+
+
+def test_skipping_counts_on_one_process(root, tmp_path, capsys):  # noqa: F811
+    assert '--skip-bad-batches' in mistake(
+        capsys, train_tool, command(root, tmp_path, '--skip-bad-batches', -1)
+    )

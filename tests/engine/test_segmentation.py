@@ -1,0 +1,387 @@
+"""The tools on real ADE20K pictures, and mmseg's own tools on our configs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.helpers.cli import run_command
+
+from backbone.openmmlab import ops
+from effvim.checkpoints import checkpoint
+from effvim.datasets import synthetic
+from effvim.engine import testing as test_tool  # noqa: F401
+from tests.helpers.paths import ROOT
+
+CONFIG = str(ROOT / 'configs/semfpn_effvim_m1.py')
+SMALL = [
+    'train_dataloader.dataset.pipeline.2.scale=(256,64)',
+    'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+    'model.data_preprocessor.size=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(512,128)',
+    'test_dataloader.dataset.pipeline.1.scale=(512,128)',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=1',
+    'train_cfg.max_iters=4',
+    'train_cfg.val_interval=2',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=2',
+]
+
+
+def call(tool, *argv):
+    assert run_command('tool', [str(a) for a in argv]) == 0
+
+
+def mean_iou(found, truth, number):
+    """mIoU, mAcc, aAcc in percent over label maps 1 … number, truth 0 being "none"."""
+    pairs = np.zeros((number + 1, number + 1), np.int64)  # truth, found
+    for f, t in zip(found, truth):
+        np.add.at(pairs, (t[t > 0], f[t > 0]), 1)
+    right, true, predicted = np.diag(pairs)[1:], pairs.sum(1)[1:], pairs.sum(0)[1:]
+    seen = true + predicted > 0
+    iou = right[seen] / (true + predicted - right)[seen]
+    acc = right[true > 0] / true[true > 0]
+    return [100 * iou.mean(), 100 * acc.mean(), 100 * right.sum() / true.sum()]
+
+
+@pytest.fixture(scope='module')
+def trained(ade_root, tmp_path_factory):
+    """The real command: four iterations on the real training pictures, small, from scratch."""
+    folder = tmp_path_factory.mktemp('run')
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / 'tools/train.py'),
+            CONFIG,
+            '--from-scratch',
+            '--data-root',
+            str(ade_root),
+            '--work-dir',
+            str(folder),
+            '--cfg-options',
+            *SMALL,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == '', done.stderr[-3000:]
+    return folder, done.stdout
+
+
+@pytest.fixture(scope='module')
+def telling(trained, ade_root):
+    """The checkpoint with a last layer that tells the places of a picture apart."""
+    ops.install()  # mmsegmentation 1.2 asks for them
+    from mmseg.apis import inference_model, init_model
+
+    folder, _ = trained
+    model = init_model(str(folder / 'semfpn_effvim_m1.py'), device='cpu')
+    model.load_state_dict(checkpoint.read(folder / 'iter_4.pth')['state_dict'])
+    seen = []
+    model.decode_head.conv_seg.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inference_model(model, str(ade_root / 'images/validation/ADE_val_00000001.jpg'))
+    usual, spread = seen[0].mean((0, 2, 3)), seen[0].std((0, 2, 3))
+    weight = torch.randn(150, 128) / (spread + 1e-6)
+    bias = -weight @ usual
+    bias[30:] -= 1e6  # the commoner classes only
+    content = torch.load(folder / 'iter_4.pth', weights_only=False)
+    content['state_dict']['decode_head.conv_seg.weight'] = weight[..., None, None]
+    content['state_dict']['decode_head.conv_seg.bias'] = bias
+    torch.save(content, folder / 'telling.pth')
+    return folder / 'telling.pth'
+
+
+def test_what_a_person_sees(trained):
+    folder, out = trained
+    assert out.startswith(
+        'semfpn_effvim_m1.py (from_scratch): 3 pictures to train on, 6 to '
+        'validate on, 150 classes: wall, building, sky'
+    )
+    assert 'iteration  2/4  loss ' in out and 'iteration  4/4  loss ' in out
+    assert 'iteration 2  mIoU ' in out and 'validation after iteration 4' in out
+    assert 'epoch' not in out and 'IoU.wall' not in out
+    for name in ('curves.png', 'pictures', 'iter_4.pth'):
+        assert str(folder / name) in out and (folder / name).exists()
+    pictures = sorted((folder / 'pictures').glob('*.png'))
+    assert len(pictures) == 6
+    for path in (folder / 'curves.png', *pictures):
+        with Image.open(path) as image:
+            assert image.width > 900
+
+
+def test_checkpoint_knows_what_it_is(trained, ade_root):
+    content = checkpoint.read(trained[0] / 'iter_4.pth')
+    about = checkpoint.describe(content)
+    assert about['config'] == 'semfpn_effvim_m1.py' and about['overlays'] == ['from_scratch']
+    assert about['data_root'] == str(ade_root) and about['options']['train_cfg.max_iters'] == 4
+    assert about['place'] == {'batch': 4} and content['meta']['iter'] == 4
+    classes = checkpoint.classes_of(content)
+    names = (ade_root / 'objectInfo150.txt').read_text().splitlines()[1:]
+    assert len(classes) == len(names) == 150
+    agree = [c == n.split('\t')[-1].split(',')[0].strip() for c, n in zip(classes, names)]
+    assert sum(agree) > 140  # mmseg shortens a few of the data set's own names
+
+
+def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path):
+    metrics = tmp_path / 'metrics.json'
+    call(
+        test_tool,
+        CONFIG,
+        telling,
+        '--out',
+        metrics,
+        '--work-dir',
+        tmp_path,
+        '--show-dir',
+        tmp_path / 'shown',
+        '--cfg-options',
+        f'+test_evaluator.output_dir={tmp_path}/found',
+    )
+    numbers = json.loads(metrics.read_text())
+    assert len(list((tmp_path / 'shown').glob('*.png'))) == 6
+    truth, found = [], []
+    for path in sorted((ade_root / 'annotations/validation').iterdir()):
+        truth.append(np.asarray(Image.open(path)))
+        found.append(np.asarray(Image.open(tmp_path / 'found' / path.name)))
+        assert found[-1].shape == truth[-1].shape and found[-1].min() >= 1
+    expected = mean_iou(found, truth, 150)
+    assert len(np.unique(np.concatenate([f.ravel() for f in found]))) >= 10
+    assert min(expected) > 0.1
+    for name, value in zip(('mIoU', 'mAcc', 'aAcc'), expected):
+        assert abs(numbers[name] - value) <= 1e-6, name
+
+    single = {k: v for k, v in numbers.items() if '.' in k}
+    present = set(np.unique(truth[0])) - {0}
+    assert {f'IoU.{c}' for c in ('wall', 'floor', 'bed ', 'sky')} & single.keys()
+    assert all(k.split('.')[0] in ('IoU', 'Acc') and 0 <= v <= 100 for k, v in single.items())
+    assert len(single) >= 2 * len(present)
+    ious = [v for k, v in single.items() if k.startswith('IoU.')]
+    assert abs(np.mean(ious) - expected[0]) <= 1e-6
+
+
+def test_resume_goes_on_where_it_was(trained, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
+    call(
+        train_tool,
+        CONFIG,
+        '--resume',
+        '--work-dir',
+        folder,
+        '--cfg-options',
+        'train_cfg.max_iters=6',
+    )
+    out = capsys.readouterr().out
+    assert 'iteration  6/6' in out and 'iteration  2/6' not in out
+    content = checkpoint.read(folder / 'iter_6.pth')
+    assert content['meta']['iter'] == 6
+    assert int(next(iter(content['optimizer']['state'].values()))['step']) == 6
+
+
+def test_resuming_a_finished_run(trained, tmp_path, capsys):
+    status = run_command(
+        'train', [CONFIG, '--resume', str(trained[0] / 'iter_4.pth'), '--work-dir', str(tmp_path)]
+    )
+    err = capsys.readouterr().err
+    assert status == 2 and 'finished its 4 iters' in err and 'train_cfg.max_iters' in err
+
+
+def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
+    """BaseSegDataset in ADE20K's layout with names in the config; all but the class layer kept."""
+    root = synthetic.draw_ade(tmp_path / 'ade', num_train=4, num_val=2)
+    config = tmp_path / 'own.py'
+    data = "dict(dataset=dict(type='BaseSegDataset', img_suffix='.bmp', seg_map_suffix='.bmp', "
+    data += f'metainfo=dict(classes={synthetic.ADE_CLASSES})))'
+    config.write_text(
+        f"_base_ = '{CONFIG}'\n"
+        + ''.join(f'{loader}_dataloader = {data}\n' for loader in ('train', 'val', 'test'))
+    )
+    call(
+        train_tool,
+        config,
+        '--from-scratch',
+        '--data-root',
+        root,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *SMALL,
+        f'load_from={trained[0] / "iter_4.pth"}',
+        'optim_wrapper.optimizer.lr=0',
+        'param_scheduler.0.eta_min=0',
+        'train_cfg.max_iters=2',
+    )
+    out = capsys.readouterr().out
+    assert '4 classes: ground, disc' in out and 'decode_head.conv_seg.weight' in out
+    before = checkpoint.read(trained[0] / 'iter_4.pth')['state_dict']
+    after = checkpoint.read(tmp_path / 'run/iter_2.pth')['state_dict']
+    for name, value in after.items():
+        if 'conv_seg' in name:
+            assert value.shape[0] == 4
+        elif 'running_' not in name and not name.endswith('num_batches_tracked'):
+            assert torch.equal(value, before[name]), name
+
+
+def test_two_processes_without_a_gpu(trained, tmp_path):
+    """SyncBN has no kernels for CPUs. Three pictures over two processes count once each."""
+    root = synthetic.draw_ade(tmp_path / 'ade', num_train=8, num_val=3)
+    options = [
+        f'{loader}_dataloader.dataset.{key}=.bmp'
+        for loader in ('train', 'val', 'test')
+        for key in ('img_suffix', 'seg_map_suffix')
+    ]
+
+    def both(tool, *argv):
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                '--nproc-per-node=2',
+                '--standalone',
+                str(ROOT / f'tools/{tool}.py'),
+                CONFIG,
+                *map(str, argv),
+                '--data-root',
+                str(root),
+                '--launcher',
+                'pytorch',
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    out = both(
+        'train',
+        '--from-scratch',
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *SMALL,
+        'train_cfg.max_iters=2',
+        *options,
+    )
+    assert out.count('iteration  2/2') == 1
+    assert checkpoint.read(tmp_path / 'run/iter_2.pth')['meta']['iter'] == 2
+    last = trained[0] / 'iter_4.pth'
+    both(
+        'test',
+        last,
+        '--work-dir',
+        tmp_path / '2',
+        '--out',
+        tmp_path / '2.json',
+        '--cfg-options',
+        *options,
+    )
+    call(
+        test_tool,
+        CONFIG,
+        last,
+        '--work-dir',
+        tmp_path / '1',
+        '--out',
+        tmp_path / '1.json',
+        '--data-root',
+        root,
+        '--cfg-options',
+        *options,
+    )
+    assert json.loads((tmp_path / '1.json').read_text()) == json.loads(
+        (tmp_path / '2.json').read_text()
+    )
+
+
+def test_mmsegs_own_train_and_test(ade_root, tmp_path):
+    """Our plugin and config without our tools, from the installed package."""
+    import mmseg
+
+    tools = Path(mmseg.__file__).parent / '.mim/tools'
+    options = [
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        *SMALL,
+        'train_cfg.max_iters=2',
+        *(
+            f'{loader}_dataloader.dataset.data_root={ade_root}'
+            for loader in ('train', 'val', 'test')
+        ),
+    ]
+    run = [sys.executable, str(tools / 'train.py'), CONFIG, '--work-dir', str(tmp_path)]
+    done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = [
+        sys.executable,
+        str(tools / 'test.py'),
+        CONFIG,
+        str(tmp_path / 'iter_2.pth'),
+        '--work-dir',
+        str(tmp_path / 'theirs'),
+    ]
+    done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # and our test tool takes what mmseg's wrote
+    call(
+        test_tool,
+        CONFIG,
+        tmp_path / 'iter_2.pth',
+        '--data-root',
+        ade_root,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'm.json',
+        '--cfg-options',
+        *SMALL,
+    )
+    numbers = json.loads((tmp_path / 'm.json').read_text())
+    (log,) = (tmp_path / 'theirs').glob('*/*.json')
+    theirs = json.loads(log.read_text())
+    assert theirs['mIoU'] == pytest.approx(numbers['mIoU'], abs=1e-6)
+
+
+def test_mmsegs_own_inference(telling, ade_root):
+    """With the config that the run left beside its checkpoint."""
+    code = f"""
+import numpy as np
+from mmseg.apis import MMSegInferencer, inference_model, init_model
+picture = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
+config, checkpoint = {str(telling.parent / 'semfpn_effvim_m1.py')!r}, {str(telling)!r}
+model = init_model(config, checkpoint, device='cpu')
+first = inference_model(model, picture).pred_sem_seg.data[0].numpy()
+assert len(model.dataset_meta['classes']) == 150 and first.shape == (300, 400)
+assert len(np.unique(first)) >= 5
+inferencer = MMSegInferencer(config, checkpoint, device='cpu')
+assert np.array_equal(first, inferencer(picture)['predictions'])
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'do not match' not in done.stdout
+
+
+def test_mmsegs_own_inference_on_the_published_config(ade_root, tmp_path):
+    """Weights as converted ones are: a state dict with nothing else."""
+    code = f"""
+import torch
+from mmseg.apis import MMSegInferencer, init_model
+config, checkpoint = {CONFIG!r}, {str(tmp_path / 'c.pth')!r}
+model = init_model(config, device='cpu')
+torch.save(dict(state_dict=model.state_dict(), meta={{}}), checkpoint)
+model = init_model(config, checkpoint, device='cpu')
+assert len(model.dataset_meta['classes']) == 150  # mmseg takes those of ADE20K
+picture = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
+found = MMSegInferencer(config, checkpoint, device='cpu')(picture)['predictions']
+assert found.shape == (300, 400)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'do not match' not in done.stdout

@@ -1,0 +1,799 @@
+"""Exported files against mmdet's and mmseg's own results, picture by picture and by the metrics."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import mmcv
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from pycocotools import mask as rle
+from tests.helpers.cli import run_command
+from torch import nn
+
+from backbone import EfficientViM
+from effvim.config.editing import apply_options, parse_options, set_classes
+from effvim.config.reading import import_plugins, load_config
+from effvim.datasets import synthetic
+from effvim.export import parity
+from effvim.export.graph import Bins
+from effvim.inference.exported_model import EffViMExportedModel, paste
+from effvim.inference.predictor import Predictor
+from tests.helpers.networks import randomised
+from tests.helpers.paths import ROOT
+
+SCALE = '(128,128)'
+SIZES = [(96, 128), (97, 131), (160, 64), (129, 77), (200, 200)]
+# By kind: the config, options, and the last layers with how widely their outputs vary around what.
+KINDS = {
+    'RetinaNet': (
+        'retinanet',
+        ['model.test_cfg.score_thr=0.3', 'model.test_cfg.nms_pre=200'],
+        [('bbox_head.retina_cls', 1, -1), ('bbox_head.retina_reg', 0.3, 0)],
+    ),
+    'RTMDet': (
+        'rtmdet',
+        [
+            'model.test_cfg.score_thr=0.3',
+            'model.test_cfg.nms_pre=200',
+            'model.test_cfg.max_per_img=100',
+            'test_dataloader.dataset.pipeline.2.size=' + SCALE,
+        ],
+        [
+            (f'bbox_head.rtm_{part}.{level}', *how)
+            for level in range(4)
+            for part, how in (('cls', (1, -1)), ('reg', (0.3, 1)))
+        ],
+    ),
+    'MaskRCNN': (
+        'mask_rcnn',
+        [
+            'model.test_cfg.rpn.max_per_img=50',
+            'model.test_cfg.rcnn.max_per_img=20',
+            'model.test_cfg.rcnn.score_thr=0.3',
+        ],
+        [
+            ('rpn_head.rpn_cls', 1, 0),
+            ('rpn_head.rpn_reg', 0.3, 0),
+            ('roi_head.bbox_head.fc_cls', 0.6, 0),
+            ('roi_head.bbox_head.fc_reg', 1, 0),
+            ('roi_head.mask_head.conv_logits', 1, 0),
+        ],
+    ),
+    'EncoderDecoder': (
+        'semfpn',
+        [
+            f'{loader}_dataloader.dataset.{key}'
+            for loader in ('train', 'val', 'test')
+            for key in ('type=BaseSegDataset', 'img_suffix=.bmp', 'seg_map_suffix=.bmp')
+        ]
+        + [
+            f'+{loader}_dataloader.dataset.metainfo.classes=[{",".join(synthetic.ADE_CLASSES)}]'
+            for loader in ('train', 'val', 'test')
+        ],
+        [('decode_head.conv_seg', 1, 0)],
+    ),
+}
+
+
+@pytest.fixture(scope='module')
+def roots(tmp_path_factory):
+    """Drawn pictures in COCO's and in ADE20K's layout."""
+    folder = tmp_path_factory.mktemp('data')
+    return {
+        False: synthetic.draw_coco(folder / 'coco', num_train=1, num_val=4, size=128),
+        True: synthetic.draw_ade(folder / 'ade', num_train=1, num_val=4, size=128),
+    }
+
+
+def options_of(kind):
+    return [f'test_dataloader.dataset.pipeline.1.scale={SCALE}', *KINDS[kind][1]]
+
+
+def config_of(kind, classes, more=(), name=None):
+    """The path of a config, and its content, small."""
+    path = str(ROOT / f'configs/{name or KINDS[kind][0]}_effvim_m1.py')
+    cfg = load_config(path)
+    apply_options(cfg, parse_options([*options_of(kind), *more]))
+    set_classes(cfg, classes)
+    cfg.model.backbone.init_cfg = None
+    import_plugins(cfg)
+    return path, cfg
+
+
+def model_of(kind, cfg):
+    """A model whose parameters are all off their start, and which finds something everywhere."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = randomised(revert_sync_batchnorm(MODELS.build(cfg.model))).eval()
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    for name, gain, around in KINDS[kind][2]:
+        layer, seen = model.get_submodule(name), []
+        hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
+        parity.find(model, [image], kind)
+        hook.remove()
+        seen = [x.transpose(0, 1).flatten(1) for x in seen]  # C …, of each level
+        mean = seen[0].mean(1, keepdim=True)
+        spread = torch.stack([(x - mean).square().mean(1) for x in seen]).amax(0).sqrt() + 1e-3
+        shape = (1, -1, *[1] * (layer.weight.dim() - 2))
+        with torch.no_grad():
+            layer.weight.copy_(
+                torch.randn(layer.weight.shape)
+                * gain
+                / spread.view(shape)
+                / layer.weight[0].numel() ** 0.5
+            )
+            shift = (layer.weight * mean.view(shape)).flatten(1).sum(1)
+            layer.bias.copy_(around - shift)
+    return model
+
+
+def with_truth(root, model, kind, folder):
+    """The data in `folder`, its truth what the model is surest of, somewhat displaced.
+
+    So that the metrics are not those of chance, which depend on the order of equal scores. The
+    pictures become as large as the test makes them.
+    """
+    root = Path(shutil.copytree(root, folder / 'coco'))
+    path = root / 'annotations/instances_val2017.json'
+    content = json.loads(path.read_text())
+    content['annotations'] = annotations = []
+    for image in content['images']:
+        place = root / 'val2017' / image['file_name']
+        picture = mmcv.imrescale(mmcv.imread(place), (128, 128))
+        mmcv.imwrite(picture, place)
+        image['height'], image['width'] = picture.shape[:2]
+        (sample,) = parity.find(model, [torch.from_numpy(picture).permute(2, 0, 1)], kind)
+        found = sample.pred_instances[:8]
+        for i, (box, label) in enumerate(zip(found.bboxes.tolist(), found.labels.tolist())):
+            x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            x += 0.06 * (i % 4) * width
+            triangle = [x, y, x + width, y, x, y + height]
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=image['id'],
+                category_id=label + 1,
+                iscrowd=0,
+                bbox=[x, y, width, height],
+                area=width * height,
+                segmentation=[triangle],
+            )
+            if 'masks' in found:
+                mask = found.masks[i].roll(i % 4, 1).numpy()
+                code = rle.encode(np.asfortranarray(mask, np.uint8))
+                annotation['segmentation'] = {**code, 'counts': code['counts'].decode()}
+            annotations.append(annotation)
+    path.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def made(request, roots, tmp_path_factory):
+    """A checkpoint and what `tools/export.py` made of it, which takes pictures of any size."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    segmentor = kind == 'EncoderDecoder'
+    classes = synthetic.ADE_CLASSES if segmentor else mini.CLASSES
+    path, cfg = config_of(kind, classes)
+    model = model_of(kind, cfg)
+    weights, file = folder / 'weights.pth', folder / 'model.onnx'
+    root = roots[True] if segmentor else with_truth(roots[False], model, kind, folder)
+    torch.save(
+        {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, weights
+    )
+    argv = [
+        path,
+        str(weights),
+        '--data-root',
+        str(root),
+        '--work-dir',
+        str(folder),
+        '--cfg-options',
+        *options_of(kind),
+    ]
+    assert run_command('export', [*argv, '--out', str(file)]) == 0
+    return SimpleNamespace(
+        kind=kind,
+        config=path,
+        classes=classes,
+        model=model,
+        weights=weights,
+        file=file,
+        argv=argv,
+        folder=folder,
+    )
+
+
+def pictures(height, width, number=2):
+    """Smooth blobs and noise, 0 to 255."""
+    coarse = torch.rand(number, 3, 5, 5)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode='bicubic')
+    return (255 * smooth + 20 * torch.randn(smooth.shape)).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(('height', 'width'), SIZES)
+def test_results_are_those_of_pytorch(made, height, width):
+    images = pictures(height, width)
+    session = onnxruntime.InferenceSession(str(made.file))
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {'images': images.numpy()})))
+    expected = parity.find(made.model, list(images), made.kind)
+    if made.kind == 'EncoderDecoder':
+        truth = torch.cat([sample.pred_sem_seg.data for sample in expected]).numpy()
+        assert found['label_map'].shape == truth.shape
+        assert (found['label_map'] == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+        return
+    assert names[:4] == ['boxes', 'scores', 'labels', 'count']
+    limit = made.model.test_cfg.get('rcnn', made.model.test_cfg).max_per_img
+    assert found['boxes'].shape == (2, limit, 4) and found['scores'].shape == (2, limit)
+    for i, sample in enumerate(expected):
+        truth, count = sample.pred_instances, found['count'][i]
+        assert len(truth) == count >= 5
+        assert (np.diff(found['scores'][i, :count]) <= 0).all()
+        # in the order of PyTorch's, up to scores that are as good as equal
+        away = np.abs(found['boxes'][i, :count, None] - truth.bboxes.numpy()).max(-1)
+        away += 1e3 * np.abs(found['scores'][i, :count, None] - truth.scores.numpy())
+        away[found['labels'][i, :count, None] != truth.labels.numpy()] = np.inf
+        order = away.argmin(1)
+        assert sorted(order) == list(range(count)) and away.min(1).max() < 0.5
+        assert (found['scores'][i, count:] == 0).all() and (found['boxes'][i, count:] == 0).all()
+        assert (found['labels'][i, count:] == -1).all()
+        if made.kind == 'MaskRCNN':
+            assert found['masks'].shape == (2, limit, 28, 28)
+            masks = paste(
+                torch.from_numpy(found['masks'][i, :count]),
+                truth.bboxes[order],
+                (height, width),
+                0.5,
+            )
+            both, either = ((masks & truth.masks[order]).sum(), (masks | truth.masks[order]).sum())
+            assert both / either > 0.999 and 0 < either < masks.numel()
+
+
+def test_what_a_file_says_of_itself(made):
+    content = made.file.read_bytes()
+    assert str(ROOT).encode() not in content and b'site-packages' not in content
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    said = {item.key: json.loads(item.value) for item in model.metadata_props}
+    assert said['classes'] == list(made.classes) and said['kind'] == made.kind
+    assert said['size'] is None and said['input'] == 'raw'
+    assert said['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
+    assert said['settings']['model.data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
+    if made.kind != 'EncoderDecoder':
+        score = (
+            'model.test_cfg.rcnn.score_thr'
+            if made.kind == 'MaskRCNN'
+            else ('model.test_cfg.score_thr')
+        )
+        assert said['settings'][score] == 0.3
+    assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+
+
+def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
+    numbers, found = [], []
+    for name, argv in (
+        ('plain', made.argv),
+        ('file', [made.config, str(made.file), '--work-dir', str(tmp_path)]),
+    ):
+        argv = [*argv[:2], '--out', str(tmp_path / 'm.json'), *argv[2:]]
+        if made.kind != 'EncoderDecoder':
+            argv += ['--cfg-options'] * ('--cfg-options' not in argv)
+            argv += [f'+test_evaluator.outfile_prefix={tmp_path / name}']
+        assert run_command('test', argv) == 0
+        numbers.append(json.loads((tmp_path / 'm.json').read_text()))
+        if made.kind != 'EncoderDecoder':
+            found.append(json.loads((tmp_path / f'{name}.bbox.json').read_text()))
+    plain, file = numbers
+    assert plain.keys() == file.keys() and max(plain.values()) > 0
+    if made.kind == 'EncoderDecoder':
+        assert file['mIoU'] > 1
+        for name in ('mIoU', 'mAcc', 'aAcc'):
+            assert file[name] == pytest.approx(plain[name], abs=0.2), name  # percent
+        return
+    kinds = ['bbox', 'segm'] if made.kind == 'MaskRCNN' else ['bbox']
+    for name in (f'coco/{kind}_mAP' for kind in kinds):
+        assert plain[name] > 0.1
+        assert file[name] == pytest.approx(plain[name], abs=2e-3), name
+    # and every detection
+    for image in {item['image_id'] for item in found[0]}:
+        ours, theirs = ([item for item in items if item['image_id'] == image] for items in found)
+        assert len(ours) == len(theirs) >= 5
+        scores, boxes, labels = (
+            [np.array([item[key] for item in items]) for items in (ours, theirs)]
+            for key in ('score', 'bbox', 'category_id')
+        )
+        away = np.abs(boxes[0][:, None] - boxes[1]).max(-1)
+        away += 1e3 * np.abs(scores[0][:, None] - scores[1])
+        away[labels[0][:, None] != labels[1]] = np.inf
+        assert sorted(away.argmin(1)) == list(range(len(ours))) and away.min(1).max() < 0.5
+
+
+def test_a_benchmark_of_a_file(made, tmp_path, capsys):
+    argv = [
+        'model',
+        made.config,
+        str(made.weights),
+        '--cases',
+        'own:fused',
+        str(made.file),
+        '--sizes',
+        '96',
+        '--rounds',
+        '1',
+        '--json',
+        str(tmp_path / 'b.json'),
+        '--cfg-options',
+        *options_of(made.kind),
+    ]
+    assert run_command('benchmark', argv) == 0, capsys.readouterr().err
+    own, file = json.loads((tmp_path / 'b.json').read_text())['cases']
+    times = {part: value['median'] for part, value in file['latency_s'].items()}
+    assert file['network'] == str(made.file) and set(times) == {
+        'loading',
+        'pre-processing',
+        'exported file',
+        'post-processing',
+        'total',
+    }
+    assert min(times.values()) > 0 and 'network' in own['latency_s']
+    assert run_command('benchmark', ['model', made.config, '--cases', str(made.file)]) == 2
+    assert 'checkpoint' in capsys.readouterr().err
+
+
+def test_report_of_a_file(made, tmp_path, capsys):
+    """The page of a checkpoint, but for what a file does not hold."""
+    argv = [made.config, str(made.file), '--work-dir', str(tmp_path), '--report', str(tmp_path)]
+    status = run_command('test', argv)
+    if made.kind == 'EncoderDecoder':
+        assert status == 2 and 'labels alone' in capsys.readouterr().err
+        return
+    page = (tmp_path / 'report.html').read_text()
+    assert status == 0 and 'id="attention"' not in page
+    kinds = ['bbox', 'segm'] if made.kind == 'MaskRCNN' else ['bbox']
+    assert all(
+        f'id="{name}"' in page
+        for name in ('sample-0', 'confusion', 'mistakes', *(f'pr-{kind}' for kind in kinds))
+    )
+
+
+def test_inference_finds_what_the_checkpoint_does(made):
+    picture = pictures(90, 116, 1)[0].permute(1, 2, 0).numpy()
+    found = Predictor(made.config, made.file)(picture)
+    expected = Predictor(made.config, made.weights, options=options_of(made.kind))(picture)
+    assert found.classes == expected.classes == tuple(made.classes)
+    if made.kind == 'EncoderDecoder':
+        # resized as labels, not as logits
+        assert (found.label_map == expected.label_map).mean() > 0.99
+        return
+    assert len(found.boxes) == len(expected.boxes) >= 5
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    away = np.abs(found.boxes[:, None] - expected.boxes).max(-1)
+    away[found.labels[:, None] != expected.labels] = np.inf
+    assert away.min(1).max() < 0.5
+    assert (found.masks is None) == (made.kind != 'MaskRCNN')
+
+
+@pytest.mark.parametrize(
+    'change, part',
+    [
+        (['--cfg-options', 'model.data_preprocessor.bgr_to_rgb=False'], 'data_preprocessor'),
+        (['--fuse'], '--fuse'),
+        (['--amp'], '--amp'),
+        (['--raw'], '--raw'),
+        (['--tta'], '--tta'),
+        (['--launcher', 'pytorch'], '--launcher'),
+        (['--mini'], '--mini'),
+    ],
+    ids=str,
+)
+def test_what_contradicts_a_file(made, change, part, capsys):
+    assert run_command('test', [made.config, str(made.file), *change]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_config_of_another_variant(made, capsys):
+    other = made.config.replace('_m1', '_m2')
+    assert run_command('test', [other, str(made.file)]) == 2
+    err = capsys.readouterr().err
+    assert 'arch' in err and 'm1' in err and 'm2' in err
+
+
+def test_data_of_other_classes(made, tmp_path, capsys):
+    other = synthetic.draw_coco(tmp_path / 'coco', num_train=1, num_val=2, size=64)
+    if made.kind == 'EncoderDecoder':
+        change = ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=[a,b,c,d]']
+    else:
+        path = other / 'annotations/instances_val2017.json'
+        path.write_text(path.read_text().replace('"disc"', '"cat"'))
+        change = ['--data-root', str(other)]
+    assert run_command('test', [made.config, str(made.file), *change]) == 2
+    assert 'classes' in capsys.readouterr().err
+
+
+def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
+    """The exporter is handed a file whose last layer is another; what was there before stays."""
+
+    model = onnx.load(made.file)
+    last = KINDS[made.kind][2][0][0]
+    (weight,) = [w for w in model.graph.initializer if w.name.endswith(f'{last}.bias')]
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() + 1, weight.name))
+    wrong = model.SerializeToString()
+    monkeypatch.setattr(export_file, 'write', lambda *_: wrong)
+    out = made.folder / 'here/wrong.onnx'
+    out.parent.mkdir()
+    out.write_bytes(b'mine')
+    assert run_command('export', [*made.argv, '--out', str(out)]) == 1
+    assert out.read_bytes() == b'mine' and list(out.parent.iterdir()) == [out]
+    assert 'wrong.onnx is not written' in capsys.readouterr().err
+
+
+def some(**changes):
+    """Six instances, as changed."""
+    x = torch.arange(6.0) * 20
+    values = dict(
+        bboxes=torch.stack([x, x, x + 15, x + 15], 1),
+        labels=torch.arange(6) % 3,
+        scores=torch.linspace(0.9, 0.4, 6),
+        masks=torch.zeros(6, 150, 150, dtype=bool),
+    )
+    for mask, box in zip(values['masks'], values['bboxes'].long().tolist()):
+        mask[box[1] : box[3], box[0] : box[2]] = True
+    return InstanceData(**{**values, **changes})
+
+
+def test_what_a_comparison_forgives_and_what_not():
+    def faults(theirs, threshold=0.3, number=10):
+        return parity.instances([some()], [theirs], threshold, number).faults
+
+    same = some()
+    assert not faults(same) and not faults(same[[1, 0, 2, 3, 4, 5]])
+    assert not faults(some(bboxes=same.bboxes + 0.01, scores=same.scores + 1e-5))
+    assert faults(some(bboxes=same.bboxes + 0.2))
+    assert faults(some(scores=same.scores + 0.01))
+    assert faults(some(labels=same.labels.flip(0)))
+    assert faults(some(masks=same.masks.roll(2, 2)))
+    assert faults(same[:5]) and faults(same[1:])
+    assert not faults(same[:5], threshold=0.4)  # at the threshold rounding may decide
+    assert faults(same[1:], threshold=0.4)
+    assert not faults(same[:5], number=6)  # all places taken: so may it about the last
+    few = parity.instances([same[:4]], [same[:4]], 0.3, 10)
+    assert 'fewer than 5' in few.faults[0]
+    nothing = parity.instances([same[:0]], [same[:0]], 0.3, 10)
+    assert 'fewer than 5' in nothing.faults[0]
+
+    labels = torch.randint(0, 9, (1, 100, 100))
+    other = labels.clone()
+    other[0, :1, :50] += 1
+    assert not parity.label_maps([labels], [labels.clone()]).faults
+    assert parity.label_maps([labels], [other]).faults
+    maps = (torch.randn(8, 4, 4), torch.randn(8, 2, 2))
+    assert not parity.maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
+    assert parity.maps([maps], [(maps[0], maps[1] + 0.1)]).faults
+
+
+@pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
+def test_suppression_is_mmdets(score_threshold):
+    from mmdet.models.layers import multiclass_nms
+    from mmengine.config import ConfigDict
+
+    import mmdet_plugin  # noqa: F401
+    from effvim.export.graph import best
+
+    settings = ConfigDict(
+        score_thr=score_threshold, max_per_img=30, nms=dict(type='nms', iou_threshold=0.5)
+    )
+    corners = torch.rand(2, 150, 2) * 60
+    boxes = torch.cat([corners, corners + torch.rand(2, 150, 2) * 50], -1)
+    scores = torch.rand(2, 150, 4) ** 3
+    groups = torch.arange(4).expand_as(scores)
+    found = best(
+        boxes[:, :, None].expand(-1, -1, 4, -1).flatten(1, 2),
+        scores.flatten(1),
+        groups.flatten(1),
+        settings,
+    )
+    for i in range(2):
+        padded = torch.cat([scores[i], torch.zeros(150, 1)], 1)  # the last is background
+        dets, labels = multiclass_nms(boxes[i], padded, score_threshold, settings.nms, 30)
+        count = len(dets)
+        assert torch.equal(found[0][i, :count], dets[:, :4])
+        assert torch.equal(found[1][i, :count], dets[:, 4]) and not found[1][i, count:].any()
+        assert torch.equal(found[2][i, :count], labels)
+
+
+@pytest.mark.parametrize('score_threshold', [0.0, 1.0])
+def test_masks_of_many_boxes_and_of_none(score_threshold):
+    """With group norm in the mask head, as a run from random weights has it."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from effvim.config import presets
+    from effvim.export import onnx_file
+
+    _, cfg = config_of(
+        'MaskRCNN', mini.CLASSES, [f'model.test_cfg.rcnn.score_thr={score_threshold}']
+    )
+    presets.use_from_scratch(cfg)
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model).eval()
+    image = pictures(96, 128, 1)
+    (expected,) = parity.find(model, list(image), 'MaskRCNN')
+    about = {'options': {}, 'classes': list(mini.CLASSES)}
+    content = onnx_file.write(model, cfg, about, 'MaskRCNN', (96, 128), False)
+    (found,) = parity.find(EffViMExportedModel(content), list(image), 'MaskRCNN')
+    assert len(found.pred_instances) == len(expected.pred_instances) == 20 * (score_threshold == 0)
+    assert found.pred_instances.masks.shape == expected.pred_instances.masks.shape
+
+
+@pytest.fixture(scope='module')
+def segmentor(roots, tmp_path_factory):
+    """The cheapest model to export, and a command line without --out."""
+    path, cfg = config_of('EncoderDecoder', synthetic.ADE_CLASSES)
+    model = model_of('EncoderDecoder', cfg)
+    folder = tmp_path_factory.mktemp('segmentor')
+    torch.save(
+        {
+            'state_dict': model.state_dict(),
+            'meta': {'dataset_meta': {'classes': synthetic.ADE_CLASSES}},
+        },
+        folder / 'w.pth',
+    )
+    return model, [
+        path,
+        str(folder / 'w.pth'),
+        '--data-root',
+        str(roots[True]),
+        '--work-dir',
+        str(folder),
+        '--cfg-options',
+        *options_of('EncoderDecoder'),
+    ]
+
+
+@pytest.fixture
+def semfpn(segmentor, tmp_path):
+    """As `segmentor`, with --out in a folder of the test's own."""
+    return segmentor[0], [*segmentor[1], '--out', str(tmp_path / 'model.onnx')]
+
+
+def test_fixed_size_and_normalised(semfpn, tmp_path):
+    model, argv = semfpn
+    assert run_command('export', [*argv, '--size', '96', '160', '--normalised']) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
+    (given,) = session.get_inputs()
+    assert given.shape == [1, 3, 96, 160] and given.type == 'tensor(float)'
+    image = pictures(96, 160, 1)
+    rgb = image.flip(1).numpy().astype(np.float32)
+    mean, std = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[..., None, None]
+    (found,) = session.run(None, {given.name: (rgb - mean) / std})
+    (expected,) = parity.find(model, list(image), 'EncoderDecoder')
+    assert (found == expected.pred_sem_seg.data.numpy()).mean() > 0.9995
+    # a smaller picture is padded, a larger one does not fit
+    runner = EffViMExportedModel(str(tmp_path / 'model.onnx'))
+    small = parity.find(runner, list(pictures(80, 100, 1)), 'EncoderDecoder')
+    assert small[0].pred_sem_seg.data.shape == (1, 80, 100)
+    with pytest.raises(exported.UserError, match='97 × 160'):
+        parity.find(runner, list(pictures(97, 160, 1)), 'EncoderDecoder')
+
+
+def test_a_backbone_alone(semfpn, tmp_path, capsys):
+    model, argv = semfpn
+    assert run_command('export', [*argv, '--backbone-only']) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
+    assert [o.name for o in session.get_outputs()] == ['stride_16', 'stride_32', 'stride_64']
+    image = pictures(97, 131)
+    found = session.run(None, {'images': image.numpy()})
+    with torch.no_grad():
+        prepared = model.data_preprocessor({'inputs': list(image), 'data_samples': None})
+        expected = model.backbone(prepared['inputs'])
+    for a, b in zip(found, expected, strict=True):
+        assert np.abs(a - b.numpy()).max() <= 1e-4 * b.abs().max()
+    assert run_command('test', [argv[0], str(tmp_path / 'model.onnx')]) == 2
+    assert 'backbone alone' in capsys.readouterr().err
+
+
+def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
+    from effvim.export import quantization  # noqa: F401
+
+    made = {}
+
+    def once(module, name):
+        """What `module.name` gave the first time, from then on."""
+        true = getattr(module, name)
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *given: (
+                made.setdefault(name, None) or made.update({name: true(*given)}) or made[name]
+            ),
+        )
+
+    once(export_file, 'write')
+    once(export_int8, 'quantise')
+    argv = [*semfpn[1], '--int8', str(roots[True] / 'images/validation')]
+    assert run_command('export', argv) == 0
+    out, content = capsys.readouterr().out, (tmp_path / 'model.onnx').read_bytes()
+    model = onnx.load_from_string(content)
+    left = json.loads(next(i.value for i in model.metadata_props if i.key == 'float32'))
+    assert any('conv_seg' in name for name in left)
+    assert all(name.split('/')[0] in out for name in left)
+    integers = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.INT8}
+    weights = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == 'DequantizeLinear' and node.input[0] in integers
+    }
+    products = [n for n in model.graph.node if n.op_type in ('Conv', 'Gemm', 'MatMul')]
+    assert all((n.input[1] in weights) == (n.name not in left) for n in products)
+    assert len(left) < len(products) / 4
+    # not kept where it loses more than it may
+    numbers = iter([{'mIoU': 50}, {'mIoU': 47.9}])
+    monkeypatch.setattr(export_int8, 'measured', lambda *_: next(numbers))
+    assert run_command('export', argv) == 1
+    assert 'loses 0.0210' in capsys.readouterr().err
+    assert (tmp_path / 'model.onnx').read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    'change, part',
+    [
+        (['--int8', '.', '--backbone-only'], '--backbone-only'),
+        (['--out', 'model.bin'], '*.onnx'),
+        (['--size', '96'], '--help'),
+        (['--size', '16', '96'], '64 pixels'),
+        (['--size', '96', '96', '--dynamic'], '--help'),
+        (['--launcher', 'pytorch'], '--launcher'),
+        (['--pictures', 'nowhere'], '--pictures nowhere'),
+        (
+            [
+                '--size',
+                '96',
+                '100',
+                '--normalised',
+                '--cfg-options',
+                '+model.data_preprocessor.pad_size_divisor=32',
+            ],
+            'multiples of 32',
+        ),
+        (['--cfg-options', 'model.test_cfg.mode=slide'], 'model.test_cfg.mode'),
+        (['--cfg-options', 'model.type=CascadeEncoderDecoder'], '--backbone-only'),
+    ],
+    ids=str,
+)
+def test_mistakes(semfpn, change, part, capsys):
+    assert run_command('export', [*semfpn[1], *change]) == 2
+    err = capsys.readouterr().err
+    assert part in err and err.count('\n') == 1
+
+
+def export_of(path, model, classes, folder, *more):
+    """Export it, compared on a picture; the exit status and the file."""
+    mmcv.imwrite(pictures(128, 96, 1)[0].permute(1, 2, 0).numpy(), str(folder / 'pictures/a.png'))
+    torch.save(
+        {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}},
+        folder / 'weights.pth',
+    )
+    status = run_command(
+        'export',
+        [
+            path,
+            str(folder / 'weights.pth'),
+            '--pictures',
+            str(folder / 'pictures'),
+            '--work-dir',
+            str(folder),
+            '--out',
+            str(folder / 'model.onnx'),
+            *more,
+            '--cfg-options',
+            f'test_dataloader.dataset.pipeline.1.scale={SCALE}',
+        ],
+    )
+    return status, folder / 'model.onnx'
+
+
+@pytest.mark.parametrize(
+    'name',
+    sorted(
+        path.stem.removesuffix('_effvim_m1') for path in (ROOT / 'configs/gallery').glob('*.py')
+    ),
+)
+def test_the_gallery(name, tmp_path, capsys, monkeypatch):
+    """Segmentors give PyTorch's labels at any size; detectors are refused before mmdet is there."""
+    path = ROOT / f'configs/gallery/{name}_effvim_m1.py'
+    if load_config(str(path)).default_scope == 'mmdet':
+        monkeypatch.setattr(config, 'import_plugins', None)
+        status, file = export_of(str(path), EfficientViM('m1'), ['a', 'b'], tmp_path)
+        err = capsys.readouterr().err
+        assert status == 2 and not file.exists()
+        assert err.startswith('error: model.type=') and err.count('\n') == 1
+        assert 'only RetinaNet, RTMDet, MaskRCNN' in err and '--backbone-only' in err
+        return
+    path, cfg = config_of('EncoderDecoder', synthetic.ADE_CLASSES, name=f'gallery/{name}')
+    model = model_of('EncoderDecoder', cfg)
+    status, file = export_of(path, model, synthetic.ADE_CLASSES, tmp_path)
+    assert status == 0, capsys.readouterr().err
+    session = onnxruntime.InferenceSession(str(file))
+    for height, width in SIZES:
+        images = pictures(height, width)
+        (found,) = session.run(None, {'images': images.numpy()})
+        truth = torch.cat(
+            [
+                sample.pred_sem_seg.data
+                for sample in parity.find(model, list(images), 'EncoderDecoder')
+            ]
+        ).numpy()
+        assert (found == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+
+
+@pytest.mark.parametrize('out', [1, 3, 6])
+def test_pooling_into_bins_is_pytorchs(out):
+    for size in ((1, 1), (4, 7), (6, 13), (40, 5)):
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(Bins(out)(x), nn.AdaptiveAvgPool2d(out)(x))
+
+
+@pytest.mark.parametrize('how', ['exporting', 'running'])
+def test_a_head_that_cannot_be_exported(how, tmp_path, capsys, monkeypatch):
+    """It returns three maps instead of one; or its file is one that onnxruntime cannot run."""
+    path = tmp_path / 'own.py'
+    path.write_text(f"""
+_base_ = {str(ROOT / 'configs/gallery/fcn_effvim_m1.py')!r}
+model = dict(backbone=dict(init_cfg=None), decode_head=dict(
+    _delete_=True, type='DAHead', in_channels=320, in_index=2, channels=32, pam_channels=8,
+    num_classes=2, norm_cfg=dict(type='BN')))
+""")
+    cfg = load_config(str(path))
+    import_plugins(cfg)
+    from mmseg.registry import MODELS
+
+    if how == 'running':
+
+        def fail(*_):
+            raise ValueError('of onnxruntime\nand more')
+
+        monkeypatch.setattr(export_file, 'write', lambda *_: b'')
+        monkeypatch.setattr(EffViMExportedModel, '__init__', fail)
+    status, file = export_of(
+        str(path), MODELS.build(cfg.model), ['a', 'b'], tmp_path, '--size', '96', '96'
+    )
+    err = capsys.readouterr().err
+    assert status == 2 and not file.exists() and err.count('\n') == 1
+    assert err.startswith('error: EncoderDecoder with DAHead cannot be exported ('), err
+    assert ('of onnxruntime' in err) == (how == 'running') and '--backbone-only' in err
+
+
+@pytest.mark.parametrize('content', [b'', b'rubbish', None], ids=['empty', 'rubbish', 'foreign'])
+def test_files_that_are_not_ours(content, tmp_path, capsys):
+    path = tmp_path / 'm.onnx'
+    if content is None:
+        value = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
+        node = onnx.helper.make_node('Identity', ['x'], ['y'])
+        out = onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph([node], 'g', [value], [out]),
+            ir_version=10,
+            opset_imports=[onnx.helper.make_opsetid('', 18)],
+        )
+        content = model.SerializeToString()
+    path.write_bytes(content)
+    config_file = str(ROOT / 'configs/retinanet_effvim_m1.py')
+    for given in (path, tmp_path / 'absent.onnx'):
+        assert run_command('test', [config_file, str(given)]) == 2
+        err = capsys.readouterr().err
+        assert given.name in err and err.count('\n') == 1
+
+
+def test_without_onnx(semfpn, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    assert run_command('export', semfpn[1]) == 2
+    assert 'pip install onnx' in capsys.readouterr().err

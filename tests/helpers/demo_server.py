@@ -1,0 +1,89 @@
+"""tools/demo.py running on a port of its own, with a checkpoint of a small run."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import torch
+
+from effvim.checkpoints import checkpoint
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import TEST
+
+MAX_MEGABYTES = 0.5
+
+
+def checkpoints(run, folder):
+    """That of a short run, and before it one made from it whose scores lie apart, as trained."""
+    content = checkpoint.read(run.checkpoint)
+    content['state_dict']['bbox_head.retina_cls.weight'] *= 5
+    torch.save(content, folder / 'apart.pth')
+    shutil.copy(run.checkpoint, folder / 'short.pth')
+    return [str(folder / 'apart.pth'), str(folder / 'short.pth')]
+
+
+class Listener(threading.Thread):
+    """A proxy that serves nobody; called: how often a connection was tried."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.socket, self.called = socket.create_server(('127.0.0.1', 0)), 0
+        self.address = f'http://127.0.0.1:{self.socket.getsockname()[1]}'
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                self.socket.accept()[0].close()
+                self.called += 1
+
+
+@contextlib.contextmanager
+def serving(run, checkpoints, folder, stop=signal.SIGINT):
+    """Its address; afterwards checks that it asked no other server and left nothing in `folder`."""
+    proxy = Listener()
+    env = {
+        **os.environ,
+        'PYTHONPATH': str(ROOT),
+        'GRADIO_SHARE': 'True',
+        'TMPDIR': str(folder),
+        **dict.fromkeys(('http_proxy', 'https_proxy', 'all_proxy'), proxy.address),
+    }
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / 'tools/demo.py'),
+            str(run.config),
+            *checkpoints,
+            '--port',
+            '0',
+            '--max-megabytes',
+            str(MAX_MEGABYTES),
+            '--cfg-options',
+            *TEST[run.kind],
+        ],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        assert line.startswith('page: http://127.0.0.1:'), process.communicate()[1]
+        yield line.split()[1]
+    finally:
+        process.send_signal(stop)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            proxy.socket.close()
+    assert (process.returncode, proxy.called) == (0, 0), errors
+    # but for what gradio refuses itself
+    assert errors.count('Traceback') == errors.count('gradio.exceptions.Error: '), errors
+    assert list(folder.iterdir()) == []

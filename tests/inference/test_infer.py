@@ -1,0 +1,315 @@
+"""`Predictor` and tools/infer.py against tools/test.py, on checkpoints of small runs."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+from tests.helpers.cli import run_command
+
+from backbone import UserError
+from effvim.datasets import synthetic
+from effvim.engine import testing as test_tool  # noqa: F401
+from effvim.images import read_image
+from effvim.inference.prediction import Prediction
+from effvim.inference.predictor import Predictor
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import KINDS, call, files
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def trained(request, run_of):
+    return run_of(request.param)
+
+
+@pytest.fixture(scope='module')
+def detector(run_of):
+    return run_of('retinanet')
+
+
+def assert_same(first, second):
+    """Equal results, up to the last digits of different batches."""
+    assert np.array_equal(first.picture, second.picture) and first.classes == second.classes
+    np.testing.assert_allclose(first.scores, second.scores, atol=1e-4)
+    same = first.labels == second.labels  # equal scores may change places
+    assert same.mean() >= 0.9 if len(same) else True
+    np.testing.assert_allclose(first.boxes[same], second.boxes[same], atol=0.05)
+    for a, b in ((first.masks, second.masks), (first.label_map, second.label_map)):
+        assert (a is None) == (b is None)
+        assert a is None or not a.size or (a == b).mean() > 0.99
+
+
+def test_tool_finds_what_the_test_counts(trained, tmp_path):
+    """Boxes and masks against the test's own result files, label maps against its IoU."""
+    _, _, found = trained.infer(
+        tmp_path / 'out', trained.val, '--json', '--score-thr', 0, '--batch', 2
+    )
+    names = [path.name for path in sorted(trained.val.iterdir())]
+    images = json.loads(found['images.json'].read_text())
+    assert [image['file_name'] for image in images['images']] == names
+    for name in names:
+        with Image.open(found[f'pictures/{name}.png']) as image:
+            image.load()
+            assert image.width == Image.open(trained.val / name).width
+    flags = ['--out', tmp_path / 'm.json', '--work-dir', tmp_path / 'work']
+    if trained.kind == 'semfpn':
+        call(test_tool, trained.config, trained.checkpoint, *flags)
+        numbers = json.loads((tmp_path / 'm.json').read_text())
+        right = every = 0
+        for name in names:
+            truth = np.array(Image.open(trained.root / 'annotations/validation' / name))
+            labels = np.array(Image.open(found[f'labels/{name}.png']))
+            right, every = right + (labels + 1 == truth).sum(), every + truth.size
+        assert abs(numbers['aAcc'] - 100 * right / every) < 0.1
+        assert images['categories'] == [
+            {'id': i, 'name': name} for i, name in enumerate(synthetic.ADE_CLASSES)
+        ]
+        return
+    call(
+        test_tool,
+        trained.config,
+        trained.checkpoint,
+        *flags,
+        '--cfg-options',
+        f'+test_evaluator.outfile_prefix={tmp_path}/test',
+    )
+    truth = json.loads((trained.root / 'annotations/instances_val2017.json').read_text())
+    assert images['categories'] == [{'id': c['id'], 'name': c['name']} for c in truth['categories']]
+    for kind in ('bbox', 'segm') if trained.kind == 'mask_rcnn' else ('bbox',):
+        ours = json.loads(found[f'detections.{kind}.json'].read_text())
+        theirs = json.loads((tmp_path / f'test.{kind}.json').read_text())
+        assert len(ours) == len(theirs) >= 50
+        key = lambda d: (d['image_id'], -round(d['score'], 4), d['category_id'])  # noqa: E731
+        agree = 0
+        for a, b in zip(sorted(ours, key=key), sorted(theirs, key=key)):
+            assert a['image_id'] == b['image_id'] and abs(a['score'] - b['score']) < 1e-3
+            if kind == 'bbox':
+                agree += np.allclose(a['bbox'], b['bbox'], atol=0.05)
+            else:
+                one, other = rle.decode(a['segmentation']), rle.decode(b['segmentation'])
+                agree += (one != other).sum() <= 0.02 * one.size
+        assert agree >= 0.9 * len(ours)
+
+
+def test_checkpoint_alone_is_enough(trained):
+    path = sorted(trained.val.iterdir())[0]
+    assert_same(
+        Predictor(trained.checkpoint)(path), Predictor(trained.config, trained.checkpoint)(path)
+    )
+
+
+def test_neighbours_in_a_batch_change_nothing(trained):
+    """Pictures of several shapes, as paths, arrays and Pillow's, at once and one by one."""
+    paths = sorted(trained.val.iterdir())
+    images = [*paths, read_image(paths[0])[:48], Image.open(paths[1]).rotate(90, expand=True)]
+    single, several = (Predictor(trained.checkpoint, batch_size=n) for n in (1, 3))
+    found = several(images)
+    assert len(found) == len(images) == 7
+    for image, one in zip(images, found):
+        assert_same(one, single(image))
+    streamed = dict(several.stream(zip('abcdefg', images)))
+    assert sorted(streamed) == list('abcdefg')
+    assert np.array_equal(streamed['c'].picture, read_image(paths[2]))
+
+
+def test_folding_changes_nothing(trained):
+    path = sorted(trained.val.iterdir())[0]
+    assert_same(
+        Predictor(trained.checkpoint)(path), Predictor(trained.checkpoint, fuse=False)(path)
+    )
+
+
+def test_results_lie_in_the_picture(trained):
+    path = sorted(trained.val.iterdir())[1]
+    found = Predictor(trained.checkpoint)(path)
+    height, width = found.picture.shape[:2]
+    if trained.kind == 'semfpn':
+        assert found.label_map.shape == (height, width) and found.boxes.shape == (0, 4)
+        return
+    assert (np.diff(found.scores) <= 0).all() and len(found.scores) == 20
+    assert (found.boxes >= -1e-3).all()
+    assert (found.boxes <= np.array([width, height] * 2) + 1e-3).all()
+    assert (found.masks is not None) == (trained.kind == 'mask_rcnn')
+    assert found.masks is None or found.masks.shape == (20, height, width)
+    middle = float(found.scores[10])
+    fewer = found.above(middle)
+    assert len(fewer.scores) == (found.scores >= middle).sum() < 20
+    assert (fewer.masks is None) == (found.masks is None)
+
+
+def test_drawing_shows_what_is_kept():
+    picture = np.full((90, 120, 3), 200, np.uint8)
+    found = Prediction(
+        picture,
+        ('cat', 'dog'),
+        np.float32([[30, 40, 80, 70], [10, 20, 20, 60]]),
+        np.float32([0.9, 0.2]),
+        np.array([1, 0]),
+    )
+    assert np.array_equal(found.draw(1.0), picture)
+    changed = (np.array(found.draw(0.5)) != picture).any(2)
+    assert changed[40:71, [30, 80]].all() and changed[[40, 70], 30:81].all()
+    assert not changed[45:66, 35:76].any() and not changed[72:].any() and not changed[:, :29].any()
+    assert changed[25:39, 32:60].any()  # the name
+    masks = np.zeros((2, 90, 120), bool)
+    masks[0, 50:60, 40:50] = True
+    drawn = np.array(dataclasses.replace(found, masks=masks).draw(0.5))
+    assert (drawn != picture).any(2)[45:66, 35:76].sum() == 100
+    labels = np.repeat([[0] * 60 + [1] * 60], 90, 0)
+    drawn = np.array(Prediction(picture, ('cat', 'dog'), label_map=labels).draw())
+    assert drawn.shape[0] > 90 and len(np.unique(drawn[:90].reshape(-1, 3), axis=0)) == 2
+
+
+@pytest.fixture
+def mess(detector, tmp_path):
+    """A folder as people have them: one scene in many kinds, and three that are broken."""
+    folder = tmp_path / 'mess'
+    (folder / 'sub').mkdir(parents=True)
+    image = Image.open(sorted(detector.val.iterdir())[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.convert('CMYK').save(folder / 'cmyk.jpg')
+    Image.fromarray(np.uint16(image.convert('L')) * 257).save(folder / 'sixteen.png')
+    image.convert('RGBA').save(folder / 'rgba.png')
+    image.rotate(90, expand=True).save(folder / 'turned.jpg', exif=exif, quality=100)
+    image.convert('P').save(folder / 'sub' / 'rgba.png')
+    image.save(folder / 'whole.JPG')
+    (folder / 'cut.jpg').write_bytes((folder / 'cmyk.jpg').read_bytes()[:900])
+    (folder / 'text.jpg').write_text('a letter')
+    (folder / 'empty.png').touch()
+    (folder / 'notes.txt').write_text('not looked at')
+    return folder
+
+
+GOOD = {'cmyk.jpg', 'sixteen.png', 'rgba.png', 'turned.jpg', 'sub/rgba.png', 'whole.JPG'}
+
+
+def test_broken_pictures_are_listed_and_the_rest_goes_on(detector, mess, tmp_path):
+    out, errors, found = detector.infer(
+        tmp_path / 'out', mess, '--json', '--score-thr', 0, '--batch', 4, status=1
+    )
+    assert '6 of 9 pictures done' in out
+    listed = errors.split('3 could not be read:')[1].strip().splitlines()
+    assert [Path(line.split(' cannot')[0].strip()) for line in listed] == [
+        mess / name for name in ('cut.jpg', 'empty.png', 'text.jpg')
+    ]
+    assert found.keys() == {
+        'images.json',
+        'detections.bbox.json',
+        *(f'pictures/{name}.png' for name in GOOD),
+    }
+    images = json.loads(found['images.json'].read_text())['images']
+    assert {image['file_name'] for image in images} == GOOD
+    detections = json.loads(found['detections.bbox.json'].read_text())
+    assert {d['image_id'] for d in detections} == {image['id'] for image in images}
+
+
+def test_orientation_reaches_the_results(detector, mess):
+    """A turned photograph gives what the upright one gives, in upright coordinates."""
+    image = Image.open(mess / 'turned.jpg')
+    upright = np.array(image.rotate(-90, expand=True))
+    predictor = Predictor(detector.checkpoint)
+    assert_same(predictor(mess / 'turned.jpg'), predictor(upright))
+
+
+def test_a_second_run_leaves_its_own_pictures_alone(detector, mess, tmp_path):
+    """Results inside the folder that is read."""
+    first = detector.infer(mess / 'out', mess, status=1)
+    second = detector.infer(mess / 'out', mess, status=1)
+    assert first[2].keys() == second[2].keys() and first[0] == second[0]
+    pattern = detector.infer(tmp_path / 'globbed', mess / 'sub/*.png', mess / 'rgba.png')
+    assert pattern[2].keys() == {'pictures/sub/rgba.png.png', 'pictures/rgba.png.png'}
+
+
+def test_two_processes_share_the_pictures(detector, mess, tmp_path):
+    """Under torchrun the files are those of one process, and broken pictures still count."""
+    flags = ('--json', '--score-thr', '0', '--batch', '2')
+    _, _, alone = detector.infer(tmp_path / 'one', mess, *flags, status=1)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc-per-node=2',
+            '--standalone',
+            str(ROOT / 'tools/infer.py'),
+            str(detector.config),
+            str(detector.checkpoint),
+            str(mess),
+            '--out',
+            str(tmp_path / 'two'),
+            *flags,
+            '--launcher',
+            'pytorch',
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 1 and done.stdout.count('6 of 9 pictures done') == 1, done.stderr
+    assert done.stderr.count('3 could not be read:') == 1
+    shared = files(tmp_path / 'two')
+    assert shared.keys() == alone.keys()
+    one, two = (json.loads(f['detections.bbox.json'].read_text()) for f in (alone, shared))
+    assert [d['image_id'] for d in one] == [d['image_id'] for d in two]
+    np.testing.assert_allclose([d['score'] for d in one], [d['score'] for d in two], atol=1e-4)
+
+
+def test_full_disk_leaves_nothing_half_written(detector, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    argv = [
+        str(a)
+        for a in (detector.config, detector.checkpoint, detector.val, '--out', tmp_path / 'out')
+    ]
+    monkeypatch.setattr('os.fsync', full)
+    assert run_command('infer', argv) == 2
+    assert 'cannot be written: No space left on device' in capsys.readouterr().err
+    assert not files(tmp_path / 'out')
+
+
+def test_mistakes_are_one_line_before_anything_is_loaded(detector, tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'nothing').mkdir()
+    picture = sorted(detector.val.iterdir())[0]
+    good = [detector.config, detector.checkpoint, picture, '--out', tmp_path / 'out']
+    cases = [
+        ([*good[:4], tmp_path / 'file'], 'cannot be written'),
+        ([*good, '--score-thr', 1.5], 'from 0 to 1'),
+        ([*good, '--batch', 0], 'at least 1'),
+        ([*good[:2], tmp_path / 'no.jpg', *good[3:]], 'no such picture'),
+        ([*good[:2], tmp_path / 'nothing', *good[3:]], 'there is no picture'),
+        ([*good[:1], tmp_path / 'no.pth', *good[2:]], 'no.pth not found'),
+        ([*good, '--data-root', 'x'], 'unrecognized arguments: --data-root'),
+    ]
+    code = f"""
+import sys
+from effvim import cli, infer
+for argv in {[[str(a) for a in argv] for argv, _ in cases]!r}:
+    print(cli.run(infer.main, argv), 'mmdet' in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 * len(cases), done.stderr
+    for (_, expected), line, loaded in zip(cases, lines[::2], lines[1::2]):
+        assert line.startswith('error: ') and expected in line
+        assert loaded == '2 False'
+
+
+def test_predictor_says_what_is_wrong(detector, tmp_path):
+    with pytest.raises(UserError, match=r'moved\.pth needs its config'):
+        Predictor((tmp_path / 'moved.pth', os.link(detector.checkpoint, tmp_path / 'moved.pth'))[0])
+    with pytest.raises(UserError, match='use the config that it was trained with'):
+        Predictor(ROOT / 'configs/retinanet_effvim_m2.py', detector.checkpoint)
+    predictor = Predictor(detector.checkpoint)
+    with pytest.raises(UserError, match='float64 of shape'):
+        predictor(np.zeros((4, 4)))
+    with pytest.raises(UserError, match=r'no\.jpg'):
+        predictor([tmp_path / 'no.jpg'])

@@ -1,0 +1,257 @@
+"""tools/demo.py by its HTTP interface; tests/test_page_browser.py looks at it."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from pycocotools import mask as rle
+from tests.helpers.cli import run_command
+
+from effvim.datasets.scenes import draw_scene
+from effvim.inference import examples, web_page
+from effvim.inference.prediction import Prediction
+from effvim.inference.predictor import Predictor
+from tests.helpers import demo_server
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import TEST
+
+CONFIG = ROOT / 'configs/retinanet_effvim_m1.py'
+
+
+@pytest.fixture(scope='module')
+def trained(run_of, tmp_path_factory):
+    return demo_server.checkpoints(run_of('retinanet'), tmp_path_factory.mktemp('page'))
+
+
+@pytest.fixture(scope='module')
+def url(run_of, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('server')
+    with demo_server.serving(run_of('retinanet'), trained, folder) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url, tmp_path):
+    return Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / 'scene.png'
+    Image.fromarray(draw_scene(np.random.RandomState(5)).image).save(path)
+    return path
+
+
+class Answer:
+    """What the page shows after a request."""
+
+    def __init__(self, answer):
+        shown, self.text, png, content = answer
+        # a button's change comes as {'value': path, 'interactive': …}
+        self.usable = png['interactive'], content['interactive']
+        self.path, self.png, self.json = shown, png['value'], content['value']
+
+    @property
+    def content(self):
+        return json.loads(Path(self.json).read_text())
+
+
+def ask(client, path, checkpoint, score_thr=0.0):
+    client.predict(handle_file(path), Path(checkpoint).name, api_name='/predict')
+    return Answer(client.predict(score_thr, api_name='/show'))
+
+
+def test_upload_shows_what_predictor_finds(client, picture, trained):
+    scores = []
+    for checkpoint in trained:
+        found = Predictor(CONFIG, checkpoint, options=TEST['retinanet'])(picture)
+        assert len(found.scores) == 20
+        name = Path(checkpoint).name
+        answer = ask(client, picture, checkpoint)
+        assert answer.usable == (True, True)
+        assert Path(answer.png).name == 'scene_found.png'
+        np.testing.assert_array_equal(Image.open(answer.path), found.draw(0))
+        np.testing.assert_array_equal(Image.open(answer.png), found.draw(0))
+        assert (np.asarray(Image.open(answer.png)) != found.picture).any()
+        content = answer.content
+        assert (content['picture'], content['checkpoint']) == ('scene.png', name)
+        assert (content['height'], content['width']) == found.picture.shape[:2]
+        boxes = np.array([entry['bbox'] for entry in content['objects']])
+        np.testing.assert_allclose(boxes[:, :2], found.boxes[:, :2], rtol=1e-6)
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], found.boxes[:, 2:], rtol=1e-5)
+        np.testing.assert_array_equal(
+            np.float32([entry['score'] for entry in content['objects']]), found.scores
+        )
+        assert [entry['class'] for entry in content['objects']] == [
+            found.classes[label] for label in found.labels
+        ]
+        scores.append(found.scores)
+    assert (scores[0] != scores[1]).any()
+
+
+def test_threshold_moves_without_the_network(client, picture, trained):
+    first = ask(client, picture, trained[0])
+    scores = np.float32([entry['score'] for entry in first.content['objects']])
+    spent = re.findall(r'(?:reading|network) \d+ ms', first.text)
+    assert len(spent) == 2 and re.search(r'drawing \d+ ms', first.text)
+    pictures = set()
+    for index in (0, 5, 12, 19):
+        threshold = float(np.nextafter(scores[index], 2, dtype=np.float32))  # above this one
+        answer = Answer(client.predict(threshold, api_name='/show'))
+        number = (scores >= np.float32(threshold)).sum()
+        assert number <= index
+        assert len(answer.content['objects']) == number
+        assert re.search(rf'\b{number} object' if number else 'nothing with a score', answer.text)
+        assert re.findall(r'(?:reading|network) \d+ ms', answer.text) == spent
+        pictures.add(Path(answer.png).read_bytes())
+    assert len(pictures) == 4
+
+
+def broken_files(folder, picture):
+    """Path and a word of the message, of files that are no picture, by what is wrong."""
+    whole = Image.open(picture)
+    whole.save(folder / 'cut.jpg')
+    (folder / 'cut.jpg').write_bytes((folder / 'cut.jpg').read_bytes()[:-500])
+    (folder / 'text.jpg').write_text('no picture')
+    (folder / 'empty.png').touch()
+    (folder / '<b>bold.png').write_text('no picture')
+    whole.save(folder / 'program.eps')  # PostScript: must reach no interpreter
+    (folder / 'program.eps').rename(folder / 'program.jpg')
+    Image.new('1', (8000, 8000)).save(folder / 'huge.png')
+    return {
+        'cut.jpg': 'truncated',
+        'text.jpg': 'cannot',
+        'empty.png': 'empty',
+        '<b>bold.png': 'cannot',
+        'program.jpg': 'cannot',
+        'huge.png': 'megapixels',
+    }
+
+
+def test_broken_upload_is_a_message_and_the_page_goes_on(client, picture, trained, tmp_path):
+    for name, word in broken_files(tmp_path, picture).items():
+        assert ask(client, picture, trained[0]).path
+        answer = ask(client, tmp_path / name, trained[0])
+        assert (answer.path, answer.png, answer.json) == (None, None, None), name
+        assert answer.usable == (False, False)
+        assert word in answer.text and '/' not in answer.text, answer.text
+        assert '<' not in answer.text
+        assert Path(name).stem[-4:] in answer.text
+    assert ask(client, picture, trained[0]).path
+
+
+def test_file_of_another_type_is_refused(client, trained, tmp_path):
+    (tmp_path / 'notes.txt').write_text('no picture')
+    with pytest.raises(AppError, match='Invalid file type'):
+        ask(client, tmp_path / 'notes.txt', trained[0])
+
+
+def test_large_upload_is_refused(client, url, trained, tmp_path):
+    size = int(demo_server.MAX_MEGABYTES * 2**20)
+    noise = np.random.RandomState(0).bytes(2 * size)
+    for number, status in ((size - 10_000, 200), (size + 10_000, 413)):
+        files = {'files': ('noise.png', noise[:number])}
+        assert httpx.post(f'{url}/gradio_api/upload', files=files).status_code == status
+
+
+def test_only_this_machine_is_let_in_and_no_other_is_asked(url):
+    answer = httpx.get(url)
+    policy = answer.headers['content-security-policy']
+    assert policy.startswith("default-src 'self' ") and 'http' not in policy
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
+    with pytest.raises(ConnectionRefusedError):  # 127.0.0.2 is this machine, not the address given
+        socket.create_connection(('127.0.0.2', urlsplit(url).port))
+    # what it asks by itself: see demo_server.serving
+
+
+def test_examples(client, trained, tmp_path):
+    scene = client.predict(1, api_name='/example')
+    assert ask(client, scene, trained[0]).content['picture'] == 'scene_2.png'
+    for name in ('b.jpg', 'a.PNG', 'c.txt'):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / 'made').mkdir()
+    found = examples.collect_examples(str(tmp_path), tmp_path / 'made', segments=False)
+    assert [p.name for p in found] == ['a.PNG', 'b.jpg']
+    assert [p.read_bytes() for p in found] == [b'a.PNG', b'b.jpg']
+
+
+@pytest.mark.parametrize(
+    'mistake, words',
+    [
+        (['--launcher', 'pytorch'], '--launcher'),
+        (['--max-megabytes', '0'], '--max-megabytes'),
+        (['--port', '70000'], '--port 70000'),
+        (['--host', 'no.such.host.invalid'], '--host no.such.host.invalid'),
+        (['--examples', 'nowhere'], '--examples nowhere'),
+        (['nowhere.pth'], 'nowhere.pth not found'),
+    ],
+)
+def test_mistakes_are_one_line(mistake, words, trained, capsys):
+    assert run_command('demo', [str(CONFIG), trained[0], *mistake]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1
+
+
+def test_taken_port_is_named(url, trained, capsys):
+    port = str(urlsplit(url).port)
+    assert run_command('demo', [str(CONFIG), trained[0], '--port', port]) == 2
+    error = capsys.readouterr().err
+    assert f'--port {port}' in error and 'in use' in error and error.count('\n') == 1
+
+
+def test_without_gradio_says_how_to_get_it(trained):
+    code = (
+        'import sys; sys.modules["gradio"] = None; from effvim import cli, demo; '
+        'sys.exit(cli.run(demo.main))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(CONFIG), trained[0]], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "pip install -e '.[demo]'" in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_masks_and_regions_are_in_the_json():
+    random = np.random.RandomState(0)
+    about = dict(picture=np.zeros((9, 7, 3), np.uint8), classes=('disc', 'cross'))
+    masks = random.rand(2, 9, 7) < 0.5
+    found = Prediction(
+        **about,
+        boxes=np.float32([[1, 2, 5, 8], [0, 0, 3, 3]]),
+        scores=np.float32([0.75, 0.5]),
+        labels=np.array([1, 0]),
+        masks=masks,
+    )
+    for threshold, number in ((0.5, 2), (0.6, 1)):
+        objects = web_page.as_dict(web_page.Shown('a', 'c', found, (0, 0)), threshold)['objects']
+        assert len(objects) == number
+        for entry, mask in zip(objects, masks):
+            np.testing.assert_array_equal(rle.decode(entry['segmentation']), mask)
+    assert objects == [
+        {
+            'class': 'cross',
+            'score': 0.75,
+            'bbox': [1, 2, 4, 6],
+            'segmentation': objects[0]['segmentation'],
+        }
+    ]
+
+    labels = np.zeros((9, 7), np.int64)
+    labels[2:, 1:] = 1
+    content = web_page.as_dict(
+        web_page.Shown('a', 'c', Prediction(**about, label_map=labels), (0, 0)), 0.5
+    )
+    assert [(r['class'], r['pixels']) for r in content['regions']] == [('cross', 42), ('disc', 21)]
+    for region, label in zip(content['regions'], (1, 0)):
+        np.testing.assert_array_equal(rle.decode(region['segmentation']), labels == label)
+    assert web_page.headline(content) == 'cross 67%, disc 33%'

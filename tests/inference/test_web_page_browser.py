@@ -1,0 +1,154 @@
+"""tools/demo.py as a person sees it, in a headless Chromium."""
+
+import json
+import re
+import shutil
+import signal
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops, ImageOps
+from playwright.sync_api import expect, sync_playwright
+
+from effvim.datasets.scenes import draw_scene
+from tests.helpers import demo_server
+from tests.helpers.paths import ROOT
+
+SCREENSHOT = ROOT / 'work_dirs/page.png'
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope='module')
+def url(run_of, tmp_path_factory):
+    run = run_of('retinanet')
+    checkpoints = demo_server.checkpoints(run, tmp_path_factory.mktemp('page'))
+    folder = tmp_path_factory.mktemp('server')
+    with demo_server.serving(run, checkpoints, folder, signal.SIGTERM) as address:
+        yield address
+
+
+@pytest.fixture(scope='module')
+def browser():
+    chromium = shutil.which('chromium')
+    assert chromium, 'no chromium: apt-get install chromium'
+    with sync_playwright() as playwright:
+        # root may not use the sandbox, and containers have little shared memory
+        yield playwright.chromium.launch(
+            executable_path=chromium, args=['--no-sandbox', '--disable-dev-shm-usage']
+        )
+
+
+@pytest.fixture
+def page(browser, url):
+    """The page, loaded; afterwards checks that nothing was asked from another server."""
+    tab = browser.new_page(viewport={'width': 1280, 'height': 900})
+    asked, faults = [], []
+    tab.on('request', lambda request: asked.append(request.url))
+    tab.on('pageerror', lambda error: faults.append(str(error)))
+    tab.goto(url)
+    expect(tab.get_by_role('heading', name='retinanet_effvim_m1')).to_be_visible(timeout=60_000)
+    yield tab
+    tab.close()
+    assert len(asked) > 10
+    assert {urlsplit(u).hostname for u in asked if not u.startswith(('data:', 'blob:'))} == {
+        '127.0.0.1'
+    }
+    assert faults == []
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / 'scene.png'
+    ImageOps.scale(Image.fromarray(draw_scene(np.random.RandomState(5)).image), 4).save(path)
+    return path
+
+
+def upload(page, path):
+    page.locator('input[type=file]').first.set_input_files(path)
+
+
+def headline(page, pattern):
+    """The line about the result, once it matches."""
+    line = page.locator('strong').filter(has_text=re.compile(pattern))
+    expect(line).to_be_visible(timeout=60_000)
+    return line.inner_text()
+
+
+def set_threshold(page, value):
+    field = page.get_by_role('spinbutton')
+    field.fill(str(value))
+    field.press('Tab')
+
+
+def download(page, button):
+    with page.expect_download() as event:
+        page.get_by_text(button).click()
+    return event.value.path()
+
+
+def result(page):
+    return json.loads(download(page, 'result (JSON)').read_text())
+
+
+def test_upload_threshold_and_downloads(page, picture, capsys):
+    upload(page, picture)
+    set_threshold(page, 0)
+    assert headline(page, '^20 objects').startswith('20 objects')
+    screen = page.locator('#result img')
+    many = screen.screenshot()
+    scores = [entry['score'] for entry in result(page)['objects']]
+    assert len(scores) == 20
+    drawn = Image.open(download(page, 'picture (PNG)'))
+    given = Image.open(picture)
+    assert drawn.size == given.size and ImageChops.difference(drawn, given).getbbox()
+
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOT)
+    with capsys.disabled():
+        print(f'\nscreenshot: {SCREENSHOT}')
+
+    middle = round((scores[9] + scores[10]) / 2, 2)
+    left = sum(score >= middle for score in scores)
+    assert 0 < left < 20
+    set_threshold(page, middle)
+    headline(page, f'^{left} object')
+    assert len(result(page)['objects']) == left
+    some = screen.screenshot()
+    set_threshold(page, 1)
+    headline(page, '^nothing with a score')
+    none = screen.screenshot()
+    assert len({many, some, none}) == 3
+    assert (
+        ImageChops.difference(Image.open(download(page, 'picture (PNG)')), given).getbbox() is None
+    )
+
+
+def test_example_is_shown(page):
+    page.locator('.gallery-item').first.click()
+    headline(page, 'object|nothing with a score')
+    expect(page.locator('#result img')).to_be_visible()
+    assert result(page)['picture'] == 'scene_1.png'
+
+
+def test_refused_files_get_a_message(page, picture, tmp_path):
+    broken = tmp_path / 'broken.jpg'
+    Image.open(picture).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-500])
+    (tmp_path / 'notes.txt').write_text('no picture')
+    (tmp_path / 'large.png').write_bytes(bytes(int(demo_server.MAX_MEGABYTES * 2**20) + 1))
+    for name, words in (
+        ('broken.jpg', 'broken.jpg cannot be read as a picture'),
+        ('notes.txt', 'Invalid file type: notes.txt'),
+        ('large.png', 'maximum allowed size'),
+    ):
+        upload(page, picture)
+        expect(page.locator('#result img')).to_be_visible(timeout=60_000)
+        page.get_by_label('Clear').first.click()
+        expect(page.locator('#result img')).to_have_count(0)
+        upload(page, tmp_path / name)
+        message = page.get_by_test_id('toast-body').filter(has_text=words)
+        expect(message).to_be_visible()
+        expect(page.locator('#result img')).to_have_count(0)
+        assert 'Traceback' not in page.inner_text('body')
+        page.reload()

@@ -1,0 +1,98 @@
+"""EffViMCocoMetric against pycocotools."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import mmdet_plugin  # noqa: F401
+from effvim.datasets import synthetic
+from mmdet_plugin.metric import NAMES, EffViMCocoMetric
+
+
+@pytest.fixture(scope='module')
+def truth(tmp_path_factory):
+    root = synthetic.draw_coco(tmp_path_factory.mktemp('m') / 'coco', num_train=8, num_val=24)
+    return root / 'annotations/instances_val2017.json'
+
+
+def detections(truth, seed=0):
+    """The truth, shifted and rescored, some of it with a wrong class, and boxes of chance."""
+    rng = np.random.default_rng(seed)
+    content = json.loads(truth.read_text())
+    found = []
+    for a in content['annotations']:
+        box = np.array(a['bbox']) + rng.normal(0, 2, 4)
+        label = a['category_id'] - 1 if rng.random() < 0.8 else int(rng.integers(3))
+        found.append((a['image_id'], box, label, rng.random()))
+    for _ in range(60):
+        image = content['images'][rng.integers(len(content['images']))]['id']
+        found.append(
+            (
+                image,
+                np.r_[rng.uniform(0, 90, 2), rng.uniform(5, 60, 2)],
+                int(rng.integers(3)),
+                rng.random() / 2,
+            )
+        )
+    return [i['id'] for i in content['images']], found
+
+
+def evaluate(truth, images, found):
+    metric = EffViMCocoMetric(ann_file=str(truth), metric='bbox')
+    metric.dataset_meta = dict(classes=mini.CLASSES)
+    for image in images:
+        mine = [f for f in found if f[0] == image]
+        boxes = torch.tensor(np.array([np.r_[b[:2], b[:2] + b[2:]] for _, b, _, _ in mine]))
+        pred = dict(
+            bboxes=boxes.reshape(-1, 4),
+            labels=torch.tensor([f[2] for f in mine]).long(),
+            scores=torch.tensor([f[3] for f in mine], dtype=torch.float64),
+        )
+        metric.process({}, [dict(pred_instances=pred, img_id=image, ori_shape=(160, 160))])
+    return metric.evaluate(len(images))
+
+
+def test_equals_pycocotools(truth, tmp_path):
+    images, found = detections(truth)
+    numbers = evaluate(truth, images, found)
+    assert list(numbers) == [f'coco/bbox_{name}' for name in NAMES]
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(truth)
+        given = api.loadRes(
+            [
+                dict(image_id=i, bbox=b.tolist(), category_id=label + 1, score=s)
+                for i, b, label, s in found
+            ]
+        )
+        evaluation = COCOeval(api, given, 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # COCO's own limits are 1, 10, 100 detections; the first six and the areas use 100
+    for name, expected in zip(NAMES[:6], evaluation.stats[:6]):
+        assert abs(numbers[f'coco/bbox_{name}'] - expected) <= 1e-9, name
+    assert abs(numbers['coco/bbox_AR@100'] - evaluation.stats[8]) <= 1e-9
+    assert 0.2 < numbers['coco/bbox_mAP'] < 0.9
+
+
+def test_no_detection_at_all_is_zero(truth):
+    images, _ = detections(truth)
+    numbers = evaluate(truth, images, [])
+    assert numbers['coco/bbox_mAP'] == numbers['coco/bbox_mAP_50'] == 0
+    assert numbers['coco/bbox_mAP_l'] == -1  # no large object in the truth
+
+
+def test_perfect_detections_are_one(truth):
+    content = json.loads(truth.read_text())
+    images = [i['id'] for i in content['images']]
+    found = [
+        (a['image_id'], np.array(a['bbox']), a['category_id'] - 1, 0.9)
+        for a in content['annotations']
+    ]
+    assert evaluate(truth, images, found)['coco/bbox_mAP'] == pytest.approx(1, abs=1e-9)

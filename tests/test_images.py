@@ -1,0 +1,147 @@
+"""Pictures of every kind become the same 8-bit RGB; what is not a picture is named."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbone import UserError
+from effvim.images import read_image
+
+RGB = np.random.RandomState(0).randint(0, 256, (5, 8, 3), np.uint8)
+GREY = RGB[..., :1].repeat(3, 2)
+
+
+def saved(path, image, **how):
+    image.save(path, **how)
+    return read_image(path)
+
+
+def test_plain(tmp_path):
+    for suffix in ('png', 'bmp', 'tiff'):
+        found = saved(tmp_path / f'a.{suffix}', Image.fromarray(RGB))
+        assert found.dtype == np.uint8 and np.array_equal(found, RGB)
+    with open(tmp_path / 'a.png', 'rb') as file:
+        assert np.array_equal(read_image(file), RGB)
+
+
+def test_greyscale_and_two_levels(tmp_path):
+    assert np.array_equal(saved(tmp_path / 'a.png', Image.fromarray(RGB[..., 0])), GREY)
+    found = saved(tmp_path / 'b.png', Image.fromarray(RGB[..., 0] > 127))
+    assert np.array_equal(found, np.where(GREY > 127, 255, 0))
+
+
+def test_palette(tmp_path):
+    image = Image.fromarray(np.arange(40, dtype=np.uint8).reshape(5, 8))
+    image.putpalette(RGB.tobytes())
+    assert np.array_equal(saved(tmp_path / 'a.png', image), RGB)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tiff'])
+def test_16_bit_grey_is_scaled(tmp_path, suffix):
+    for sixteen in (np.uint16(RGB[..., 0]) * 257, np.uint16(RGB[..., 0]) * 257 // 256 * 256):
+        cv2.imwrite(str(tmp_path / f'a.{suffix}'), sixteen)
+        found = read_image(tmp_path / f'a.{suffix}').astype(int)
+        assert np.abs(found - sixteen[..., None] / 257).max() <= 0.5
+
+
+def test_16_bit_colour_is_scaled(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.uint16(RGB[..., ::-1]) * 257)
+    assert np.array_equal(read_image(tmp_path / 'a.png'), RGB)
+
+
+def test_transparency_is_white(tmp_path):
+    alpha = np.random.RandomState(1).randint(0, 256, (5, 8, 1), np.uint8)
+    alpha[0], alpha[1] = 0, 255
+    for colours in (RGB, GREY):
+        expected = (colours * (alpha / 255) + 255 * (1 - alpha / 255)).round()
+        channels = colours if colours is RGB else colours[..., :1]
+        image = Image.fromarray(np.concatenate([channels, alpha], 2))
+        assert image.mode == ('RGBA' if colours is RGB else 'LA')
+        found = saved(tmp_path / 'a.png', image).astype(int)
+        assert np.abs(found - expected).max() <= 1
+        assert (found[0] == 255).all() and np.array_equal(found[1], colours[1])
+
+
+def test_one_transparent_colour_is_white(tmp_path):
+    colour = tuple(int(v) for v in RGB[2, 3])
+    found = saved(tmp_path / 'a.png', Image.fromarray(RGB), transparency=colour)
+    expected = RGB.copy()
+    expected[2, 3] = 255
+    assert np.array_equal(found, expected)
+
+
+def test_cmyk(tmp_path):
+    ink = np.concatenate([255 - RGB, np.zeros_like(RGB[..., :1])], 2)
+    assert np.array_equal(saved(tmp_path / 'a.tiff', Image.fromarray(ink, 'CMYK')), RGB)
+    grey = np.full((64, 64, 4), (0, 0, 0, 155), np.uint8)  # black ink alone
+    found = saved(tmp_path / 'a.jpg', Image.fromarray(grey, 'CMYK'), quality=100)
+    assert np.abs(found.astype(int) - 100).max() <= 1
+
+
+# The transform that a viewer undoes, by the EXIF standard: what was stored for an upright picture.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize('orientation', STORED)
+def test_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](RGB)))
+    assert np.array_equal(saved(tmp_path / 'a.png', stored, exif=exif), RGB)
+    stored.save(tmp_path / 'a.jpg', exif=exif, quality=95)
+    assert np.array_equal(  # OpenCV turns pictures too
+        read_image(tmp_path / 'a.jpg').shape, cv2.imread(str(tmp_path / 'a.jpg')).shape
+    )
+
+
+def jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(np.kron(RGB, np.ones((20, 20, 1), np.uint8))).save(buffer, 'JPEG')
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    'content, why',
+    [
+        (jpeg()[:-300], 'truncated'),
+        (b'no picture at all\n', 'cannot identify'),
+        (b'', 'is empty'),
+        (None, 'No such file'),
+    ],
+    ids=['truncated', 'text', 'empty', 'absent'],
+)
+def test_what_is_no_picture_is_named(tmp_path, content, why):
+    path = tmp_path / 'holiday.jpg'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    assert str(path) in str(error.value) and why in str(error.value)
+    if content is not None:
+        with pytest.raises(UserError, match='cannot be read'):
+            read_image(io.BytesIO(content))
+
+
+def test_values_without_a_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / 'a.tiff')
+    with pytest.raises(UserError, match=r'a\.tiff.*convert'):
+        read_image(tmp_path / 'a.tiff')
+
+
+def test_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    Image.fromarray(RGB).save(tmp_path / 'a.png')
+    with pytest.raises(UserError, match=r'a\.png.*exceeds limit'):
+        read_image(tmp_path / 'a.png')
