@@ -136,7 +136,7 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, 'pt') as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         about = (file.metadata() or {}).get(METADATA)
     return {'state_dict': tensors, 'meta': ast.literal_eval(about)} if about else tensors
 

@@ -5,7 +5,9 @@ Configs name it in `custom_imports`; programs import it before anything of mmdet
 
 from backbone.openmmlab import ops
 
-ops.install()  # before anything below imports mmcv.ops
+# The imports below load mmdet's models, which load mmcv.ops, which asks for compiled operators:
+# the stand-in for them must be there first.
+ops.install()
 
 from backbone.openmmlab import layer_decay, wrapper
 

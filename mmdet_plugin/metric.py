@@ -1,4 +1,4 @@
-"""COCO's evaluation, all twelve numbers, unrounded."""
+"""`EffViMCocoMetric`: COCO's evaluation with all twelve numbers, unrounded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 
-# mmdet's names of the twelve numbers, in the order in which COCO's evaluation gives them.
-# With mmdet's limits of 100, 300 and 1000 detections an image, where COCO's own are 1, 10, 100.
+# mmdet's names of the twelve numbers, in the order of `COCOeval.stats`. mmdet limits the detections
+# per image to 100, 300 and 1000, COCO itself to 1, 10 and 100.
 NAMES = (
     'mAP',
     'mAP_50',
@@ -34,16 +34,16 @@ NAMES = (
 
 @METRICS.register_module()
 class EffViMCocoMetric(CocoMetric):
-    """mmdet's `CocoMetric`, counted by faster-coco-eval, with three differences.
+    """Evaluate detections as mmdet's `CocoMetric` does, with three differences.
 
-    It gives all twelve numbers instead of six, in full precision instead of three digits, and for
-    a data set without a single detection it gives 0 where objects exist instead of raising. As in
-    COCO, −1 stands for "no such object in the truth", e.g. no small one.
+    It returns all twelve numbers instead of six, in full precision instead of three digits, and a
+    dataset without a single detection scores 0 where objects exist instead of raising. As in COCO,
+    −1 stands for "no such object in the ground truth", e.g. no small one. faster-coco-eval counts.
 
     Attributes:
-        precision: by metric what was counted last: the precision at each IoU threshold, 101 points
-            of recall, class, object size (all, small, medium, large) and limit of detections; −1
-            where the truth has no such object.
+        precision: of the last evaluation, by metric ('bbox', 'segm'): the precision by IoU
+            threshold, recall (101 points), class, object size (all, small, medium, large) and limit
+            of detections; −1 where the ground truth has no such object.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,13 +51,13 @@ class EffViMCocoMetric(CocoMetric):
         self.precision: dict[str, np.ndarray] = {}
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """The twelve numbers per metric, by mmdet's names, e.g. `bbox_mAP_50`."""
+        """Return the twelve numbers per metric, named as in mmdet, e.g. `bbox_mAP_50`."""
         _, predictions = zip(*results)
         with tempfile.TemporaryDirectory() as folder:
             prefix = self.outfile_prefix or str(Path(folder) / 'results')
-            truth = self.truth()
+            ground_truth = self.ground_truth()
             # results2json reads cat_ids
-            self.cat_ids = truth.getCatIds(catNms=self.dataset_meta['classes'])
+            self.cat_ids = ground_truth.getCatIds(catNms=self.dataset_meta['classes'])
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 return {}
@@ -66,27 +66,29 @@ class EffViMCocoMetric(CocoMetric):
             }
 
         numbers = {}
-        for metric, found in detections.items():
-            for detection in found if metric == 'segm' else []:
-                detection.pop('bbox')  # else COCO takes the box's area for the mask's
-            stats = self.count(truth, found, metric)
+        for metric, boxes_or_masks in detections.items():
+            for detection in boxes_or_masks if metric == 'segm' else []:
+                detection.pop('bbox')  # otherwise COCO takes the box's area for the mask's
+            stats = self.count(ground_truth, boxes_or_masks, metric)
             for name, value in zip(NAMES, stats):
                 numbers[f'{metric}_{name}'] = value
         return numbers
 
-    def truth(self) -> COCO:
-        """The annotations; `CocoMetric` has read them into pycocotools' class already."""
-        truth = COCO()
-        truth.dataset = self._coco_api.dataset
-        truth.createIndex()
-        return truth
+    def ground_truth(self) -> COCO:
+        """The annotations in faster-coco-eval's class; `CocoMetric` has read them already."""
+        ground_truth = COCO()
+        ground_truth.dataset = self._coco_api.dataset
+        ground_truth.createIndex()
+        return ground_truth
 
-    def count(self, truth: COCO, detections: list[dict[str, Any]], metric: str) -> list[float]:
-        """COCO's twelve numbers for `detections` in COCO's result format."""
+    def count(
+        self, ground_truth: COCO, detections: list[dict[str, Any]], metric: str
+    ) -> list[float]:
+        """Return COCO's twelve numbers for `detections` in COCO's result format."""
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval_faster(truth, truth.loadRes(detections), metric)
+            evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(detections), metric)
             evaluation.params.catIds = self.cat_ids
-            evaluation.params.imgIds = truth.getImgIds()
+            evaluation.params.imgIds = ground_truth.getImgIds()
             evaluation.params.maxDets = list(self.proposal_nums)
             evaluation.params.iouThrs = self.iou_thrs
             evaluation.evaluate()

@@ -1,4 +1,4 @@
-"""Three maps in, a detector's pyramid out: the neck of the published EfficientViM detectors."""
+"""`EfficientViMFPN`: the neck of the published EfficientViM detectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backbone.layers import LayerNorm2d
 
 @MODELS.register_module()
 class EfficientViMFPN(BaseModule):
-    """FPN over the backbone's maps, with finer levels by transposed convolutions.
+    """FPN over the backbone's three maps, with finer levels by transposed convolutions.
 
     LayerNorm over channels on each input, 1×1 laterals, top-down addition, a 3×3 convolution per
     level. Then `num_transposed` finer levels, each a 2×2 transposed convolution of stride 2 on the
@@ -33,9 +33,9 @@ class EfficientViMFPN(BaseModule):
         out_channels: channels of every output.
         num_transposed: 0, 1 or 2 finer levels.
         num_outs: number of outputs; at least the inputs and the finer levels.
-        norm_cfg: a norm after every convolution but the transposed ones; published: none.
-        init_cfg: mmengine's; by default as published, Xavier-uniform convolutions and
-            Kaiming-normal transposed ones, biases 0.
+        norm_cfg: a norm after every convolution except the transposed ones; published: none.
+        init_cfg: mmengine's initialisation config; default: as published, Xavier-uniform
+            convolutions and Kaiming-normal transposed ones, biases 0.
 
     Raises:
         UserError: `num_transposed` or `num_outs` out of range; in `forward`, maps that are not
@@ -104,12 +104,15 @@ class EfficientViMFPN(BaseModule):
         self.extra_fpn_convs = nn.ModuleList(conv(out_channels, 3) for _ in range(num_transposed))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Outputs B `out_channels` H_i W_i, finest first, for inputs B `in_channels[i]` H_i W_i."""
-        given = tuple(x.shape[1] for x in inputs)
-        if given != self.in_channels:
+        """Return `num_outs` maps, B `out_channels` H_i W_i, finest first.
+
+        `inputs`: B `in_channels[i]` H_i W_i, finest first.
+        """
+        channels = tuple(x.shape[1] for x in inputs)
+        if channels != self.in_channels:
             raise UserError(
                 f'the neck was built for in_channels={list(self.in_channels)}, but the '
-                f'backbone gives maps of {list(given)} channels'
+                f'backbone gives maps of {list(channels)} channels'
             )
         inputs = [norm(x) for norm, x in zip(self.norms, inputs)]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs)]

@@ -1,4 +1,4 @@
-"""RoIs from maps of a half type, at the places where they are."""
+"""`EffViMSingleRoIExtractor`: RoI features at exact positions in mixed precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class EffViMSingleRoIExtractor(SingleRoIExtractor):
-    """mmdet's extractor in float32, for training in mixed precision.
+    """mmdet's `SingleRoIExtractor` in float32, for training in mixed precision.
 
     mmdet casts the boxes to the maps' type: in bfloat16 a coordinate beyond 1,024 moves by up to
     4 pixels, and features no longer belong to the box or mask that they are trained on.
@@ -18,5 +18,5 @@ class EffViMSingleRoIExtractor(SingleRoIExtractor):
     def forward(
         self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None
     ) -> Tensor:
-        """RoI features (K, C, h, w), float32, of maps (B, C, H_i, W_i) at `rois` (K, 5)."""
+        """Return RoI features, K C h w, float32, of maps B C H_i W_i at `rois`, K 5."""
         return super().forward(tuple(x.float() for x in feats), rois, roi_scale_factor)

@@ -1,4 +1,4 @@
-"""mIoU, mAcc and aAcc from exact counts, unrounded, and the numbers of every class."""
+"""`EffViMIoUMetric`: mIoU, mAcc and aAcc from exact counts, unrounded, and per class."""
 
 from __future__ import annotations
 
@@ -14,43 +14,57 @@ from torch import Tensor
 
 @METRICS.register_module()
 class EffViMIoUMetric(IoUMetric):
-    """mmseg's `IoUMetric` with four differences, in percent as there.
+    """Evaluate segmentation as mmseg's `IoUMetric` does, in percent, with four differences.
 
-    Pixels are counted in integers instead of float32, which is exact up to 2²⁴ only; the means keep
-    their digits; every class has its numbers by name, e.g. `IoU.wall`, instead of a printed table;
-    and `leave_out` names classes that do not count in the means, as a background.
+    Pixels are counted in integers instead of float32, which is exact only up to 2²⁴; the means are
+    not rounded; every class has its numbers by name, e.g. `IoU.wall`, instead of a printed table;
+    and `ignored_classes` are excluded from the means.
 
-    As in mmseg a class that occurs neither in the truth nor in the predictions counts in no mean;
-    here it has no number of its own either. A class that is only predicted has IoU 0 and no Acc.
+    As in mmseg, a class that occurs neither in the ground truth nor in the predictions counts in no
+    mean; here it has no number of its own either. A class that is only predicted has IoU 0 and no
+    Acc.
+
+    Args:
+        *args: as `IoUMetric`.
+        ignored_classes: names of classes to exclude from mIoU and mAcc, e.g. a background.
+        **kwargs: as `IoUMetric`.
     """
 
-    def __init__(self, *args: Any, leave_out: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ignored_classes: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.leave_out = tuple(leave_out)
+        self.ignored_classes = tuple(ignored_classes)
 
     @staticmethod
     def intersect_and_union(
         pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels per class, int64: in both, in either, predicted, true; none where ignored."""
+        """Count pixels per class, int64: in both label maps, in either, predicted, ground truth.
+
+        Pixels whose ground truth is `ignore_index` do not count.
+
+        Args:
+            pred_label: H W, the predicted classes.
+            label: H W, the ground truth.
+        """
         kept = label != ignore_index
-        found, truth = pred_label[kept].long(), label[kept].long()
+        predicted_labels, true_labels = pred_label[kept].long(), label[kept].long()
 
         def count(labels: Tensor) -> Tensor:
             return torch.bincount(labels, minlength=num_classes)[:num_classes].cpu()
 
-        both, predicted, true = count(truth[found == truth]), count(found), count(truth)
+        both = count(true_labels[predicted_labels == true_labels])
+        predicted, true = count(predicted_labels), count(true_labels)
         return both, predicted + true - both, predicted, true
 
     def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """The means by mmseg's names, then every class, e.g. `IoU.wall` and `Acc.wall`."""
+        """Return the means, named as in mmseg, then every class, e.g. `IoU.wall` and `Acc.wall`."""
         if self.format_only:
             return {}
-        counts = [sum(part).double() for part in zip(*results)]
+        counts = [sum(per_image).double() for per_image in zip(*results)]
         values = self.total_area_to_metrics(*counts, self.metrics, self.nan_to_num, self.beta)
         overall = values.pop('aAcc')
         classes = self.dataset_meta['classes']
-        counted = [name not in self.leave_out for name in classes]
+        counted = [name not in self.ignored_classes for name in classes]
         numbers = {f'm{name}': 100 * np.nanmean(value[counted]) for name, value in values.items()}
         numbers['aAcc'] = 100 * overall
         for name, value in values.items():

@@ -1,0 +1,1 @@
+"""What knows mmengine and mmcv: registration, layer-wise learning rates, missing operators."""

@@ -123,7 +123,7 @@ def counters(content: dict[str, Any]) -> dict[tuple[str, str], Counter]:
         path = Path(folder) / 'truth.json'
         path.write_text(json.dumps(content))
         metric = EffViMCocoMetric(ann_file=str(path))
-        truth, official = metric.truth(), COCO(str(path))
+        truth, official = metric.ground_truth(), COCO(str(path))
     metric.cat_ids = truth.getCatIds()
 
     def pycocotools(what: str, found: list[dict[str, Any]]) -> list[float]:

@@ -16,23 +16,23 @@ from mmdet_plugin.metric import NAMES, EffViMCocoMetric
 
 
 @pytest.fixture(scope='module')
-def truth(tmp_path_factory):
+def annotations(tmp_path_factory):
     root = synthetic.draw_coco(tmp_path_factory.mktemp('m') / 'coco', num_train=8, num_val=24)
     return root / 'annotations/instances_val2017.json'
 
 
-def detections(truth, seed=0):
-    """The truth, shifted and rescored, some of it with a wrong class, and boxes of chance."""
+def detections(annotations, seed=0):
+    """The ground truth, shifted and rescored, some with a wrong class, and random boxes."""
     rng = np.random.default_rng(seed)
-    content = json.loads(truth.read_text())
-    found = []
+    content = json.loads(annotations.read_text())
+    detected = []
     for a in content['annotations']:
         box = np.array(a['bbox']) + rng.normal(0, 2, 4)
         label = a['category_id'] - 1 if rng.random() < 0.8 else int(rng.integers(3))
-        found.append((a['image_id'], box, label, rng.random()))
+        detected.append((a['image_id'], box, label, rng.random()))
     for _ in range(60):
         image = content['images'][rng.integers(len(content['images']))]['id']
-        found.append(
+        detected.append(
             (
                 image,
                 np.r_[rng.uniform(0, 90, 2), rng.uniform(5, 60, 2)],
@@ -40,14 +40,14 @@ def detections(truth, seed=0):
                 rng.random() / 2,
             )
         )
-    return [i['id'] for i in content['images']], found
+    return [i['id'] for i in content['images']], detected
 
 
-def evaluate(truth, images, found):
-    metric = EffViMCocoMetric(ann_file=str(truth), metric='bbox')
-    metric.dataset_meta = dict(classes=mini.CLASSES)
+def evaluate(annotations, images, detected):
+    metric = EffViMCocoMetric(ann_file=str(annotations), metric='bbox')
+    metric.dataset_meta = dict(classes=synthetic.CLASSES)
     for image in images:
-        mine = [f for f in found if f[0] == image]
+        mine = [f for f in detected if f[0] == image]
         boxes = torch.tensor(np.array([np.r_[b[:2], b[:2] + b[2:]] for _, b, _, _ in mine]))
         pred = dict(
             bboxes=boxes.reshape(-1, 4),
@@ -58,16 +58,16 @@ def evaluate(truth, images, found):
     return metric.evaluate(len(images))
 
 
-def test_equals_pycocotools(truth, tmp_path):
-    images, found = detections(truth)
-    numbers = evaluate(truth, images, found)
+def test_equals_pycocotools(annotations, tmp_path):
+    images, detected = detections(annotations)
+    numbers = evaluate(annotations, images, detected)
     assert list(numbers) == [f'coco/bbox_{name}' for name in NAMES]
     with contextlib.redirect_stdout(io.StringIO()):
-        api = COCO(truth)
+        api = COCO(annotations)
         given = api.loadRes(
             [
                 dict(image_id=i, bbox=b.tolist(), category_id=label + 1, score=s)
-                for i, b, label, s in found
+                for i, b, label, s in detected
             ]
         )
         evaluation = COCOeval(api, given, 'bbox')
@@ -81,18 +81,18 @@ def test_equals_pycocotools(truth, tmp_path):
     assert 0.2 < numbers['coco/bbox_mAP'] < 0.9
 
 
-def test_no_detection_at_all_is_zero(truth):
-    images, _ = detections(truth)
-    numbers = evaluate(truth, images, [])
+def test_no_detection_at_all_is_zero(annotations):
+    images, _ = detections(annotations)
+    numbers = evaluate(annotations, images, [])
     assert numbers['coco/bbox_mAP'] == numbers['coco/bbox_mAP_50'] == 0
-    assert numbers['coco/bbox_mAP_l'] == -1  # no large object in the truth
+    assert numbers['coco/bbox_mAP_l'] == -1  # no large object in the ground truth
 
 
-def test_perfect_detections_are_one(truth):
-    content = json.loads(truth.read_text())
+def test_perfect_detections_are_one(annotations):
+    content = json.loads(annotations.read_text())
     images = [i['id'] for i in content['images']]
-    found = [
+    detected = [
         (a['image_id'], np.array(a['bbox']), a['category_id'] - 1, 0.9)
         for a in content['annotations']
     ]
-    assert evaluate(truth, images, found)['coco/bbox_mAP'] == pytest.approx(1, abs=1e-9)
+    assert evaluate(annotations, images, detected)['coco/bbox_mAP'] == pytest.approx(1, abs=1e-9)

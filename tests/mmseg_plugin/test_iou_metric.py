@@ -6,13 +6,13 @@ import torch
 
 from mmseg_plugin.metric import EffViMIoUMetric
 
-CLASSES = ('ground', 'disc', 'triangle', 'cross', 'star')
+CLASSES = ('background', 'disc', 'triangle', 'cross', 'star')
 
 
-def evaluate(found, truth, **settings):
+def evaluate(predicted, ground_truth, **settings):
     metric = EffViMIoUMetric(**settings)
     metric.dataset_meta = dict(classes=CLASSES)
-    for f, t in zip(found, truth):
+    for f, t in zip(predicted, ground_truth):
         metric.process(
             {},
             [
@@ -22,22 +22,24 @@ def evaluate(found, truth, **settings):
                 )
             ],
         )
-    return metric.evaluate(len(found))
+    return metric.evaluate(len(predicted))
 
 
 def maps(seed=0):
-    """Label maps of several sizes; some of the truth is none (255), and no star occurs in it."""
+    """Predicted and true label maps of several sizes; 255 is ignored, no star occurs."""
     rng = np.random.default_rng(seed)
-    truth = [rng.integers(0, 4, (30 + i, 40)) for i in range(5)]
-    found = [np.where(rng.random(t.shape) < 0.7, t, rng.integers(0, 4, t.shape)) for t in truth]
-    for t in truth:
+    ground_truth = [rng.integers(0, 4, (30 + i, 40)) for i in range(5)]
+    predicted = [
+        np.where(rng.random(t.shape) < 0.7, t, rng.integers(0, 4, t.shape)) for t in ground_truth
+    ]
+    for t in ground_truth:
         t[rng.random(t.shape) < 0.1] = 255
-    return found, truth
+    return predicted, ground_truth
 
 
-def expected(found, truth):
-    """IoU and Acc per class, and the share of all pixels, in percent."""
-    f, t = (np.concatenate([m.ravel() for m in ms]) for ms in (found, truth))
+def expected(predicted, ground_truth):
+    """IoU and Acc per class, and accuracy over all pixels, in percent."""
+    f, t = (np.concatenate([m.ravel() for m in ms]) for ms in (predicted, ground_truth))
     f, t = f[t != 255], t[t != 255]
     iou, acc = {}, {}
     for i, name in enumerate(CLASSES):
@@ -49,10 +51,10 @@ def expected(found, truth):
 
 
 def test_equals_numpy():
-    found, truth = maps()
-    iou, acc, all_pixels = expected(found, truth)
+    predicted, ground_truth = maps()
+    iou, acc, all_pixels = expected(predicted, ground_truth)
     assert len(iou) == len(acc) == 4
-    numbers = evaluate(found, truth)
+    numbers = evaluate(predicted, ground_truth)
     assert list(numbers)[:3] == ['mIoU', 'mAcc', 'aAcc']
     assert numbers == pytest.approx(
         {
@@ -68,22 +70,25 @@ def test_equals_numpy():
 
 
 def test_a_class_that_is_only_predicted_counts_as_wrong():
-    found, truth = maps()
-    found[0][:9] = 4
-    iou, acc, _ = expected(found, truth)
+    predicted, ground_truth = maps()
+    predicted[0][:9] = 4
+    iou, acc, _ = expected(predicted, ground_truth)
     assert iou['star'] == 0 and 'star' not in acc
-    numbers = evaluate(found, truth)
+    numbers = evaluate(predicted, ground_truth)
     assert numbers['IoU.star'] == 0 and 'Acc.star' not in numbers
     assert numbers['mIoU'] == pytest.approx(np.mean(list(iou.values())), abs=1e-9)
     assert numbers['mAcc'] == pytest.approx(np.mean(list(acc.values())), abs=1e-9)
 
 
-def test_a_background_is_left_out_of_the_means_alone():
-    found, truth = maps()
-    whole, rest = evaluate(found, truth), evaluate(found, truth, leave_out=['ground'])
-    iou, acc, _ = expected(found, truth)
-    assert rest['mIoU'] == pytest.approx(np.mean([v for k, v in iou.items() if k != 'ground']))
-    assert rest['mAcc'] == pytest.approx(np.mean([v for k, v in acc.items() if k != 'ground']))
+def test_an_ignored_class_is_excluded_from_the_means_only():
+    predicted, ground_truth = maps()
+    whole, rest = (
+        evaluate(predicted, ground_truth),
+        evaluate(predicted, ground_truth, ignored_classes=['background']),
+    )
+    iou, acc, _ = expected(predicted, ground_truth)
+    assert rest['mIoU'] == pytest.approx(np.mean([v for k, v in iou.items() if k != 'background']))
+    assert rest['mAcc'] == pytest.approx(np.mean([v for k, v in acc.items() if k != 'background']))
     assert rest['mIoU'] != pytest.approx(whole['mIoU'])
     assert {k: v for k, v in rest.items() if k[0] != 'm'} == {
         k: v for k, v in whole.items() if k[0] != 'm'
@@ -93,10 +98,10 @@ def test_a_background_is_left_out_of_the_means_alone():
 def test_the_mean_that_mmseg_rounds_is_the_same():
     from mmseg.evaluation import IoUMetric
 
-    found, truth = maps()
+    predicted, ground_truth = maps()
     metric = IoUMetric()
     metric.dataset_meta = dict(classes=CLASSES)
-    for f, t in zip(found, truth):
+    for f, t in zip(predicted, ground_truth):
         metric.process(
             {},
             [
@@ -106,17 +111,19 @@ def test_the_mean_that_mmseg_rounds_is_the_same():
                 )
             ],
         )
-    theirs, ours = metric.evaluate(len(found)), evaluate(found, truth)
+    theirs, ours = metric.evaluate(len(predicted)), evaluate(predicted, ground_truth)
     assert set(theirs) == {'mIoU', 'mAcc', 'aAcc'}
     assert all(ours[k] == pytest.approx(v, abs=0.005 + 1e-4) for k, v in theirs.items())
 
 
 def test_counts_stay_exact_where_float32_ends():
-    """2²⁴ pixels of one class, in one picture and over pictures."""
+    """2²⁴ pixels of one class, in one image and over several."""
     side = 4100
-    truth = [np.zeros((side, side), np.uint8), np.zeros((1, 3), np.uint8)]
-    found = [truth[0].copy(), np.ones((1, 3), np.uint8)]
-    found[0][0, :5] = 1
-    numbers = evaluate(found, truth)
+    ground_truth = [np.zeros((side, side), np.uint8), np.zeros((1, 3), np.uint8)]
+    predicted = [ground_truth[0].copy(), np.ones((1, 3), np.uint8)]
+    predicted[0][0, :5] = 1
+    numbers = evaluate(predicted, ground_truth)
     assert side**2 > 2**24
-    assert numbers['IoU.ground'] == pytest.approx(100 * (side**2 - 5) / (side**2 + 3), abs=1e-12)
+    assert numbers['IoU.background'] == pytest.approx(
+        100 * (side**2 - 5) / (side**2 + 3), abs=1e-12
+    )
