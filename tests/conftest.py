@@ -1,4 +1,4 @@
-"""Where the real pictures are, and the networks that several tests compare."""
+"""Fixtures that tests of several rooms share."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ os.environ.setdefault('MKL_CBWR', 'AUTO')  # as effvim.cli.main does, before the
 
 @pytest.fixture(scope='session')
 def coco_root() -> Path:
-    """Real COCO pictures and annotations."""
+    """Real COCO images and annotations."""
     if not (DATA / 'coco/annotations').is_dir():
         pytest.skip(f'no COCO sample in {DATA}; set EFFVIM_DATA')
     return (DATA / 'coco').resolve()
@@ -26,7 +26,7 @@ def coco_root() -> Path:
 
 @pytest.fixture(scope='session')
 def ade_root() -> Path:
-    """Real ADE20K pictures and annotations."""
+    """Real ADE20K images and annotations."""
     root = DATA / 'ade/ADEChallengeData2016'
     if not (root / 'annotations').is_dir():
         pytest.skip(f'no ADE20K sample in {DATA}; set EFFVIM_DATA')
@@ -35,7 +35,7 @@ def ade_root() -> Path:
 
 @pytest.fixture(scope='session')
 def run_of(tmp_path_factory):
-    """Small trained runs by kind, see runs.py; each is made once."""
+    """Small trained runs by kind, see tests/helpers/runs.py; each is trained once."""
     from tests.helpers.runs import Run
 
     return functools.cache(lambda kind: Run(kind, tmp_path_factory.mktemp(kind)))
@@ -43,7 +43,7 @@ def run_of(tmp_path_factory):
 
 @pytest.fixture
 def shapes(tmp_path, monkeypatch):
-    """Twelve pictures as a YOLO data set in ./shapes; what is in them by name."""
+    """Draw twelve images as a YOLO dataset in ./shapes; returns the objects by image name."""
     from tests.helpers.custom_data import draw_yolo
 
     monkeypatch.chdir(tmp_path)
@@ -52,7 +52,7 @@ def shapes(tmp_path, monkeypatch):
 
 @pytest.fixture
 def regions(tmp_path, monkeypatch):
-    """Twelve pictures with masks in ./regions; the masks by name."""
+    """Draw twelve images with masks in ./regions; returns the masks by image name."""
     from tests.helpers.custom_data import draw_masks
 
     monkeypatch.chdir(tmp_path)

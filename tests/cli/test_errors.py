@@ -1,4 +1,4 @@
-"""Every mistake of a user: one line, status 2, nothing lost. Tools are called through `main`."""
+"""Every mistake of a user: one line on stderr, status 2, nothing lost."""
 
 import json
 import os
@@ -9,38 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.cli import run_command
 
-from effvim.datasets import synthetic
-from effvim.engine import testing as test_tool  # noqa: F401
-from effvim.engine import training as train_tool  # noqa: F401
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
 TRAIN, VAL = (f'annotations/instances_{s}2017.json' for s in ('train', 'val'))
 
-
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    return synthetic.draw_coco(tmp_path_factory.mktemp('e') / 'coco', num_train=6, num_val=2)
+pytestmark = pytest.mark.usefixtures('offline')
 
 
-@pytest.fixture
-def root(drawn, tmp_path):
-    """A data set of one's own to spoil."""
-    return Path(shutil.copytree(drawn, tmp_path / 'coco'))
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-
-
-def error(capsys, argv, tool=train_tool):
-    """Run a tool that must fail as a user's mistake before mmdet is imported."""
+def error(capsys, argv, command='train'):
+    """Run a command that must fail as a user's mistake before mmdet is imported."""
     loaded = 'mmdet.models' in sys.modules
-    status = run_command('tool', argv)
+    status = run_command(command, argv)
     captured = capsys.readouterr()
     lines = captured.err.strip().splitlines()
     assert status == 2 and len(lines) == 1 and lines[0].startswith('error: '), captured
@@ -60,8 +42,8 @@ def scratch(root, *more):
 
 def test_data_root_absent(capsys):
     message = error(capsys, scratch('nowhere'))
-    for part in ('nowhere', TRAIN, 'val2017/', '--mini', '--data-root'):
-        assert part in message
+    for words in ('nowhere', TRAIN, 'val2017/', '--mini', '--data-root'):
+        assert words in message
 
 
 @pytest.mark.parametrize('which', [TRAIN, VAL])
@@ -91,7 +73,7 @@ def test_a_list_is_absent(capsys, root, key):
         ('categories', 'name'),
     ],
 )
-def test_an_entry_lacks_a_field(capsys, root, key, field):
+def test_an_item_lacks_a_field(capsys, root, key, field):
     edit(root / TRAIN, lambda c: c[key][1].pop(field))
     message = error(capsys, scratch(root))
     assert f'{key}[1]' in message and field in message
@@ -103,7 +85,7 @@ def test_a_box_that_is_none(capsys, root, box):
     assert 'annotations[2].bbox' in error(capsys, scratch(root))
 
 
-def test_all_pictures_too_small(capsys, root):
+def test_all_images_too_small(capsys, root):
     edit(root / TRAIN, lambda c: [i.update(height=20) for i in c['images']])
     assert '32 pixels' in error(capsys, scratch(root))
 
@@ -159,7 +141,7 @@ def test_not_a_config(capsys, root, text):
 
 
 @pytest.mark.parametrize(
-    'option, parts',
+    'option, expected',
     [
         ('model.backbone.arch=m7', ['m7', 'm1, m2, m3, m4']),
         ('model.backbone.out_indices=[0,5]', ['out_indices', '(0, 5)']),
@@ -183,9 +165,9 @@ def test_not_a_config(capsys, root, text):
         ('load_from=absent.pth', ['absent.pth']),
     ],
 )
-def test_options(capsys, root, option, parts):
+def test_options(capsys, root, option, expected):
     message = error(capsys, scratch(root, '--cfg-options', option))
-    assert all(part in message for part in parts), message
+    assert all(words in message for words in expected), message
 
 
 def test_weights_that_cannot_be_fetched(capsys, root, monkeypatch, tmp_path):
@@ -283,11 +265,11 @@ def test_checkpoint(capsys, root, how):
         torch.save({'state_dict': checkpoint_of('m1')}, path)
         whole = path.read_bytes()
         path.write_bytes({'empty': b'', 'truncated': whole[:-9999], 'rubbish': b'\x80junk'}[how])
-    for tool, argv in (
-        (test_tool, [CONFIG, str(path), '--data-root', str(root)]),
-        (train_tool, scratch(root, '--resume', str(path))),
+    for command, argv in (
+        ('test', [CONFIG, str(path), '--data-root', str(root)]),
+        ('train', scratch(root, '--resume', str(path))),
     ):
-        message = error(capsys, argv, tool)
+        message = error(capsys, argv, command)
         assert 'ckpt.pth' in message
         if how == 'variant':
             assert 'm2' in message and 'm1' in message
@@ -298,11 +280,11 @@ def test_checkpoint_of_other_classes(capsys, root):
         {'state_dict': checkpoint_of('m1'), 'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}},
         'c.pth',
     )
-    message = error(capsys, [CONFIG, 'c.pth', '--data-root', str(root)], test_tool)
+    message = error(capsys, [CONFIG, 'c.pth', '--data-root', str(root)], 'test')
     assert 'cat' in message and 'disc' in message and 'load_from' in message
 
 
-def about(**changes):
+def spec_of_before(**changes):
     return {
         'format': 1,
         'config': 'x.py',
@@ -315,16 +297,18 @@ def about(**changes):
 
 
 @pytest.mark.parametrize(
-    'flags, made, part',
+    'flags, made, expected',
     [
         (['--mini'], {}, '--mini'),
         (['--from-scratch'], {}, '--from-scratch'),
         (['--data-root', 'x'], {'overlays': ['from_scratch', 'mini']}, 'embedded'),
     ],
 )
-def test_flags_that_contradict_the_checkpoint(capsys, flags, made, part):
-    torch.save({'state_dict': checkpoint_of('m1'), 'meta': {'effvim': about(**made)}}, 'c.pth')
-    assert part in error(capsys, [CONFIG, 'c.pth', *flags], test_tool)
+def test_flags_that_contradict_the_checkpoint(capsys, flags, made, expected):
+    torch.save(
+        {'state_dict': checkpoint_of('m1'), 'meta': {'effvim': spec_of_before(**made)}}, 'c.pth'
+    )
+    assert expected in error(capsys, [CONFIG, 'c.pth', *flags], 'test')
 
 
 @pytest.mark.parametrize(
@@ -333,9 +317,7 @@ def test_flags_that_contradict_the_checkpoint(capsys, flags, made, part):
 def test_where_results_cannot_go(capsys, root, flag, value):
     Path('file').write_text('mine')
     torch.save({'state_dict': checkpoint_of('m1'), 'meta': {}}, 'c.pth')
-    assert flag in error(
-        capsys, [CONFIG, 'c.pth', '--data-root', str(root), flag, value], test_tool
-    )
+    assert flag in error(capsys, [CONFIG, 'c.pth', '--data-root', str(root), flag, value], 'test')
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])

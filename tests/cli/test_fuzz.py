@@ -1,4 +1,4 @@
-"""Properties, by hypothesis: what comes from outside is taken or refused, never half of each.
+"""Properties, by hypothesis: input is accepted or rejected as a whole.
 
 The examples are the same in every run (`derandomize`).
 """
@@ -23,13 +23,10 @@ from safetensors.torch import save
 from backbone import EfficientViM, UserError
 from effvim.checkpoints import checkpoint
 from effvim.config.editing import apply_options, parse_options
-from effvim.config.reading import load_config
 from effvim.config.structure import dotted_keys
-from effvim.datasets import coco, synthetic
+from effvim.datasets import coco
 from effvim.images import examine_image
-from tests.helpers.paths import ROOT
 
-RETINANET = str(ROOT / 'configs/retinanet_effvim_m1.py')
 fuzz = settings(
     deadline=None,
     derandomize=True,
@@ -58,7 +55,7 @@ def places(node, path=()):
 
 @st.composite
 def mutated(draw, content):
-    """Parsed JSON with one to three places changed: replaced, doubled or taken out."""
+    """Parsed JSON with one to three values changed: replaced, duplicated or removed."""
     content = copy.deepcopy(content)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from([p for p in places(content) if p]))
@@ -77,26 +74,10 @@ def mutated(draw, content):
     return content
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    return synthetic.draw_coco(
-        tmp_path_factory.mktemp('fuzz') / 'coco', num_train=3, num_val=1, size=64
-    )
-
-
-@pytest.fixture(scope='module')
-def original(root):
-    """Two annotations an image, one in runs as drawn, one in polygons."""
-    content = json.loads((root / 'annotations/instances_train2017.json').read_text())
-    content['annotations'] = content['annotations'][:4]
-    content['annotations'][1]['segmentation'] = [[3.5, 4, 30, 5, 20, 31.5], [1, 1, 9, 1, 9, 9]]
-    return content
-
-
 @given(st.data())
 @fuzz
-def test_annotations_that_pass_can_be_loaded(root, original, data):
-    """Refused, or all pictures, boxes and masks come out of mmdet's own data set."""
+def test_annotations_that_pass_can_be_loaded(fuzz_root, annotations, data):
+    """Rejected, or all images, boxes and masks come out of mmdet's own dataset."""
     import mmdet_plugin  # noqa: F401
 
     steps = [
@@ -106,13 +87,13 @@ def test_annotations_that_pass_can_be_loaded(root, original, data):
     from mmdet.datasets import CocoDataset
 
     settings = dict(
-        data_root=f'{root}/',
+        data_root=f'{fuzz_root}/',
         ann_file='annotations/fuzz.json',
         data_prefix=dict(img='train2017/'),
         pipeline=steps,
     )
-    content = data.draw(mutated(original))
-    path = root / 'annotations/fuzz.json'
+    content = data.draw(mutated(annotations))
+    path = fuzz_root / 'annotations/fuzz.json'
     path.write_text(json.dumps(content))
     try:
         classes = coco.check(ConfigDict(settings))
@@ -165,21 +146,21 @@ def test_runs_that_pass_give_a_mask_of_zeros_and_ones(counts, height, width):
     assert rle.area(outline) == mask.sum()
 
 
-def picture(kind):
+def encoded(kind):
     pixels = np.random.RandomState(0).randint(0, 255, (40, 56, 3), np.uint8)
     stored = io.BytesIO()
     Image.fromarray(cv2.blur(pixels, (5, 5))).save(stored, kind)
     return stored.getvalue()
 
 
-PICTURES = {'jpg': picture('JPEG'), 'png': picture('PNG'), 'bmp': picture('BMP')}
+IMAGES = {'jpg': encoded('JPEG'), 'png': encoded('PNG'), 'bmp': encoded('BMP')}
 
 
-@given(st.sampled_from(sorted(PICTURES)), st.floats(0, 0.9))
+@given(st.sampled_from(sorted(IMAGES)), st.floats(0, 0.9))
 @fuzz
-def test_a_picture_that_stops_early_is_noticed(tmp_path_factory, kind, share):
+def test_an_image_that_stops_early_is_noticed(tmp_path_factory, kind, share):
     path = tmp_path_factory.getbasetemp() / f'cut.{kind}'
-    whole = PICTURES[kind]
+    whole = IMAGES[kind]
     path.write_bytes(whole)
     assert examine_image(path)[0] == (56, 40)
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -187,11 +168,11 @@ def test_a_picture_that_stops_early_is_noticed(tmp_path_factory, kind, share):
         examine_image(path)
 
 
-@given(st.sampled_from(sorted(PICTURES)), st.data())
+@given(st.sampled_from(sorted(IMAGES)), st.data())
 @fuzz
-def test_damaged_pictures(tmp_path_factory, kind, data):
+def test_damaged_images(tmp_path_factory, kind, data):
     """Any bytes changed: an exception, or the size that OpenCV gives; never more than that."""
-    content = bytearray(PICTURES[kind])
+    content = bytearray(IMAGES[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / f'damaged.{kind}'
@@ -223,7 +204,7 @@ CHECKPOINTS = {form: stored(form) for form in ('zip', 'old', 'safetensors')}
 @given(st.sampled_from(sorted(CHECKPOINTS)), st.data())
 @settings(fuzz, max_examples=400)
 def test_damaged_checkpoints(tmp_path_factory, form, data):
-    """Read, or refused in one line: bytes changed, taken out, put in, cut off."""
+    """Read, or rejected in one line: bytes changed, removed, inserted, cut off."""
     content = bytearray(CHECKPOINTS[form])
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))
@@ -274,7 +255,7 @@ def test_damaged_checkpoints(tmp_path_factory, form, data):
 )
 @fuzz
 def test_no_name_but_the_known_ones_is_called(tmp_path_factory, name, protocol, how, argument):
-    """Pickles by hand: a foreign function, called, built or handed a state, is refused by name."""
+    """Pickles by hand: a foreign function, called, built or handed a state, is rejected by name."""
     module, _, function = name.rpartition('.')
     call = f'c{module}\n{function}\n'.encode()
     text = pickle.dumps((argument,), 2)[2:-1]
@@ -308,16 +289,11 @@ def test_shapes_of_maps_and_of_the_pyramid(batch, height, width, last):
     assert all(o.isfinite().all() for o in outs)
 
 
-@pytest.fixture(scope='module')
-def read():
-    return load_config(RETINANET)
-
-
 @given(st.data())
 @settings(fuzz, max_examples=300)
-def test_options(read, data):
-    """Any key, nearly right or not, any text for a value: refused in one line, or then it is so."""
-    cfg = copy.deepcopy(read)
+def test_options(retinanet_config, data):
+    """Any key, nearly right or not, any text for a value: rejected in one line, or applied."""
+    cfg = copy.deepcopy(retinanet_config)
     keys = sorted(dotted_keys(cfg._cfg_dict))
     key = data.draw(st.sampled_from(keys) | st.text(max_size=12))
     if data.draw(st.booleans()):
@@ -334,7 +310,7 @@ def test_options(read, data):
         assert '\n' not in ' '.join(str(error).split())
         return
     for name, wanted in options.items():
-        found = cfg
-        for part in name.removeprefix('+').split('.'):
-            found = found[int(part)] if isinstance(found, (list, tuple)) else found[part]
-        assert found == wanted or (found != found and wanted != wanted)
+        value = cfg
+        for key in name.removeprefix('+').split('.'):
+            value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+        assert value == wanted or (value != value and wanted != wanted)

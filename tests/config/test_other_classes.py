@@ -1,4 +1,4 @@
-"""Fine-tuning on other classes: under any head every weight that is not of a class is kept."""
+"""Fine-tuning on other classes: under any head every weight that belongs to no class is kept."""
 
 import copy
 
@@ -58,11 +58,11 @@ def assert_kept(cfg, layers, before=80, after=7):
         value.random_(100)
     cfg, model = built(cfg, after)
     own = copy.deepcopy(model.state_dict())
-    drawn = torch.get_rng_state()
+    before_state = torch.get_rng_state()
     with pytest.raises(UserError, match='tensors differ in shape'):
         fit_state_dict(model, state, 'a.pth')
     model.load_state_dict(fit_state_dict(model, state, 'a.pth', cfg))
-    assert torch.equal(drawn, torch.get_rng_state())  # seeds mean what they did
+    assert torch.equal(before_state, torch.get_rng_state())  # seeds mean what they did
     anew = {name for name in own if name.startswith(tuple(layers))}
     assert all(any(name.startswith(layer) for name in anew) for layer in layers)
     for name, value in model.state_dict().items():

@@ -31,14 +31,6 @@ def build(cfg):
     return MODELS.build(cfg.model)
 
 
-@pytest.fixture(scope='module')
-def standard():
-    import mmdet
-
-    packaged = Path(mmdet.__file__).parent / '.mim/configs/retinanet/retinanet_r50_fpn_1x_coco.py'
-    return read(packaged)
-
-
 @pytest.mark.parametrize('path', CONFIGS, ids=name)
 def test_opens_with_its_command_and_its_score(path):
     head = path.read_text().split('\n\n')[0] + path.read_text().split('_base_')[0]
@@ -56,25 +48,25 @@ def test_neck_and_weights_belong_to_the_backbone(path):
 
 
 @pytest.mark.parametrize('path', RETINANETS, ids=name)
-def test_head_training_and_test_settings_are_mmdets(path, standard):
+def test_head_training_and_test_settings_are_mmdets(path, standard_retinanet):
     cfg = read(path)
     for key in ('bbox_head', 'train_cfg', 'test_cfg', 'data_preprocessor'):
-        ours, theirs = copy.deepcopy(cfg.model[key]), copy.deepcopy(standard.model[key])
+        ours, theirs = copy.deepcopy(cfg.model[key]), copy.deepcopy(standard_retinanet.model[key])
         theirs.pop('type', None), ours.pop('type', None)
         assert ours == theirs, key
-    assert cfg.model.bbox_head.type == standard.model.bbox_head.type
-    assert cfg.train_pipeline == standard.train_pipeline
-    assert cfg.test_pipeline == standard.test_pipeline
+    assert cfg.model.bbox_head.type == standard_retinanet.model.bbox_head.type
+    assert cfg.train_pipeline == standard_retinanet.train_pipeline
+    assert cfg.test_pipeline == standard_retinanet.test_pipeline
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        assert cfg[loader].dataset == standard[loader].dataset, loader
-        assert cfg[loader].sampler == standard[loader].sampler
+        assert cfg[loader].dataset == standard_retinanet[loader].dataset, loader
+        assert cfg[loader].sampler == standard_retinanet[loader].sampler
 
 
 @pytest.mark.parametrize('path', RETINANETS, ids=name)
-def test_built_heads_assigners_and_samplers_are_mmdets(path, standard):
+def test_built_heads_assigners_and_samplers_are_mmdets(path, standard_retinanet):
     cfg = read(path)
-    cfg.model.backbone.init_cfg = standard.model.backbone.init_cfg = None
-    ours, theirs = build(cfg).bbox_head, build(standard).bbox_head
+    cfg.model.backbone.init_cfg = standard_retinanet.model.backbone.init_cfg = None
+    ours, theirs = build(cfg).bbox_head, build(standard_retinanet).bbox_head
     assert str(ours) == str(theirs)
     for part in ('assigner', 'sampler', 'bbox_coder', 'prior_generator', 'loss_cls', 'loss_bbox'):
         a, b = getattr(ours, part), getattr(theirs, part)

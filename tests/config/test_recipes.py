@@ -1,10 +1,8 @@
 """The published recipe of the detectors: every figure, in what is really built for M4.
 
-A Runner is built as tools/train.py builds it, on drawn pictures; then its optimiser, schedule,
+A Runner is built as tools/train.py builds it, on synthetic images; then its optimiser, schedule,
 loader, pipelines and preprocessor are asked what they do.
 """
-
-import json
 
 import numpy as np
 import pytest
@@ -12,89 +10,14 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner as MMRunner
-from PIL import Image
 
-from effvim.cli import train
 from effvim.config.reading import import_plugins, load_config
-from effvim.datasets import synthetic
-from effvim.engine import runner
-from effvim.engine import training as train_tool
+from effvim.engine.runner import Runner
+from tests.helpers.cli import prepared_training
 from tests.helpers.networks import randomised
-from tests.helpers.paths import ROOT
+from tests.helpers.recipe import COLOUR, CONFIGS, SIZES
 
-CONFIGS = {name: str(ROOT / f'configs/{name}_effvim_m4.py') for name in ('retinanet', 'mask_rcnn')}
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of R, G, B
-# width, height of pictures → of what the network sees, at most 1333 × 800 and as large as that
-SIZES = {
-    (640, 480): (1067, 800),
-    (480, 640): (800, 1067),
-    (640, 360): (1333, 750),
-    (500, 375): (1067, 800),
-    (640, 640): (800, 800),
-    (300, 100): (1333, 444),
-}
-COLOUR = (10, 100, 200)
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    """Drawn data; the first pictures have the sizes of above and a single colour."""
-    folder = synthetic.draw_coco(
-        tmp_path_factory.mktemp('r') / 'coco', num_train=50, num_val=6, size=64
-    )
-    for split in ('train', 'val'):
-        path = folder / f'annotations/instances_{split}2017.json'
-        content = json.loads(path.read_text())
-        for image, (width, height) in zip(content['images'], SIZES):
-            Image.new('RGB', (width, height), COLOUR).save(
-                folder / f'{split}2017/{image["file_name"]}'
-            )
-            image.update(width=width, height=height)
-            outline = [10, 20, 40, 20, 40, 80, 10, 80]
-            content['annotations'] = [
-                a for a in content['annotations'] if a['image_id'] != image['id']
-            ]
-            content['annotations'].append(
-                {
-                    'id': 10_000 + image['id'],
-                    'image_id': image['id'],
-                    'category_id': 1,
-                    'iscrowd': 0,
-                    'bbox': [10, 20, 30, 60],
-                    'area': 1800,
-                    'segmentation': [outline],
-                }
-            )
-        path.write_text(json.dumps(content))
-    return folder
-
-
-def built(name, root, folder, *flags, more=()):
-    cfg, about = train_tool.prepare(
-        train.parse(
-            [
-                CONFIGS[name],
-                '--data-root',
-                str(root),
-                '--work-dir',
-                str(folder),
-                *flags,
-                '--cfg-options',
-                'model.backbone.init_cfg=None',
-                'train_dataloader.num_workers=0',
-                'val_dataloader.num_workers=0',
-                *more,
-            ]
-        )
-    )
-    import_plugins(cfg)
-    return runner.Runner(cfg, about)
-
-
-@pytest.fixture(scope='module', params=CONFIGS)
-def running(request, root, tmp_path_factory):
-    torch.manual_seed(0)
-    return built(request.param, root, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -103,8 +26,8 @@ def test_starts_from_the_weights_of_450_epochs(name):
     assert start == dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k')
 
 
-def test_batches_of_16_of_shuffled_pictures_of_like_shape(running):
-    loader = running.train_dataloader
+def test_batches_of_16_of_shuffled_images_of_similar_shape(runner):
+    loader = runner.train_dataloader
     epochs = []
     for epoch in range(2):
         loader.batch_sampler.sampler.set_epoch(epoch)
@@ -118,20 +41,20 @@ def test_batches_of_16_of_shuffled_pictures_of_like_shape(running):
     assert epochs[0] != epochs[1]
 
 
-def test_adamw_without_clipping_or_exemption_in_float32(running):
-    wrapper = running.build_optim_wrapper(running.optim_wrapper)
-    running.optim_wrapper = wrapper
+def test_adamw_without_clipping_or_exemption_in_float32(runner):
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.optim_wrapper = wrapper
     assert type(wrapper).__name__ == 'OptimWrapper'  # no mixed precision
     assert wrapper.clip_grad_kwargs is None and wrapper._accumulative_counts == 1
     assert type(wrapper.optimizer) is torch.optim.AdamW
     (group,) = wrapper.optimizer.param_groups
     assert (group['lr'], group['betas'], group['weight_decay']) == (2e-4, (0.9, 0.999), 0.05)
-    assert set(group['params']) == set(running.model.parameters())
+    assert set(group['params']) == set(runner.model.parameters())
     assert {p.dtype for p in group['params']} == {torch.float32}
 
 
-def test_backbone_trains_with_frozen_statistics_and_no_frozen_stage(running):
-    backbone = running.model.train().backbone
+def test_backbone_trains_with_frozen_statistics_and_no_frozen_stage(runner):
+    backbone = runner.model.train().backbone
     fixed = [n for n, p in backbone.named_parameters() if not p.requires_grad]
     assert all(n.endswith('mixer.A') for n in fixed) and len(fixed) == 9
     before = {n: v.clone() for n, v in randomised(backbone).state_dict().items()}
@@ -194,70 +117,74 @@ def test_schedule_of_twelve_epochs(name, tmp_path):
 
 @pytest.mark.parametrize('batch', [4, 16, 32])
 @pytest.mark.parametrize('name', CONFIGS)
-def test_rate_is_scaled_from_batch_16(name, batch, root, tmp_path):
+def test_rate_is_scaled_from_batch_16(name, batch, known_sizes, tmp_path):
     for flags, expected in (([], 2e-4), (['--auto-scale-lr'], 2e-4 * batch / 16)):
-        cfg, about = train_tool.prepare(
-            train.parse(
-                [
-                    CONFIGS[name],
-                    '--data-root',
-                    str(root),
-                    '--work-dir',
-                    str(tmp_path),
-                    *flags,
-                    '--cfg-options',
-                    'model.backbone.init_cfg=None',
-                    f'train_dataloader.batch_size={batch}',
-                ]
-            )
+        cfg, spec = prepared_training(
+            [
+                CONFIGS[name],
+                '--data-root',
+                str(known_sizes),
+                '--work-dir',
+                str(tmp_path),
+                *flags,
+                '--cfg-options',
+                'model.backbone.init_cfg=None',
+                f'train_dataloader.batch_size={batch}',
+            ]
         )
         import_plugins(cfg)
         cfg.model = dict(type='mmdet.FPN', in_channels=[8], out_channels=8, num_outs=1)
-        running = runner.Runner(cfg, about)
-        wrapper = running.build_optim_wrapper(running.optim_wrapper)
-        running.scale_lr(wrapper, running.auto_scale_lr)
+        runner = Runner(cfg, spec)
+        wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(wrapper, runner.auto_scale_lr)
         assert wrapper.get_lr()['lr'] == [pytest.approx(expected)]
 
 
-def items(running, split):
-    """The pictures of known size, as the pipeline packs them."""
-    loader = running.train_dataloader if split == 'train' else running.val_dataloader
+def items(runner, split):
+    """The images of known size, as the pipeline packs them."""
+    loader = runner.train_dataloader if split == 'train' else runner.val_dataloader
     numbers = {loader.dataset.get_data_info(i)['img_id']: i for i in range(len(loader.dataset))}
     first = 1 if split == 'train' else 500_001
     return [loader.dataset[numbers[first + i]] for i in range(len(SIZES))]
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_pictures_are_as_large_as_1333_by_800_allows(running, split):
-    for item, (size, expected) in zip(items(running, split), SIZES.items()):
+def test_images_are_as_large_as_1333_by_800_allows(runner, split):
+    for item, (size, expected) in zip(items(runner, split), SIZES.items()):
         sample = item['data_samples']
         assert sample.ori_shape == size[::-1] and sample.img_shape[:2] == expected[::-1]
         assert item['inputs'].shape == (3, *expected[::-1])
 
 
-def test_flipped_in_half_of_the_cases_and_nothing_else_at_random(running):
-    names = [type(t).__name__ for t in running.train_dataloader.dataset.pipeline.transforms]
-    assert names == ['NamesUnreadable', 'LoadAnnotations', 'Resize', 'RandomFlip', 'PackDetInputs']
-    assert 'RandomFlip' not in [
-        type(t).__name__ for t in running.val_dataloader.dataset.pipeline.transforms
+def test_flipped_in_half_of_the_cases_and_nothing_else_at_random(runner):
+    names = [type(t).__name__ for t in runner.train_dataloader.dataset.pipeline.transforms]
+    assert names == [
+        'CheckedImageLoading',
+        'LoadAnnotations',
+        'Resize',
+        'RandomFlip',
+        'PackDetInputs',
     ]
-    flip = running.train_dataloader.dataset.pipeline.transforms[3]
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert 'RandomFlip' not in [
+        type(t).__name__ for t in runner.val_dataloader.dataset.pipeline.transforms
+    ]
+    flip = runner.train_dataloader.dataset.pipeline.transforms[3]
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     np.random.seed(0)
     flipped = 0
     for _ in range(2000):
-        image = flip({'img': picture.copy(), 'img_shape': (2, 4)})['img']
-        mirrored = np.array_equal(image, picture[:, ::-1])
-        assert mirrored or np.array_equal(image, picture)
+        image = flip({'img': pixels.copy(), 'img_shape': (2, 4)})['img']
+        mirrored = np.array_equal(image, pixels[:, ::-1])
+        assert mirrored or np.array_equal(image, pixels)
         flipped += mirrored
     assert abs(flipped / 2000 - 0.5) < 0.05  # 4.5 standard deviations
 
 
-def test_boxes_and_masks_follow_the_picture(running):
-    """The box 10, 20, 30 × 60 of every picture, resized and perhaps flipped."""
+def test_boxes_and_masks_follow_the_image(runner):
+    """The box 10, 20, 30 × 60 of every image, resized and perhaps flipped."""
     seen = set()
     for _ in range(4):
-        for item, (size, (width, height)) in zip(items(running, 'train'), SIZES.items()):
+        for item, (size, (width, height)) in zip(items(runner, 'train'), SIZES.items()):
             sample = item['data_samples']
             sx, sy = width / size[0], height / size[1]
             x1, x2 = (
@@ -276,10 +203,10 @@ def test_boxes_and_masks_follow_the_picture(running):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_network_sees_normalised_rgb_padded_to_32(running, split):
-    for item, expected in zip(items(running, split), SIZES.values()):
+def test_network_sees_normalised_rgb_padded_to_32(runner, split):
+    for item, expected in zip(items(runner, split), SIZES.values()):
         data = {'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}
-        seen = running.model.data_preprocessor(data, training=split == 'train')['inputs']
+        seen = runner.model.data_preprocessor(data, training=split == 'train')['inputs']
         width, height = expected
         assert seen.shape == (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
         for channel in range(3):
@@ -289,16 +216,16 @@ def test_network_sees_normalised_rgb_padded_to_32(running, split):
         assert not seen[:, :, height:].any() and not seen[:, :, :, width:].any()
 
 
-def test_every_epoch_is_validated_and_the_last_is_kept(running):
-    loop = running.train_loop
+def test_every_epoch_is_validated_and_the_last_is_kept(runner):
+    loop = runner.train_loop
     assert (loop.max_epochs, loop.val_interval, loop.val_begin) == (12, 1, 1)
-    keep = running.cfg.default_hooks.checkpoint
+    keep = runner.cfg.default_hooks.checkpoint
     assert keep.interval == 1 and 'save_best' not in keep
 
 
-def test_heads_in_figures(running):
-    model = running.model
-    if running.cfg.model.type == 'RetinaNet':
+def test_heads_in_figures(runner):
+    model = runner.model
+    if runner.cfg.model.type == 'RetinaNet':
         head, test = model.bbox_head, model.test_cfg
         assert (len(head.cls_convs), len(head.reg_convs), head.num_base_priors) == (4, 4, 9)
         assert head.prior_generator.strides == [(s, s) for s in (8, 16, 32, 64, 128)]

@@ -1,7 +1,6 @@
 """Semantic FPN: the published recipe asked of what is built, and against mmseg's own parts."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ def pipeline(steps):
 
 
 def sample(root, split, index=0):
-    """What a data set hands to its pipeline."""
+    """What a dataset hands to its pipeline."""
     image = sorted((root / 'images' / split).iterdir())[index]
     return dict(
         img_path=str(image),
@@ -51,25 +50,15 @@ def sample(root, split, index=0):
     )
 
 
-@pytest.fixture(scope='module')
-def standard():
-    import mmseg
-
-    packaged = Path(mmseg.__file__).parent / '.mim/configs/sem_fpn/'
-    cfg = Config.fromfile(packaged / 'fpn_r50_4xb4-160k_ade20k-512x512.py')
-    cfg.model.pretrained = None
-    return cfg
-
-
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_head_and_preparation_are_mmsegs(path, standard):
-    ours, theirs = read(path), copy.deepcopy(standard)
+def test_head_and_preparation_are_mmsegs(path, standard_semfpn):
+    ours, theirs = read(path), copy.deepcopy(standard_semfpn)
     assert ours.model.data_preprocessor == theirs.model.data_preprocessor
     assert ours.model.test_cfg == theirs.model.test_cfg and ours.model.type == theirs.model.type
     assert ours.model.decode_head.pop('feature_strides') == [16, 32, 64, 128]
     assert theirs.model.decode_head.pop('feature_strides') == [4, 8, 16, 32]
     assert ours.model.decode_head == theirs.model.decode_head
-    # the data set says it, mmseg's transform has deprecated to say it again
+    # the dataset says it, mmseg's transform has deprecated to say it again
     theirs.train_pipeline[1].pop('reduce_zero_label')
     assert ours.train_dataloader.dataset.pipeline == theirs.train_pipeline
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -79,9 +68,9 @@ def test_head_and_preparation_are_mmsegs(path, standard):
         assert mine.reduce_zero_label
 
 
-def test_built_head_is_mmsegs_and_knows_the_true_strides(standard):
+def test_built_head_is_mmsegs_and_knows_the_true_strides(standard_semfpn):
     ours = build(read(M4)).eval()
-    theirs = build(standard)
+    theirs = build(standard_semfpn)
     assert str(ours.decode_head) == str(theirs.decode_head)  # only ratios of strides matter
     with torch.no_grad():
         maps = ours.extract_feat(torch.randn(1, 3, 128, 256))
@@ -140,7 +129,7 @@ def test_recipe_of_the_built_optimiser_and_schedule():
 
 
 def test_recipe_of_the_built_training_pipeline(ade_root):
-    """Two hundred draws from a real picture: labels, sizes, crops, flips, colours."""
+    """Two hundred draws from a real image: labels, sizes, crops, flips, colours."""
     load, annotate, resize, crop, flip, distort, _ = pipeline(
         read(M4).train_dataloader.dataset.pipeline
     )
@@ -193,7 +182,7 @@ def test_small_crops_are_padded_with_pixels_that_do_not_count(ade_root):
 
 
 @pytest.mark.parametrize('index', range(6))
-def test_test_pictures_are_stretched_to_multiples_of_32(ade_root, index):
+def test_test_images_are_stretched_to_multiples_of_32(ade_root, index):
     steps = pipeline(read(M4).test_dataloader.dataset.pipeline)
     results = sample(ade_root, 'validation', index)
     for step in steps[:2]:
@@ -212,7 +201,7 @@ def test_test_pictures_are_stretched_to_multiples_of_32(ade_root, index):
 
 
 def test_logits_come_back_at_the_original_size(ade_root):
-    """And are those of the stretched picture: no part of the map is cut off or left over."""
+    """And are those of the stretched image: no region of the map is cut off or left over."""
     cfg = read(M4)
     model = build(cfg).eval()
     results = sample(ade_root, 'validation', 1)
@@ -220,13 +209,13 @@ def test_logits_come_back_at_the_original_size(ade_root):
         results = step(results)
     assert results['inputs'].shape[1:] == (512, 704)  # 364 × 500 → 512 × 703 → 512 × 704
     with torch.no_grad():
-        (found,) = model.test_step(
+        (prediction,) = model.test_step(
             dict(inputs=[results['inputs']], data_samples=[results['data_samples']])
         )
-        picture = model.data_preprocessor(dict(inputs=[results['inputs']]))['inputs']
-        logits = model.decode_head(model.extract_feat(picture))
+        pixels = model.data_preprocessor(dict(inputs=[results['inputs']]))['inputs']
+        logits = model.decode_head(model.extract_feat(pixels))
     for size in ((512, 704), (364, 500)):
         logits = torch.nn.functional.interpolate(logits, size, mode='bilinear')
-    assert found.seg_logits.data.shape == (150, 364, 500)
-    assert torch.allclose(found.seg_logits.data, logits[0], atol=1e-5)
-    assert torch.equal(found.pred_sem_seg.data[0], logits[0].argmax(0))
+    assert prediction.seg_logits.data.shape == (150, 364, 500)
+    assert torch.allclose(prediction.seg_logits.data, logits[0], atol=1e-5)
+    assert torch.equal(prediction.pred_sem_seg.data[0], logits[0].argmax(0))

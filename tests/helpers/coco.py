@@ -3,13 +3,15 @@
 from pathlib import Path
 
 
-def assert_equals_pycocotools(numbers: dict, truth: Path, found: Path, kind: str) -> None:
-    """The twelve numbers of `kind`, bbox or segm, against COCO's own code, ≤ 1e-9."""
+def assert_equals_pycocotools(
+    metrics: dict, ground_truth: Path, predictions: Path, kind: str
+) -> None:
+    """Compare the metrics of `kind`, bbox or segm, with COCO's own code, to 1e-9."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    api = COCO(str(truth))
-    detections = api.loadRes(str(found))
+    api = COCO(str(ground_truth))
+    detections = api.loadRes(str(predictions))
     assert len(detections.anns) > 1000
     evaluation = COCOeval(api, detections, kind)
     evaluation.evaluate()
@@ -19,4 +21,4 @@ def assert_equals_pycocotools(numbers: dict, truth: Path, found: Path, kind: str
     # at most 100 detections an image: recall at mmdet's 300 and 1000 is COCO's at 100
     names += ['AR@100', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000']
     for name, expected in zip(names, [*evaluation.stats[:6], *evaluation.stats[8:]]):
-        assert abs(numbers[f'coco/{kind}_{name}'] - expected) <= 1e-9, name
+        assert abs(metrics[f'coco/{kind}_{name}'] - expected) <= 1e-9, name

@@ -1,4 +1,4 @@
-"""Malformed inputs for the tools, by kind: a name, and what does the damage."""
+"""Malformed inputs for the commands, by kind: a name and the function that does the damage."""
 
 import base64
 import json
@@ -18,8 +18,8 @@ ANNOTATIONS = [f'annotations/instances_{split}2017.json' for split in ('train', 
 NAN = float('nan')
 
 
-def _entry(kind, **fields):
-    """Set fields of the second entry of a list; `...` deletes one."""
+def _set(kind, **fields):
+    """Set fields of the second item of a list; `...` deletes one."""
 
     def damage(content):
         for key, value in fields.items():
@@ -31,18 +31,18 @@ def _entry(kind, **fields):
     return damage
 
 
-def _whole(kind, value):
-    """Put something else in place of a list."""
+def _replace(kind, value):
+    """Replace a whole list."""
     return lambda content: content.update({kind: value})
 
 
-def _second(kind, value):
-    """Put something else in place of the second entry of a list."""
+def _replace_item(kind, value):
+    """Replace the second item of a list."""
     return lambda content: content[kind].__setitem__(1, value)
 
 
 def _outline(value):
-    return _entry('annotations', segmentation=value)
+    return _set('annotations', segmentation=value)
 
 
 def _counts(value):
@@ -60,32 +60,32 @@ def _counts(value):
 
 CONTENTS = {  # of an annotation file, as it is parsed
     **{
-        f'{kind} is {value!r}': _whole(kind, value)
+        f'{kind} is {value!r}': _replace(kind, value)
         for kind in ('images', 'annotations', 'categories')
         for value in (None, {}, 'text', 3)
     },
     **{
-        f'an entry of {kind} is {value!r}': _second(kind, value)
+        f'an item of {kind} is {value!r}': _replace_item(kind, value)
         for kind in ('images', 'annotations', 'categories')
         for value in (None, [], 'text')
     },
-    **{f'no images.{key}': _entry('images', **{key: ...}) for key in ('id', 'file_name', 'width')},
+    **{f'no images.{key}': _set('images', **{key: ...}) for key in ('id', 'file_name', 'width')},
     **{
-        f'no annotations.{key}': _entry('annotations', **{key: ...})
+        f'no annotations.{key}': _set('annotations', **{key: ...})
         for key in ('id', 'image_id', 'category_id', 'bbox', 'area')
     },
-    **{f'no categories.{key}': _entry('categories', **{key: ...}) for key in ('id', 'name')},
-    **{f'images.id is {value!r}': _entry('images', id=value) for value in (None, '1', [1], 1.5)},
+    **{f'no categories.{key}': _set('categories', **{key: ...}) for key in ('id', 'name')},
+    **{f'images.id is {value!r}': _set('images', id=value) for value in (None, '1', [1], 1.5)},
     **{
-        f'images.file_name is {value!r}': _entry('images', file_name=value)
+        f'images.file_name is {value!r}': _set('images', file_name=value)
         for value in (None, 7, ['a.bmp'])
     },
     **{
-        f'images.height is {value!r}': _entry('images', height=value)
+        f'images.height is {value!r}': _set('images', height=value)
         for value in (None, '160', 0, -5, NAN, 10**400, [160])
     },
     **{
-        f'annotations.bbox is {value!r}': _entry('annotations', bbox=value)
+        f'annotations.bbox is {value!r}': _set('annotations', bbox=value)
         for value in (
             None,
             [],
@@ -99,28 +99,28 @@ CONTENTS = {  # of an annotation file, as it is parsed
         )
     },
     **{
-        f'annotations.image_id is {value!r}': _entry('annotations', image_id=value)
+        f'annotations.image_id is {value!r}': _set('annotations', image_id=value)
         for value in (None, [1], {})
     },
     **{
-        f'annotations.category_id is {value!r}': _entry('annotations', category_id=value)
+        f'annotations.category_id is {value!r}': _set('annotations', category_id=value)
         for value in (None, [1], '1')
     },
     **{
-        f'annotations.area is {value!r}': _entry('annotations', area=value)
+        f'annotations.area is {value!r}': _set('annotations', area=value)
         for value in (None, 'large', NAN)
     },
-    'categories.name is a number': _entry('categories', name=5),
-    'categories.id is a list': _entry('categories', id=[1]),
-    'no category': _whole('categories', []),
-    'no annotation': _whole('annotations', []),
-    'no image': _whole('images', []),
+    'categories.name is a number': _set('categories', name=5),
+    'categories.id is a list': _set('categories', id=[1]),
+    'no category': _replace('categories', []),
+    'no annotation': _replace('annotations', []),
+    'no image': _replace('images', []),
     'two images of one id': lambda c: c['images'][1].update(id=c['images'][0]['id']),
     'two annotations of one id': lambda c: c['annotations'][1].update(id=c['annotations'][0]['id']),
     'two categories of one id': lambda c: c['categories'][1].update(id=c['categories'][0]['id']),
-    'a picture that is not there': _entry('images', file_name='absent.bmp'),
-    'a picture outside the folder': _entry('images', file_name='../../absent.bmp'),
-    'a name with a null character': _entry('images', file_name='a\0.bmp'),
+    'an image that is not there': _set('images', file_name='absent.bmp'),
+    'an image outside the folder': _set('images', file_name='../../absent.bmp'),
+    'a name with a null character': _set('images', file_name='a\0.bmp'),
 }
 OUTLINES = {  # for a config that uses masks
     **{
@@ -198,7 +198,7 @@ def _loop(root):
         (root / name).symlink_to(root / name)
 
 
-def _no_pictures(root):
+def _no_images(root):
     for name in ('train2017', 'val2017'):
         shutil.rmtree(root / name)
         (root / name).write_text('a file')
@@ -216,7 +216,7 @@ COCO = {
     'a number of many digits': _bytes(lambda b: b'9' * 9999),
     'a folder in its place': _in_the_way,
     'a link to itself': _loop,
-    'no folder of pictures': _no_pictures,
+    'no folder of images': _no_images,
 }
 MASKS = {name: _json(damage) for name, damage in OUTLINES.items()}
 
@@ -255,12 +255,12 @@ ADE = {
     'half an annotation': _annotation(lambda b: b[: len(b) // 2]),
     'an annotation of text': _annotation(lambda b: b'text' * 99),
     'a damaged annotation': _annotation(lambda b: b[:40] + b'\0' * 40 + b[80:]),
-    'an annotation smaller than its picture': _labels(lambda x: x[1:]),
+    'an annotation smaller than its image': _labels(lambda x: x[1:]),
     'an annotation in colours': _labels(lambda x: np.stack([x] * 3, -1)),
     'an annotation of 16 bits': _labels(lambda x: x.astype(np.uint16) + 256),
     'labels without a class': _labels(lambda x: x + 150),
     'an annotation of another name': _rename('annotations'),
-    'a picture of another name': _rename('images'),
+    'an image of another name': _rename('images'),
     **{
         f'no {kind}': lambda root, kind=kind: shutil.rmtree(root / kind)
         for kind in ('images', 'annotations')
@@ -268,7 +268,7 @@ ADE = {
 }
 
 
-def _picture(change):
+def _image(change):
     def spoil(root):
         path = sorted((root / 'train2017').iterdir())[1]
         path.write_bytes(change(path.read_bytes()))
@@ -279,29 +279,29 @@ def _picture(change):
 def _stored(**how):
     def spoil(root):
         path = sorted((root / 'train2017').iterdir())[1]
-        picture = Image.open(path)
-        picture.load()
+        image = Image.open(path)
+        image.load()
         if 'format' in how:
-            picture.save(path, **how)
+            image.save(path, **how)
             path.write_bytes(path.read_bytes()[:-40])
         else:
-            picture.resize(how['size']).save(path)
+            image.resize(how['size']).save(path)
 
     return spoil
 
 
-PICTURES = {
-    'empty picture': _picture(lambda b: b''),
-    'one byte': _picture(lambda b: b[:1]),
-    'half a picture': _picture(lambda b: b[: len(b) // 2]),
-    'a picture of text': _picture(lambda b: b'text' * 99),
-    'a picture that claims to be huge': _picture(
+IMAGES = {
+    'empty image': _image(lambda b: b''),
+    'one byte': _image(lambda b: b[:1]),
+    'half an image': _image(lambda b: b[: len(b) // 2]),
+    'an image of text': _image(lambda b: b'text' * 99),
+    'an image that claims to be huge': _image(
         lambda b: b[:18] + struct.pack('<ii', 2**20, 2**20) + b[26:]
     ),
-    'a picture of negative width': _picture(lambda b: b[:18] + struct.pack('<i', -160) + b[22:]),
+    'an image of negative width': _image(lambda b: b[:18] + struct.pack('<i', -160) + b[22:]),
     'half a JPEG': _stored(format='JPEG'),
     'half a PNG': _stored(format='PNG'),
-    'a picture of another size': _stored(size=(40, 50)),
+    'an image of another size': _stored(size=(40, 50)),
 }
 
 
@@ -405,7 +405,7 @@ CONFIGS = {  # {base} is a config that works
     'a model that is a number': "_base_ = '{base}'\nmodel = 3",
     'no backbone': "_base_ = '{base}'\nmodel = dict(backbone=None)",
     'a loader that is a number': "_base_ = '{base}'\ntrain_dataloader = 3",
-    'a data set that is text': "_base_ = '{base}'\ntest_dataloader = dict(dataset='coco')\n"
+    'a dataset that is text': "_base_ = '{base}'\ntest_dataloader = dict(dataset='coco')\n"
     "train_dataloader = dict(dataset='coco')",
     'an argument that the backbone lacks': "_base_ = '{base}'\n"
     'model = dict(backbone=dict(depth=5))',

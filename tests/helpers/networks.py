@@ -4,7 +4,7 @@ import torch
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter and statistic moved off its initial value, so that nothing can hide."""
+    """Move every parameter and statistic off its initial value, so that no difference can hide."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in network.state_dict().items():

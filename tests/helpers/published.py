@@ -201,38 +201,38 @@ BN = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 def parsed(text, prefix='', **sizes):
     """Names and shapes of a text as above."""
-    found = {}
+    shapes = {}
     for line in text.split('\n'):
         name, *dims = line.split() or ['']
         shape = tuple(int(eval(dim, {}, sizes)) for dim in dims if dim != 'BN')
         if 'BN' in dims:
-            found.update({f'{prefix}{name}.{part}': shape for part in BN[:-1]})
-            found[f'{prefix}{name}.{BN[-1]}'] = ()
+            shapes.update({f'{prefix}{name}.{part}': shape for part in BN[:-1]})
+            shapes[f'{prefix}{name}.{BN[-1]}'] = ()
         elif name:
-            found[prefix + name] = shape
-    return found
+            shapes[prefix + name] = shape
+    return shapes
 
 
 def backbone_shapes(variant, prefix=''):
     widths, depths, states = VARIANTS[variant]
-    found = parsed(STEM, prefix, C1=widths[0])
+    shapes = parsed(STEM, prefix, C1=widths[0])
     for s, depth in enumerate(depths):
         for b in range(depth):
-            found |= parsed(BLOCK, f'{prefix}stages.{s}.blocks.{b}.', C=widths[s], N=states[s])
+            shapes |= parsed(BLOCK, f'{prefix}stages.{s}.blocks.{b}.', C=widths[s], N=states[s])
         if s < 2:
-            found |= parsed(
+            shapes |= parsed(
                 DOWNSAMPLE, f'{prefix}stages.{s}.downsample.', C=widths[s], D=widths[s + 1]
             )
-    return found
+    return shapes
 
 
 def classifier_shapes(variant, distilled=False):
     widths = dict(zip(('C1', 'C2', 'C3'), VARIANTS[variant][0]))
-    found = backbone_shapes(variant) | parsed(NORMS + FUSION, **widths)
+    shapes = backbone_shapes(variant) | parsed(NORMS + FUSION, **widths)
     if distilled:
         text = FUSION.replace('weights', 'weights_dist').replace('heads.', 'heads_dist.')
-        found |= parsed(text, **widths)
-    return found
+        shapes |= parsed(text, **widths)
+    return shapes
 
 
 def model_shapes(text, variant, num_classes):

@@ -1,18 +1,16 @@
-"""Small runs through the tools, for tests of what comes after training."""
+"""Small trained runs, for tests of what comes after training."""
 
 import contextlib
 import io
 from pathlib import Path
 
-from tests.helpers.cli import run_command
-
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
-from effvim.engine import training as train_tool  # noqa: F401
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 KINDS = ('retinanet', 'mask_rcnn', 'semfpn')
-# What an untrained network finds is kept, so that there is something to compare.
+# Keeps the low-scoring predictions of an untrained network, so that there is something to compare.
 TEST = {
     'retinanet': ['model.test_cfg.score_thr=0.0', 'model.test_cfg.max_per_img=20'],
     'mask_rcnn': [
@@ -29,7 +27,7 @@ TEST = {
         'default_hooks.checkpoint.interval=3',
     ],
 }
-# Drawn pictures in the place of ADE20K.
+# The synthetic segmentation dataset in place of ADE20K.
 ADE = [
     f'{split}_dataloader.dataset.{change}'
     for split in ('train', 'val', 'test')
@@ -41,15 +39,16 @@ ADE = [
 SIZE = {'retinanet': '(96,64)', 'mask_rcnn': '(96,64)', 'semfpn': '(128,128)'}
 
 
-def call(tool, *argv):
+def call(command, *argv):
+    """Run `effvim COMMAND ARGV…`, which must succeed; returns its stdout."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert run_command('tool', [str(a) for a in argv]) == 0
+        assert run_command(command, [str(a) for a in argv]) == 0
     return out.getvalue()
 
 
 class Run:
-    """One kind's checkpoint by the training tool, its data and its flags."""
+    """The checkpoint of a training run of one kind, its dataset and its config."""
 
     def __init__(self, kind, folder):
         self.kind, self.folder = kind, folder
@@ -70,7 +69,7 @@ class Run:
         ]
         options += ADE if kind == 'semfpn' else ['train_cfg.max_epochs=1']
         call(
-            train_tool,
+            'train',
             self.config,
             '--from-scratch',
             '--data-root',
@@ -83,7 +82,7 @@ class Run:
         self.checkpoint = checkpoint.find_latest(folder / 'run')
 
     def infer(self, out, *argv, status=0):
-        """Run the tool; returns what it wrote to the console, and its files by name."""
+        """Run `effvim infer`; returns its stdout, its stderr and its output files by name."""
         console, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(console), contextlib.redirect_stderr(errors):
             assert (
@@ -96,4 +95,5 @@ class Run:
 
 
 def files(folder):
+    """The files below a directory, by their path relative to it."""
     return {str(p.relative_to(folder)): p for p in Path(folder).rglob('*') if p.is_file()}

@@ -1,4 +1,4 @@
-"""A tool as a process of its own: what it prints, and what it takes of memory, files and disk."""
+"""A command in a process of its own: what it prints, and its memory, open files and disk use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 class Tool:
-    """`tools/NAME.py` with arguments, ended with all its workers when the `with` block ends."""
+    """`tools/NAME.py` with arguments, killed with all its workers when the `with` block ends."""
 
     def __init__(self, name: str, *argv: object) -> None:
         self.began = time.monotonic()
@@ -40,37 +40,37 @@ class Tool:
         self.process.communicate()
 
     def lines(self) -> Iterator[str]:
-        """What it prints, as it comes."""
+        """The lines that it prints, as they come."""
         for line in self.process.stdout:
             self.output += line
             yield line
 
-    def until(self, begin: str) -> float:
-        """Wait for a line that begins so; returns the seconds since the start."""
-        assert any(line.startswith(begin) for line in self.lines()), self.output
+    def until(self, start: str) -> float:
+        """Wait for a line that starts with `start`; returns the seconds since the process began."""
+        assert any(line.startswith(start) for line in self.lines()), self.output
         return time.monotonic() - self.began
 
     def workers(self) -> list[int]:
-        """The processes that it has started."""
+        """The ids of its child processes."""
         children = Path(f'/proc/{self.process.pid}/task/{self.process.pid}/children')
         return [int(number) for number in children.read_text().split()]
 
     def peak(self) -> float:
-        """The most memory that the main process has had so far, in MiB."""
+        """The peak memory (RSS) of the main process so far, in MiB."""
         lines = Path(f'/proc/{self.process.pid}/status').read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024
 
     def open_files(self) -> int:
-        """Of the main process and its workers."""
+        """The number of open files of the main process and its workers."""
         return sum(
             len(os.listdir(f'/proc/{number}/fd')) for number in (self.process.pid, *self.workers())
         )
 
 
 def memory(process: int) -> tuple[float, float]:
-    """MiB that a process holds: all of it (RSS), and what it has written itself.
+    """The memory of a process in MiB: all of it (RSS), and what it has written itself.
 
-    Pages of libraries are left out of the latter: they are its own as long as no other process on
+    The latter ignores the pages of libraries: they count as private as long as no other process on
     the machine has loaded them.
     """
     fields = {}
