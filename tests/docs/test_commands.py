@@ -68,7 +68,7 @@ def start(tmp_path_factory):
         (folder / 'data' / name).symlink_to(root)
     config = str(ROOT / 'configs/retinanet_effvim_m1.py')
     call(
-        train_tool,
+        'train',
         config,
         '--data-root',
         coco,

@@ -57,7 +57,7 @@ def test_the_tool(kind, run_of, tmp_path):
     run, numbers = run_of(kind), []
     for flags in ([], ['--amp'], ['--amp', '--fuse']):
         call(
-            test_tool,
+            'test',
             run.config,
             run.checkpoint,
             *flags,

@@ -363,7 +363,7 @@ def test_attention_lies_where_it_belongs():
 def test_tool_names_the_page(run_of, tmp_path):
     run = run_of('retinanet')
     out = call(
-        test_tool,
+        'test',
         run.config,
         run.checkpoint,
         '--work-dir',

@@ -59,7 +59,7 @@ def test_tool_finds_what_the_test_counts(trained, tmp_path):
             assert image.width == Image.open(trained.val / name).width
     flags = ['--out', tmp_path / 'm.json', '--work-dir', tmp_path / 'work']
     if trained.kind == 'semfpn':
-        call(test_tool, trained.config, trained.checkpoint, *flags)
+        call('test', trained.config, trained.checkpoint, *flags)
         numbers = json.loads((tmp_path / 'm.json').read_text())
         right = every = 0
         for name in names:
@@ -72,7 +72,7 @@ def test_tool_finds_what_the_test_counts(trained, tmp_path):
         ]
         return
     call(
-        test_tool,
+        'test',
         trained.config,
         trained.checkpoint,
         *flags,
