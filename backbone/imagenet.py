@@ -1,18 +1,14 @@
-"""Top-1 and top-5 of a classifier on a folder of labelled pictures.
+"""Top-1 and top-5 accuracy of a classifier on a folder of labelled images.
 
-    python -m backbone.imagenet WEIGHTS ROOT
-
-WEIGHTS is the authors' file, timm's, a converted one or a hub id. ROOT holds a folder of pictures
-for each class, in alphabetical order of the classifier's logits; for ImageNet these are the
-validation pictures, sorted into folders n01440764 to n15075141.
+The folder holds a folder of images for each class, in alphabetical order of the classifier's
+logits; for ImageNet these are the validation images, sorted into folders n01440764 to n15075141.
+`effvim imagenet WEIGHTS ROOT` is the command.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,21 +23,22 @@ from .errors import UserError
 from .names import arch_of, translate
 from .weights import fit, read, resolve, state_dict_of
 
-# pixels per side that the published classifiers were trained for
+# pixels per side of the images that the published classifiers were trained for
 IMAGE_SIZES = {'m1': 224, 'm2': 224, 'm3': 224, 'm4': 256}
 
 
 def classifier_from(
     source: str | os.PathLike[str], ema: bool | None = None
 ) -> EfficientViMClassifier:
-    """The classifier that a file or hub id holds, its variant and number of classes included.
+    """Load a classifier; the file decides the variant and the number of classes.
 
     Args:
-        source: see `weights.load_backbone`.
+        source: a file of the authors' or timm's, a converted one, or a hub id; see
+            `weights.load_backbone`.
         ema: see `weights.entry_of`.
 
     Raises:
-        UserError: it cannot be had or read, or is no complete classifier.
+        UserError: the file is absent or unreadable, or holds no complete classifier.
     """
     path = resolve(source)
     tensors = translate(state_dict_of(read(path), path, ema=ema)).tensors
@@ -57,39 +54,43 @@ def classifier_from(
     return network
 
 
-def open_picture(path: str) -> Image.Image:
-    """The picture in RGB."""
+def open_image(path: str) -> Image.Image:
+    """Read an image as RGB.
+
+    Raises:
+        UserError: the file is damaged or no image.
+    """
     try:
         return default_loader(path)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's, over damaged files
-        raise UserError(f'{path} cannot be read as a picture: {error}') from error
+        raise UserError(f'{path} cannot be read as an image: {error}') from error
 
 
-def pictures(root: str | os.PathLike[str], image_size: int) -> ImageFolder:
-    """The pictures below `root`, 3 `image_size` `image_size`, as in the published evaluation.
+def image_folder(root: str | os.PathLike[str], image_size: int) -> ImageFolder:
+    """Dataset of the images below `root`, prepared as in the published evaluation.
 
-    Bicubic, the shorter side to `image_size` / 0.875, the centre of that; ImageNet's mean and
-    standard deviation.
+    Bicubic resize of the short side to `image_size` / 0.875, centre crop, ImageNet's mean and
+    standard deviation: an item is a tensor, 3 `image_size` `image_size`, and its class.
 
     Raises:
-        UserError: no such folder, no class folders in it or one without pictures; on access, a
-            picture that cannot be read.
+        UserError: there is no such folder, it has no class folders or one without images; on
+            access, an image cannot be read.
     """
     if not Path(root).is_dir():
-        raise UserError(f'{root} is not a folder: give one with a folder of pictures per class')
+        raise UserError(f'{root} is not a folder: pass one with a folder of images per class')
     transform = create_transform(image_size, interpolation='bicubic', crop_pct=0.875)
     try:
-        dataset = ImageFolder(root, transform, loader=open_picture, allow_empty=True)
+        dataset = ImageFolder(root, transform, loader=open_image, allow_empty=True)
     except FileNotFoundError as error:
         raise UserError(
-            f'{root} has no class folders: sort the pictures into one per class, in '
+            f'{root} has no class folders: sort the images into one per class, in '
             f'alphabetical order of the classes'
         ) from error
     empty = sorted(set(range(len(dataset.classes))) - set(dataset.targets))
     if empty:
         raise UserError(
             f'{root}: {len(empty)} of {len(dataset.classes)} class folders have no '
-            f'pictures, the first is {dataset.classes[empty[0]]}'
+            f'images, the first is {dataset.classes[empty[0]]}'
         )
     return dataset
 
@@ -101,25 +102,24 @@ def evaluate(
     image_size: int | None = None,
     batch_size: int = 64,
     workers: int = 2,
-    progress: bool = False,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, float]:
-    """How often the label is the largest logit, and how often among the five largest.
+    """Measure top-1 and top-5 accuracy.
 
     Args:
         network: put into evaluation mode and used on the device where it is.
-        root: a folder of pictures per class, in alphabetical order of the logits.
-        image_size: pixels per side of the network's input, by default those that its variant was
-            published for.
-        batch_size: pictures at a time.
-        workers: processes that read pictures.
-        progress: keep a line about it on stderr.
+        root: a folder of images per class, in alphabetical order of the logits.
+        image_size: input size, pixels per side; default: that which the variant was published for.
+        batch_size: images per batch.
+        workers: processes that read images.
+        progress: called after every batch with the number of images done and of all images.
 
     Returns:
-        `top1` and `top5` in percent, and the number of `pictures`.
+        `top1` and `top5` in percent, and the number of `images`.
 
     Raises:
-        UserError: a number is out of range, the class folders are not as many as the logits, or as
-            `pictures`.
+        UserError: a number is out of range, there are not as many class folders as logits, or as
+            `image_folder`.
     """
     if image_size is None:
         arch = arch_of(network.state_dict())
@@ -129,63 +129,21 @@ def evaluate(
             f'image_size must be at least 32, batch_size 1 and workers 0, got '
             f'{image_size}, {batch_size} and {workers}'
         )
-    dataset = pictures(root, image_size)
+    dataset = image_folder(root, image_size)
     if len(dataset.classes) != network.num_classes:
         raise UserError(
             f'{root} has {len(dataset.classes)} class folders, the classifier has '
             f'{network.num_classes} classes'
         )
     network.eval()
-    first = among = seen = 0
+    top1 = top5 = seen = 0
     for images, labels in DataLoader(dataset, batch_size, num_workers=workers):
         logits = network(images.to(network.weights.device)).cpu()
         hits = logits.topk(min(5, network.num_classes)).indices == labels[:, None]
-        first += int(hits[:, 0].sum())
-        among += int(hits.sum())
+        top1 += int(hits[:, 0].sum())
+        top5 += int(hits.sum())
         seen += len(labels)
         if progress:
-            print(f'\r{seen}/{len(dataset)}', end='', file=sys.stderr, flush=True)
-    if progress:
-        print(file=sys.stderr)
-    return dict(top1=100 * first / seen, top5=100 * among / seen, pictures=seen)
+            progress(seen, len(dataset))
+    return dict(top1=100 * top1 / seen, top5=100 * top5 / seen, images=seen)
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate as the command line says and print the result.
-
-    Raises:
-        UserError: as `classifier_from` and `evaluate`.
-    """
-    parser = argparse.ArgumentParser(
-        prog='python -m backbone.imagenet', description='Top-1 and top-5 on labelled pictures.'
-    )
-    parser.add_argument(
-        'weights', help='a weight file, or a hub id such as timm/efficientvim_m4.e450_in1k'
-    )
-    parser.add_argument('root', help='a folder with a folder of pictures for each class')
-    parser.add_argument(
-        '--ema',
-        action='store_const',
-        const=True,
-        help="take the averaged weights of an authors' file, which have the published top-1",
-    )
-    parser.add_argument('--image-size', type=int, help='default: 256 for M4, 224 for the others')
-    parser.add_argument('--batch-size', type=int, default=64)
-    parser.add_argument('--workers', type=int, default=2, help='processes that read pictures')
-    args = parser.parse_args(argv)
-
-    network = classifier_from(args.weights, args.ema)
-    if torch.cuda.is_available():
-        network.cuda()
-    found = evaluate(
-        network, args.root, args.image_size, args.batch_size, args.workers, sys.stderr.isatty()
-    )
-    print(f'top-1 {found["top1"]:.2f}, top-5 {found["top5"]:.2f} on {found["pictures"]} pictures')
-
-
-if __name__ == '__main__':
-    try:
-        main()
-    except UserError as error:
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
