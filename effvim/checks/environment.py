@@ -18,10 +18,9 @@ from effvim.checkpoints.versions import PACKAGES
 from effvim.checks.findings import Report
 from effvim.config.precision import amp_available
 from effvim.engine.memory import machine_memory
+from effvim.resources import REQUIREMENTS
 
 SECTION = 'environment'
-
-TESTED = Path(__file__).with_name('tested.txt')  # requirements.txt, also where that is not
 
 ALTERNATIVES = {names[0]: names[1:] for names in PACKAGES.values()}  # upstream's distributions
 
@@ -40,7 +39,7 @@ def examine(report: Report, folder: Path) -> None:
 
 def tested() -> dict[str, str]:
     """The tested version of each distribution, for this Python."""
-    lines = (line.partition('#')[0].strip() for line in TESTED.read_text().splitlines())
+    lines = (line.partition('#')[0].strip() for line in REQUIREMENTS.read_text().splitlines())
     pins = [Requirement(line) for line in lines if line]
     return {
         pin.name: next(iter(pin.specifier)).version

@@ -113,11 +113,6 @@ def test_packages_that_are_others(run, monkeypatch):
     assert 'mmdet 3.3.0 instead of onedl-mmdetection' in out and 'rich 1.0, tested is' in out
 
 
-def test_the_package_has_the_pins_without_requirements_txt():
-    tested = ROOT / 'effvim/tested.txt'
-    assert tested.read_bytes() == (ROOT / 'requirements.txt').read_bytes()
-
-
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=lambda p: p.stem)
 def test_drawn_data_is_fine(run, coco, config, workers, without_steps):
