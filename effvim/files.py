@@ -1,4 +1,4 @@
-"""TODO effvim.files."""
+"""Write files and directories so that nothing is ever half-written."""
 
 from __future__ import annotations
 
@@ -7,33 +7,22 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backbone.errors import UserError
-from effvim.checkpoints.checkpoint import CHUNK
 
+CHUNK = 2**20  # bytes that are compared at once
 
-def ensure_writable(folder: Path, flag: str) -> Path:
-    """`folder`, made and tried.
-
-    Raises:
-        UserError: it cannot be made or written to; names the flag that chooses another.
-    """
-    probe = folder / f'.writable-{os.getpid()}'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f'folder {folder} cannot be written: {error.strerror}; choose another with {flag}'
-        ) from error
-    return folder
+STALE_AFTER = 24 * 3600  # seconds after which a killed process's unfinished directory is removed
 
 
 def write_atomic(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
-    """Write beside, sync, read back, rename: at any moment `path` is the old file or the new one.
+    """Write a file atomically: at any moment `path` is the old file or the whole new one.
+
+    The new content is written to a temporary file next to `path`, synced to disk, verified, and
+    renamed.
 
     Raises:
         OSError: the disk is full, or does not hold what was written; `path` is as before.
@@ -46,24 +35,20 @@ def write_atomic(path: str | os.PathLike[str], *parts: bytes | memoryview) -> No
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-            if hasattr(os, 'posix_fadvise'):  # read from the disk, not from memory
+            if hasattr(os, 'posix_fadvise'):  # verify what is on the disk, not what is in memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)
             for part in parts:
                 for start in range(0, len(part), CHUNK):
                     chunk = memoryview(part)[start : start + CHUNK]
                     if file.read(len(chunk)) != chunk:
-                        raise OSError(errno.EIO, 'what was written reads back otherwise', path)
-        os.chmod(name, 0o666 & ~_umask())
+                        raise OSError(errno.EIO, 'the disk does not hold what was written', path)
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync_directory(path.parent)
 
 
 def _umask() -> int:
@@ -72,53 +57,132 @@ def _umask() -> int:
     return mask
 
 
-def numbered_lines(path: Path) -> dict[int, str]:
-    """Lines of a text file that are not empty, by number from 1.
-
-    Raises:
-        UserError: it is no text. OSError: it cannot be read.
-    """
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in a directory survive a power failure."""
+    if os.name == 'nt':  # where a directory cannot be opened
+        return
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        text = path.read_text('utf-8-sig')  # some editors begin with a mark
-    except ValueError as error:
-        raise UserError(f'{path} is not text in UTF-8: {error}') from error
-    return {i: line for i, line in enumerate(text.splitlines(), 1) if line.strip()}
-
-
-def check_is_new(target: Path) -> None:
-    """See that a folder can be made.
-
-    Raises:
-        UserError: it is there already.
-    """
-    try:
-        there = target.exists() or target.is_symlink()
-    except OSError as error:
-        raise UserError(f'{target} cannot be made: {error.strerror}') from error
-    if there:
-        raise UserError(f'{target} exists: name a new folder, nothing is overwritten')
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` if all went well; otherwise nothing is left.
+    """Yield a directory to write into, which becomes `target` unless the block raises.
 
     Raises:
-        UserError: `target` is there already, or cannot be made.
+        UserError: `target` exists already, or cannot be created or written; nothing is left there.
     """
-    check_is_new(target)
+
+    def check_target() -> bool:
+        check_is_new(target)
+        return False
+
+    check_target()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # mkdtemp's own folder is private (mode 0700), the one inside it gets the usual rights
-        work = Path(tempfile.mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
-    except OSError as error:
-        raise UserError(f'{target} cannot be made: {error.strerror}') from error
-    try:
-        inside = work / 'new'
-        inside.mkdir()
-        yield inside
-        os.rename(inside, target)
+        with atomic_directory(target, check_target) as directory:
+            yield directory
     except OSError as error:
         raise UserError(f'{target} cannot be written: {error}; nothing is left there') from error
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path, is_done: Callable[[], bool]) -> Iterator[Path]:
+    """Yield an empty directory that replaces `target` at the end; after an exception none is left.
+
+    Any number of processes may write the same `target` at once.
+
+    Args:
+        target: may exist; the old directory is deleted once the new one is in its place.
+        is_done: called before each attempt to put the directory in place. True: another process
+            was quicker, `target` stays. It raises if `target` must not be replaced.
+
+    Raises:
+        OSError: `target` cannot be created or replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f'.{target.name}-writing-'
+    _remove_stale(target.parent, prefix)
+    # Next to the target, so that renaming needs no copy. mkdtemp's own directory is private (mode
+    # 0700); the one inside it has the usual permissions.
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    try:
+        new = work / 'new'
+        new.mkdir()
+        yield new
+        _put_in_place(new, target, is_done, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(new: Path, target: Path, is_done: Callable[[], bool], work: Path) -> None:
+    for attempt in range(10):
+        if is_done():
+            return
+        try:
+            if target.exists():
+                os.rename(target, work / f'replaced-{attempt}')
+            os.rename(new, target)
+            return
+        except OSError as error:  # another process was quicker: look again
+            failure = error
+    raise failure
+
+
+def _remove_stale(directory: Path, prefix: str) -> None:
+    """Remove what processes killed long ago left in `directory`; younger ones may be at work."""
+    with contextlib.suppress(OSError):  # another process may remove the same
+        for path in directory.iterdir():
+            if path.name.startswith(prefix) and time.time() - path.stat().st_mtime > STALE_AFTER:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def check_is_new(target: Path) -> None:
+    """Check that a directory can be created under this name.
+
+    Raises:
+        UserError: it exists already.
+    """
+    try:
+        exists = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise UserError(f'{target} cannot be created: {error.strerror}') from error
+    if exists:
+        raise UserError(f'{target} exists: name a new directory, nothing is overwritten')
+
+
+def ensure_writable(directory: Path, flag: str) -> Path:
+    """Create a directory if needed, check that it can be written to, and return it.
+
+    Args:
+        directory: the directory.
+        flag: the option that chooses another one, for the message.
+
+    Raises:
+        UserError: it cannot be created or written to.
+    """
+    probe = directory / f'.writable-{os.getpid()}'
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f'directory {directory} cannot be written: {error.strerror}; choose another with {flag}'
+        ) from error
+    return directory
+
+
+def numbered_lines(path: Path) -> dict[int, str]:
+    """Read the non-empty lines of a text file, by line number from 1.
+
+    Raises:
+        UserError: it is not text. OSError: it cannot be read.
+    """
+    try:
+        text = path.read_text('utf-8-sig')  # some editors write a byte order mark
+    except ValueError as error:
+        raise UserError(f'{path} is not text in UTF-8: {error}') from error
+    return {i: line for i, line in enumerate(text.splitlines(), 1) if line.strip()}

@@ -1,4 +1,8 @@
-"""Pictures of any kind as 8-bit RGB, upright: the one way in for inference and the page."""
+"""Images from disk: as 8-bit RGB for people and networks, or only examined, as training reads them.
+
+Inference, the web page and drawings read with Pillow (`read_image`). Training reads with OpenCV,
+through mmcv; what OpenCV would not notice is checked here (`examine_image`, `check_jpeg_end`).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from backbone.errors import UserError
 
-# What a folder is searched for; a file that is named is read whatever its name is.
+# The files that count as images in a directory. A file that is named is read whatever its suffix.
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -26,52 +30,51 @@ def read_image(
     formats: tuple[str, ...] | None = None,
     max_megapixels: float = math.inf,
 ) -> np.ndarray:
-    """The picture in a file, H W 3, uint8, RGB, see `as_rgb`; of several frames the first.
+    """Read an image as RGB, upright: H W 3, uint8; of an animation the first frame.
 
-    formats: those of Pillow that may decode it, by default all.
+    Args:
+        source: a path or an open file; converted as `as_rgb` says.
+        formats: names of the Pillow formats that are allowed (default: all).
+        max_megapixels: larger images are refused before they are decoded.
 
     Raises:
-        UserError: absent, cut short, damaged, too large, or not a picture; names the file.
+        UserError: absent, truncated, damaged, too large, or not an image; names the file.
     """
-    name = getattr(source, 'name', 'the picture') if hasattr(source, 'read') else source
+    name = getattr(source, 'name', 'the image') if hasattr(source, 'read') else source
     try:
         with warnings.catch_warnings(), Image.open(source, formats=formats) as image:
-            warnings.simplefilter('ignore')  # of odd metadata; half of the size limit
+            warnings.simplefilter('ignore')  # odd metadata; images above half of Pillow's limit
             if image.width * image.height > 1e6 * max_megapixels:
                 raise UserError(
-                    f'{image.width} × {image.height} pixels are too many, make it '
-                    f'smaller: at most {max_megapixels:g} megapixels are taken'
+                    f'{image.width} × {image.height} pixels are too many: '
+                    f'at most {max_megapixels:g} megapixels are accepted, make it smaller'
                 )
             image.load()
             return as_rgb(image)
     except UserError as error:
         raise UserError(f'{name}: {error}') from error
-    except Exception as error:  # decoders raise what they like over foreign bytes
-        empty = (
-            not hasattr(source, 'read')
-            and Path(source).is_file()
-            and (Path(source).stat().st_size == 0)
-        )
-        why = 'the file is empty' if empty else getattr(error, 'strerror', None) or error
-        raise UserError(f'{name} cannot be read as a picture: {why}') from error
+    except Exception as error:  # decoders raise whatever they like on foreign bytes
+        why = getattr(error, 'strerror', None) or error
+        if not hasattr(source, 'read') and Path(source).is_file() and not os.path.getsize(source):
+            why = 'the file is empty'
+        raise UserError(f'{name} cannot be read as an image: {why}') from error
 
 
 def as_rgb(image: Image.Image) -> np.ndarray:
-    """`image`, H W 3, uint8, RGB, turned as its EXIF orientation says.
+    """Convert an image to RGB, upright as its EXIF orientation says: H W 3, uint8.
 
-    What is transparent shows white. 16-bit values are scaled to 8 bits, 65535 to 255. CMYK is
+    Transparent pixels become white. 16-bit values are scaled to 8 bits (65535 becomes 255). CMYK is
     converted by its plain formula; colour profiles are not applied.
 
     Raises:
-        UserError: values of more than 16 bits, whose range nobody knows.
+        UserError: values of more than 16 bits, whose range is unknown.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I;16') or image.mode in ('I', 'F'):
         values = np.asarray(image)
         if image.mode == 'F' or values.min() < 0 or values.max() > 65535:
             raise UserError(
-                f'pixels of mode {image.mode} have no range of their own: convert '
-                f'the picture to 8 or 16 bits'
+                f'pixels of mode {image.mode} have no fixed range: convert it to 8 or 16 bits'
             )
         return np.repeat(np.rint(values[..., None] / 257).astype(np.uint8), 3, axis=2)
     if image.has_transparency_data:
@@ -80,23 +83,25 @@ def as_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert('RGB'))
 
 
-def check_jpeg_end(path: Path) -> None:
-    """Raise if a JPEG stops early, which OpenCV would fill with grey and pass on."""
-    if path.suffix.lower() not in ('.jpg', '.jpeg'):
-        return
-    with path.open('rb') as file:
-        file.seek(-2, io.SEEK_END)
-        if file.read() == b'\xff\xd9':
-            return
-    with Image.open(path) as image:  # something after the end mark is allowed: look closer
-        image.load()
+def image_size(path: Path) -> tuple[int, int]:
+    """Read width and height of the upright image from the file's header.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 or 270 degrees
+            return image.size[::-1] if turned else image.size
+    except Exception as error:  # decoders raise whatever they like on foreign bytes
+        raise UserError(f'image {path} cannot be read: {error}; repair or replace it') from error
 
 
 def examine_image(path: Path) -> tuple[tuple[int, int], bytes]:
-    """Width and height as loaded for training, that is upright, and a hash of the file.
+    """Decode an image as training does; return its upright width and height, and the file's hash.
 
     Raises:
-        Exception: whatever decoders raise over foreign bytes; it cannot be decoded, or stops early.
+        Exception: whatever decoders raise on foreign bytes: it cannot be decoded or is truncated.
     """
     content = path.read_bytes()
     Image.open(io.BytesIO(content)).close()  # refuses a header that asks for absurd memory
@@ -106,3 +111,19 @@ def examine_image(path: Path) -> tuple[tuple[int, int], bytes]:
     check_jpeg_end(path)
     height, width = pixels.shape[:2]
     return (width, height), hashlib.blake2b(content, digest_size=16).digest()
+
+
+def check_jpeg_end(path: Path) -> None:
+    """Raise if a JPEG is truncated: OpenCV would fill the rest with grey without an error.
+
+    Raises:
+        Exception: whatever Pillow raises for the file.
+    """
+    if path.suffix.lower() not in ('.jpg', '.jpeg'):
+        return
+    with path.open('rb') as file:
+        file.seek(-2, io.SEEK_END)
+        if file.read() == b'\xff\xd9':
+            return
+    with Image.open(path) as image:  # bytes after the end marker are allowed: decode to find out
+        image.load()

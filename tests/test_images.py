@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same 8-bit RGB; what is not a picture is named."""
+"""Images of every kind become the same 8-bit RGB; a file that is not an image is named."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbone import UserError
+from backbone.errors import UserError
 from effvim.images import read_image
 
 RGB = np.random.RandomState(0).randint(0, 256, (5, 8, 3), np.uint8)
@@ -21,16 +21,16 @@ def saved(path, image, **how):
 
 def test_plain(tmp_path):
     for suffix in ('png', 'bmp', 'tiff'):
-        found = saved(tmp_path / f'a.{suffix}', Image.fromarray(RGB))
-        assert found.dtype == np.uint8 and np.array_equal(found, RGB)
+        pixels = saved(tmp_path / f'a.{suffix}', Image.fromarray(RGB))
+        assert pixels.dtype == np.uint8 and np.array_equal(pixels, RGB)
     with open(tmp_path / 'a.png', 'rb') as file:
         assert np.array_equal(read_image(file), RGB)
 
 
 def test_greyscale_and_two_levels(tmp_path):
     assert np.array_equal(saved(tmp_path / 'a.png', Image.fromarray(RGB[..., 0])), GREY)
-    found = saved(tmp_path / 'b.png', Image.fromarray(RGB[..., 0] > 127))
-    assert np.array_equal(found, np.where(GREY > 127, 255, 0))
+    pixels = saved(tmp_path / 'b.png', Image.fromarray(RGB[..., 0] > 127))
+    assert np.array_equal(pixels, np.where(GREY > 127, 255, 0))
 
 
 def test_palette(tmp_path):
@@ -43,8 +43,8 @@ def test_palette(tmp_path):
 def test_16_bit_grey_is_scaled(tmp_path, suffix):
     for sixteen in (np.uint16(RGB[..., 0]) * 257, np.uint16(RGB[..., 0]) * 257 // 256 * 256):
         cv2.imwrite(str(tmp_path / f'a.{suffix}'), sixteen)
-        found = read_image(tmp_path / f'a.{suffix}').astype(int)
-        assert np.abs(found - sixteen[..., None] / 257).max() <= 0.5
+        pixels = read_image(tmp_path / f'a.{suffix}').astype(int)
+        assert np.abs(pixels - sixteen[..., None] / 257).max() <= 0.5
 
 
 def test_16_bit_colour_is_scaled(tmp_path):
@@ -60,28 +60,28 @@ def test_transparency_is_white(tmp_path):
         channels = colours if colours is RGB else colours[..., :1]
         image = Image.fromarray(np.concatenate([channels, alpha], 2))
         assert image.mode == ('RGBA' if colours is RGB else 'LA')
-        found = saved(tmp_path / 'a.png', image).astype(int)
-        assert np.abs(found - expected).max() <= 1
-        assert (found[0] == 255).all() and np.array_equal(found[1], colours[1])
+        pixels = saved(tmp_path / 'a.png', image).astype(int)
+        assert np.abs(pixels - expected).max() <= 1
+        assert (pixels[0] == 255).all() and np.array_equal(pixels[1], colours[1])
 
 
 def test_one_transparent_colour_is_white(tmp_path):
     colour = tuple(int(v) for v in RGB[2, 3])
-    found = saved(tmp_path / 'a.png', Image.fromarray(RGB), transparency=colour)
+    pixels = saved(tmp_path / 'a.png', Image.fromarray(RGB), transparency=colour)
     expected = RGB.copy()
     expected[2, 3] = 255
-    assert np.array_equal(found, expected)
+    assert np.array_equal(pixels, expected)
 
 
 def test_cmyk(tmp_path):
     ink = np.concatenate([255 - RGB, np.zeros_like(RGB[..., :1])], 2)
     assert np.array_equal(saved(tmp_path / 'a.tiff', Image.fromarray(ink, 'CMYK')), RGB)
     grey = np.full((64, 64, 4), (0, 0, 0, 155), np.uint8)  # black ink alone
-    found = saved(tmp_path / 'a.jpg', Image.fromarray(grey, 'CMYK'), quality=100)
-    assert np.abs(found.astype(int) - 100).max() <= 1
+    pixels = saved(tmp_path / 'a.jpg', Image.fromarray(grey, 'CMYK'), quality=100)
+    assert np.abs(pixels.astype(int) - 100).max() <= 1
 
 
-# The transform that a viewer undoes, by the EXIF standard: what was stored for an upright picture.
+# The transform that a viewer undoes, by the EXIF standard: what was stored for an upright image.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -101,7 +101,7 @@ def test_orientation(tmp_path, orientation):
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](RGB)))
     assert np.array_equal(saved(tmp_path / 'a.png', stored, exif=exif), RGB)
     stored.save(tmp_path / 'a.jpg', exif=exif, quality=95)
-    assert np.array_equal(  # OpenCV turns pictures too
+    assert np.array_equal(  # OpenCV turns images too
         read_image(tmp_path / 'a.jpg').shape, cv2.imread(str(tmp_path / 'a.jpg')).shape
     )
 
@@ -116,13 +116,13 @@ def jpeg():
     'content, why',
     [
         (jpeg()[:-300], 'truncated'),
-        (b'no picture at all\n', 'cannot identify'),
+        (b'not an image\n', 'cannot identify'),
         (b'', 'is empty'),
         (None, 'No such file'),
     ],
     ids=['truncated', 'text', 'empty', 'absent'],
 )
-def test_what_is_no_picture_is_named(tmp_path, content, why):
+def test_a_file_that_is_not_an_image_is_named(tmp_path, content, why):
     path = tmp_path / 'holiday.jpg'
     if content is not None:
         path.write_bytes(content)

@@ -400,7 +400,7 @@ def test_what_the_disk_changed_is_not_taken_for_written(tmp_path, monkeypatch):
         os.pwrite(handle, b'?', 1000)
 
     monkeypatch.setattr('os.fsync', wrong)
-    with pytest.raises(OSError, match='reads back otherwise'):
+    with pytest.raises(OSError, match='does not hold what was written'):
         write_atomic(path, b'new' * 1000)
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
 

@@ -138,7 +138,7 @@ def test_refused_files_get_a_message(page, picture, tmp_path):
     (tmp_path / 'notes.txt').write_text('no picture')
     (tmp_path / 'large.png').write_bytes(bytes(int(demo_server.MAX_MEGABYTES * 2**20) + 1))
     for name, words in (
-        ('broken.jpg', 'broken.jpg cannot be read as a picture'),
+        ('broken.jpg', 'broken.jpg cannot be read as an image'),
         ('notes.txt', 'Invalid file type: notes.txt'),
         ('large.png', 'maximum allowed size'),
     ):
