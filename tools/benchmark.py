@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Measure speed and memory: tools/benchmark.py backbone|model|evaluation|page …"""
+"""Measure speed and memory: tools/benchmark.py backbone|model|evaluation|memory …"""
 
 import sys
 
-from effvim.benchmark import main
-from effvim.cli import run
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('benchmark', __file__))

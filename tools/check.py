@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Check the environment, a data set, weights: tools/check.py [CONFIG] [--data-root DIR] …"""
+"""Check the environment, a dataset and weights: tools/check.py [CONFIG] [--data-root DIR] …"""
 
 import sys
 
-from effvim.check import main
-from effvim.cli import run
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('check', __file__))

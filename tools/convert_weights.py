@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Published weights as safetensors under our names: tools/convert_weights.py SOURCE DEST …"""
+"""Convert published weights to safetensors: tools/convert_weights.py SOURCE DEST …"""
 
 import sys
 
-from effvim.cli import run
-from effvim.convert import main
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('convert', __file__))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""A web page to try a checkpoint on pictures: tools/demo.py CONFIG CHECKPOINT …"""
+"""Serve a web page to try a checkpoint on images: tools/demo.py [CONFIG] CHECKPOINT …"""
 
 import sys
 
-from effvim.cli import run
-from effvim.demo import main
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('demo', __file__))

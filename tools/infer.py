@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Find objects or classes in pictures: tools/infer.py CONFIG CHECKPOINT IMAGE|DIR|GLOB --out DIR"""
+"""Detect or segment objects in images: tools/infer.py [CONFIG] CHECKPOINT IMAGE --out DIR"""
 
 import sys
 
-from effvim.cli import run
-from effvim.infer import main
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('infer', __file__))

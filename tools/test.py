@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT …"""
+"""Evaluate a checkpoint or exported file: tools/test.py [CONFIG] CHECKPOINT …"""
 
 import sys
 
-from effvim.cli import run
-from effvim.test import main
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('test', __file__))

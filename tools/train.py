@@ -3,8 +3,7 @@
 
 import sys
 
-from effvim.cli import run
-from effvim.train import main
+from effvim.cli.entry import tool
 
 if __name__ == '__main__':
-    sys.exit(run(main))
+    sys.exit(tool('train', __file__))

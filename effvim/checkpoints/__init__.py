@@ -1,0 +1,1 @@
+"""Checkpoints: file format, matching with models, conversion of published weights."""

@@ -1,4 +1,4 @@
-"""Checkpoints that know what they are: written whole or not at all, read without running code."""
+"""Checkpoints: their format and hash, atomic writing, and reading that runs no code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import io
 import os
 import pickle
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from mmengine.logging import HistoryBuffer
 
 from backbone import weights
 from backbone.errors import UserError
+from effvim import console
 from effvim.files import write_atomic
 
-# What mmengine's log buffers are made of, beside what `weights.read` knows.
+# What mmengine's log buffers are made of, in addition to what `weights.read` knows.
 _LOGS: list[Any] = [
     HistoryBuffer,
     slice,
@@ -41,11 +41,28 @@ END = b'PK\x05\x06'
 CHUNK = 2**20  # bytes
 
 
+class LoadedCheckpoint(NamedTuple):
+    """A checkpoint or exported file that was read: its path, and its content, see `read`."""
+
+    path: str
+    content: dict[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """The random seed that it was trained with, None if it does not say."""
+        return (self.content.get('meta') or {}).get('seed')
+
+    @property
+    def export(self) -> dict[str, Any] | None:
+        """What an exported file says of itself, see `checkpoints.exported`; None for others."""
+        return self.content.get('export')
+
+
 class AtomicFileBackend(LocalBackend):
-    """mmengine's local files, whose `put` writes checkpoints: whole, with a hash."""
+    """mmengine's local files, whose `put` writes checkpoints atomically and with a hash."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write what `torch.save` made, followed by its hash, see `write_whole`."""
+        """Write what `torch.save` made, followed by its hash, see `files.write_atomic`."""
         body = memoryview(obj)[:-2]
         tail = (len(MARK) + 64).to_bytes(2, 'little') + MARK
         digest = hashlib.sha256(body)
@@ -54,16 +71,16 @@ class AtomicFileBackend(LocalBackend):
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that `read_file` reads, whole and with a hash."""
+    """Write a file that `read_file` reads, atomically and with a hash."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     AtomicFileBackend().put(buffer.getvalue(), path)
 
 
 def is_hashed(path: str | os.PathLike[str]) -> bool:
-    """Whether a file ends with a hash, be it right or not.
+    """Whether a file ends with a hash, right or wrong.
 
-    Mark and end record are beyond suspicion only together: one of them is enough.
+    A damaged file may have lost the mark or the end record of the zip file: either is enough.
     """
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
@@ -76,10 +93,10 @@ def is_hashed(path: str | os.PathLike[str]) -> bool:
 
 
 def check_hash(path: str | os.PathLike[str]) -> None:
-    """See that a file is as it was written, if it has a hash.
+    """Verify the hash of a file that has one.
 
     Raises:
-        UserError: it is not.
+        UserError: the file is corrupt.
     """
     if not is_hashed(path):
         return
@@ -92,19 +109,19 @@ def check_hash(path: str | os.PathLike[str]) -> None:
             left -= len(chunk)
         if file.read() != digest.hexdigest().encode():
             raise UserError(
-                f'{path} is damaged: its bytes are not those that were written; take '
-                f'another checkpoint or a copy'
+                f'{path} is corrupt: its bytes are not those that were written; use another '
+                f'checkpoint or a copy'
             )
 
 
-register_backend('whole_file', AtomicFileBackend, force=True)
+register_backend('effvim_atomic', AtomicFileBackend, force=True)
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint or weight file holds; no code in it is run.
+    """The content of a checkpoint or weight file; no code in it is run.
 
     Raises:
-        UserError: absent, empty, damaged, refused, or not what a checkpoint looks like.
+        UserError: absent, empty, corrupt, refused, or not shaped like a checkpoint.
     """
     if Path(path).is_file():
         check_hash(path)
@@ -117,6 +134,20 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f'{path} is not a checkpoint: its {part} is a {type(content[part]).__name__}'
             )
     return dict(content)
+
+
+def load(path: str | os.PathLike[str]) -> LoadedCheckpoint:
+    """Read a checkpoint, or what an exported ONNX file says of itself.
+
+    Raises:
+        UserError: as `read`, or as `exported.content`.
+    """
+    path = str(path)
+    if path.lower().endswith('.onnx'):
+        from effvim.checkpoints import exported
+
+        return LoadedCheckpoint(path, exported.content(path))
+    return LoadedCheckpoint(path, read(path))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -133,15 +164,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_resumable(content: Mapping[str, Any], path: Path) -> None:
-    """See that a checkpoint holds the state of a training run, not weights alone.
+    """Check that a checkpoint holds the state of a training run, not only weights.
 
     Raises:
-        UserError: it does not.
+        UserError: it holds only weights.
     """
     if 'optimizer' not in content or not {'epoch', 'iter'} <= content['meta'].keys():
         raise UserError(
-            f'--resume: {path} holds weights but no state of a training run: start '
-            f'from them with --cfg-options load_from={path}'
+            f'--resume: {path} holds weights but no state of a training run: start a '
+            f'new run from them with --cfg-options load_from={path}'
         )
 
 
@@ -152,7 +183,7 @@ def is_validation_due(content: Mapping[str, Any]) -> bool:
 
 
 def _history_method(owner: Any, name: str) -> Any:
-    """What stands for `getattr` in a checkpoint: mmengine's log buffers pickle their methods so.
+    """Replace `getattr` in a pickle, by which mmengine's log buffers store their methods.
 
     The real one would let a file reach into any module.
     """
@@ -162,57 +193,57 @@ def _history_method(owner: Any, name: str) -> Any:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints that a run in `folder` can go on from, the one written last in front."""
-    found = [path for kind in ('epoch', 'iter') for path in folder.glob(f'{kind}_[0-9]*.pth')]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    """The checkpoints in `folder` from which a run can be resumed, the newest first."""
+    paths = [path for kind in ('epoch', 'iter') for path in folder.glob(f'{kind}_[0-9]*.pth')]
+    paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     pointer = folder / 'last_checkpoint'
     named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
     if named and (folder / named).is_file():  # else the pointer itself was lost
-        found = [folder / named, *(path for path in found if path.name != named)]
-    return found
+        paths = [folder / named, *(path for path in paths if path.name != named)]
+    return paths
 
 
 def find_latest(folder: Path) -> Path:
-    """The checkpoint that a run in `folder` wrote last.
+    """The newest checkpoint of the run in `folder`.
 
     Raises:
         UserError: there is none.
     """
-    found = newest_first(folder)
-    if not found:
+    paths = newest_first(folder)
+    if not paths:
         raise UserError(
-            f'--resume: there is no checkpoint in {folder} to go on from; start '
-            f'without --resume, or name a checkpoint: --resume FILE'
+            f'--resume: there is no checkpoint in {folder}: start without --resume, or pass a '
+            f'checkpoint: --resume FILE'
         )
-    return found[0]
+    return paths[0]
 
 
-def read_latest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint in `folder` that can be read, and its content.
+def load_latest(folder: Path) -> LoadedCheckpoint:
+    """Read the newest checkpoint in `folder`; if it is corrupt the previous one, with a warning.
 
     Raises:
-        UserError: there is none.
+        UserError: no checkpoint in `folder` can be read.
     """
     newest = find_latest(folder)
     try:
-        return newest, read(newest)
+        return load(newest)
     except UserError as error:
         for path in newest_first(folder)[1:]:
             with contextlib.suppress(UserError):
-                content = read(path)
-                print(f'warning: {error}; going on from the one before it, {path}', file=sys.stderr)
-                return path, content
+                loaded = load(path)
+                console.warn(f'{error}; resuming from the previous checkpoint, {path}')
+                return loaded
         raise
 
 
 def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What our own training wrote about the run, or an empty dict for other checkpoints."""
+    """What this project's training wrote about the run; empty for checkpoints of other programs."""
     about = (checkpoint.get('meta') or {}).get('effvim')
     return dict(about) if isinstance(about, Mapping) else {}
 
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
-    """Class names that the checkpoint was trained for; empty if it does not say."""
+    """Class names by label that a checkpoint was trained for; empty if it does not say."""
     meta = checkpoint.get('meta') or {}
     meta = meta.get('dataset_meta') or meta  # mmdet 2 and mmseg 0 knew no dataset_meta
     return tuple(meta.get('classes') or meta.get('CLASSES') or ())

@@ -1,4 +1,4 @@
-"""`tools/convert_weights.py`: published weights and checkpoints as safetensors under our names."""
+"""Published weights and checkpoints as safetensors under this project's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backbone.names import Translation
 
 
-# What a file holds, by a tensor that only such a network has.
+# Kind of network, by a tensor that only it has.
 KINDS = {
     'roi_head.mask_head.conv_logits.weight': 'Mask R-CNN',
     'bbox_head.retina_cls.weight': 'RetinaNet',
@@ -23,18 +23,18 @@ KINDS = {
     'heads.0.weight': 'classifier',
 }
 
-# Under these names a file may have weights, see `weights.entry_of`.
+# Names under which files hold weights, see `weights.entry_of`.
 ENTRIES = ('state_dict', 'ema_state_dict', 'model', 'model_ema')
 
 
 class Conversion(NamedTuple):
-    """What was made of a file."""
+    """What `convert` did with a file."""
 
     what: str  # e.g. RetinaNet on EfficientViM-M4
     origin: str  # e.g. a checkpoint of mmdet 2.25.0
-    entry: str  # the weights that were taken
+    entry: str  # name of the weights that were taken
     translation: Translation
-    left: list[str]  # other entries of the file
+    ignored: list[str]  # other entries of the file
     classes: tuple[str, ...]
     size: int  # bytes written
 
@@ -42,16 +42,17 @@ class Conversion(NamedTuple):
 def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Conversion:
     """Write the weights in `source`, a file or hub id, to the safetensors file `dest`.
 
-    An existing `dest` is replaced as a whole. Class names, and what our training wrote about its
-    run, go into the metadata.
+    An existing `dest` is replaced atomically. Class names and the `RunSpec` of this project's
+    training go into the metadata.
 
     Args:
-        source: see `parse`.
-        dest: see `parse`.
-        ema: see `weights.entry_of`.
+        source: a file of the authors, of timm or of this project's training, or a hub id such as
+            timm/efficientvim_m4.e450_in1k.
+        dest: the file to write, *.safetensors.
+        ema: True for averaged weights, False for raw ones, see `weights.entry_of`.
 
     Raises:
-        UserError: `source` cannot be had, read or recognised, or `dest` cannot be written.
+        UserError: `source` cannot be fetched, read or recognised, or `dest` cannot be written.
     """
     import numpy as np
     import torch
@@ -68,11 +69,11 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
     path = weights.resolve(source)
     ensure_writable(dest.parent, 'DEST')
     if dest.exists() and dest.samefile(path):
-        raise UserError(f'{dest} is SOURCE itself: give another DEST')
+        raise UserError(f'{dest} is SOURCE itself: pass another DEST')
     content = checkpoint.read_file(path)
     entry = weights.entry_of(content, path, ema)
-    done = translate(weights.state_dict_of(content, path, ema=ema))
-    about: dict[str, Any] = {'what': recognise(done.tensors, path)}
+    translation = translate(weights.state_dict_of(content, path, ema=ema))
+    about: dict[str, Any] = {'what': recognise(translation.tensors, path)}
     classes = checkpoint.classes_of(content)
     if classes:
         meta = content['meta'].get('dataset_meta') or content['meta']
@@ -83,30 +84,32 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
     if checkpoint.describe(content):
         about['effvim'] = checkpoint.describe(content)
     # a copy of each: a file may hold views, or channels-last
-    plain = {n: v.clone(memory_format=torch.contiguous_format) for n, v in done.tensors.items()}
+    plain = {
+        n: v.clone(memory_format=torch.contiguous_format) for n, v in translation.tensors.items()
+    }
     # a literal, as JSON would make lists of tuples, such as an image scale among a run's options
     data = save(plain, {weights.METADATA: repr(about)})
     try:
         write_atomic(dest, data)
     except OSError as error:
         raise UserError(f'{dest} cannot be written: {error.strerror}') from error
-    left = [key for key in content if key not in (entry, 'meta')] if entry else []
+    ignored = [key for key in content if key not in (entry, 'meta')] if entry else []
     return Conversion(
         about['what'],
         origin_of(content, path),
         entry or 'the tensors',
-        done,
-        left,
+        translation,
+        ignored,
         classes,
         len(data),
     )
 
 
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """What network translated tensors belong to, e.g. RetinaNet on EfficientViM-M4.
+    """Which network translated tensors belong to, e.g. 'RetinaNet, EfficientViM-M4'.
 
     Raises:
-        UserError: none with an EfficientViM, or one that is not complete.
+        UserError: they contain no EfficientViM, or an incomplete one.
     """
     import torch
 
@@ -133,15 +136,15 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def origin_of(content: Mapping[str, Any], path: Path) -> str:
-    """What kind of file it is, in words."""
+    """Which program wrote a file, in words."""
     meta = content.get('meta') or {}
     if 'effvim' in meta:
-        return 'a checkpoint of our training'
+        return "a checkpoint of this project's training"
     for package in ('mmdet', 'mmseg', 'mmengine'):
         if f'{package}_version' in meta:
             return f'a checkpoint of {package} {meta[f"{package}_version"]}'
     if 'model' in content:
         return 'an ImageNet checkpoint of the authors'
     if 'what' in meta:
-        return 'converted by us'
+        return 'converted by this project'
     return 'safetensors' if path.suffix == '.safetensors' else 'a state dict'

@@ -1,4 +1,4 @@
-"""TODO effvim.checkpoints.exported."""
+"""What an exported ONNX file says of itself, read as if it were a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,38 +37,47 @@ def open_session(source: str | bytes, name: str) -> Any:
 
 
 def description(session: Any, name: str) -> dict[str, Any]:
-    """What `tools/export.py` wrote about a file: see `export_file.metadata`.
+    """The metadata of an exported file, see `export.onnx_file.metadata`.
 
     Raises:
-        UserError: it did not write this one.
+        UserError: the file has none: another program wrote it.
     """
-    found = session.get_modelmeta().custom_metadata_map
-    if 'effvim' not in found:
-        raise UserError(f'{name} was not written by tools/export.py: it does not say what it is')
-    return {key: json.loads(value) for key, value in found.items()}
+    metadata = session.get_modelmeta().custom_metadata_map
+    if 'effvim' not in metadata:
+        raise UserError(
+            f'{name} was not written by effvim export: its metadata does not say what it is'
+        )
+    return {key: json.loads(value) for key, value in metadata.items()}
 
 
 def content(path: str) -> dict[str, Any]:
-    """The description of a file in the form of a checkpoint's content, `export` beside it.
+    """The metadata of an exported file in the form of a checkpoint's content.
+
+    Returns:
+        `state_dict` (empty) and `meta` as of a checkpoint, and `export`: see `description`.
 
     Raises:
-        UserError: as `open_session` and `description`; it holds a backbone alone.
+        UserError: as `open_session` and `description`, or it holds only a backbone.
     """
-    about = description(open_session(path, path), path)
-    if about['kind'] == 'Backbone':
+    metadata = description(open_session(path, path), path)
+    if metadata['kind'] == 'Backbone':
         raise UserError(
-            f'{path} holds a backbone alone, which finds nothing: export without --backbone-only'
+            f'{path} holds only a backbone, which predicts nothing: export without --backbone-only'
         )
-    run = {**about['effvim'], 'classes': about['classes']}
-    run['options'] = {key: ast.literal_eval(value) for key, value in run['options'].items()}
-    meta = {'effvim': run, 'dataset_meta': {'classes': about['classes']}}
-    return {'state_dict': {}, 'meta': meta, 'export': about}
+    run = {**metadata['effvim'], 'classes': metadata['classes']}
+    for key in ('options', 'fitted'):  # as Python writes them: JSON has no tuples
+        run[key] = {
+            name: ast.literal_eval(value) if isinstance(value, str) else value
+            for name, value in (run.get(key) or {}).items()
+        }
+    meta = {'effvim': run, 'dataset_meta': {'classes': metadata['classes']}}
+    return {'state_dict': {}, 'meta': meta, 'export': metadata}
 
 
 def settings(cfg: Config) -> dict[str, Any]:
-    """What an exported file holds of a config and cannot change any more, by dotted key."""
+    """What of a config is fixed in an exported file, by dotted key."""
     model = cfg.model
-    found: dict[str, Any] = {
+    fixed: dict[str, Any] = {
         'model.type': model.type,
         'model.backbone.type': model.backbone.type,
         'model.backbone.arch': model.backbone.get('arch', 'm4'),
@@ -80,14 +89,19 @@ def settings(cfg: Config) -> dict[str, Any]:
             if isinstance(value, Mapping):
                 collect(value, f'{prefix}.{key}')
             else:
-                found[f'{prefix}.{key}'] = value
+                fixed[f'{prefix}.{key}'] = value
 
     collect(model.test_cfg, 'model.test_cfg')
-    return json.loads(json.dumps(found))  # tuples as the file gives them
+    return json.loads(json.dumps(fixed))  # tuples as the file gives them
 
 
 def check_config(cfg: Config, about: Mapping[str, Any], path: str) -> None:
-    """See that a config says what the file does.
+    """Check that a config agrees with what is fixed in an exported file.
+
+    Args:
+        cfg: the config.
+        about: the file's `description`.
+        path: the file's, for messages.
 
     Raises:
         UserError: it does not; names the first key that differs.
@@ -103,7 +117,7 @@ def check_config(cfg: Config, about: Mapping[str, Any], path: str) -> None:
 
 
 def preparation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Prepare` for a model whose config says this of its `data_preprocessor`."""
+    """How a `data_preprocessor` of a config changes images: arguments of `Prepare`."""
     return {
         'mean': list(settings.get('mean', [0, 0, 0])),
         'std': list(settings.get('std', [1, 1, 1])),

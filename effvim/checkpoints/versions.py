@@ -1,4 +1,4 @@
-"""TODO effvim.checkpoints.versions."""
+"""Versions of the packages that a result depends on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PACKAGES = {
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on, e.g. mmdet: onedl-mmdetection 3.5.1."""
-    found = {'python': platform.python_version()}
+    installed = {'python': platform.python_version()}
     for package, names in PACKAGES.items():
         for name in names:
             with contextlib.suppress(PackageNotFoundError):
-                found.setdefault(package, f'{name} {version(name)}')
-    return found
+                installed.setdefault(package, f'{name} {version(name)}')
+    return installed

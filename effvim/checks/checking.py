@@ -1,46 +1,57 @@
-"""`tools/check.py`: what a run would meet: the environment, and with a config data and weights."""
+"""Everything that a run would meet: the environment, and with a config data, weights and cost."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 from backbone.errors import UserError
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from mmengine.config import Config
-
-
-def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
-    """The config as it would be trained, nothing on disk checked yet, and its description."""
-    from effvim.config.prepare import apply_spec
-    from effvim.config.reading import load_config
-    from effvim.config.run_spec import describe, overlays_of
-    from effvim.config.validation import check_model
-    from effvim.engine import optimizer
-
-    cfg = load_config(args.config)
-    about = describe(args, overlays_of(args))
-    apply_spec(cfg, about)
-    optimizer.check_keys(cfg.optim_wrapper)
-    check_model(cfg)
-    return cfg, about
+from effvim.checks import cost, dataset, environment
+from effvim.checks.findings import Report
+from effvim.config.prepare import PreparedRun, prepare
+from effvim.config.run_spec import RunSpec
+from effvim.datasets.collection import garbage_collection_paused
+from effvim.engine import optimizer
 
 
-def examine(cfg: Config, about: dict[str, Any], args: Namespace, report: Any) -> None:
-    """Data, weights, and, if nothing is wrong with them, what training would take."""
-    from effvim.checks import cost, dataset
-    from effvim.datasets.collection import garbage_collection_paused
+def check(
+    config: str | None,
+    asked: RunSpec,
+    *,
+    work_dir: str | Path = 'work_dirs',
+    workers: int | None = None,
+    quick: bool = False,
+) -> Report:
+    """Check the environment and, with a config, what training it would meet.
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    workers = (cores or 1) if args.workers is None else args.workers
+    Args:
+        config: path or name of a config; None for the environment alone.
+        asked: the choices with which it would be trained.
+        work_dir: where results would go.
+        workers: processes that decode images, 0 for this one alone (default: one per core).
+        quick: decode no images and measure no training steps.
+
+    Raises:
+        UserError: the config is absent or malformed.
+    """
+    prepared = prepare(config, asked) if config else None
+    if prepared:
+        optimizer.check_keys(prepared.cfg.optim_wrapper)
+    report = Report()
+    environment.examine(report, Path(work_dir))
+    if prepared:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        _check_run(prepared, report, (cores or 1) if workers is None else workers, quick)
+    return report
+
+
+def _check_run(prepared: PreparedRun, report: Report, workers: int, quick: bool) -> None:
+    """Check data and weights and, if nothing is wrong with them, measure what training takes."""
     with garbage_collection_paused():
-        dataset.examine(cfg, report, workers, args.quick)
-    cost.weights(cfg, report)
-    if not args.quick and not report.problems:
+        dataset.examine(prepared.cfg, report, workers, quick)
+    cost.weights(prepared.cfg, report)
+    if not quick and not report.problems:
         try:
-            cost.cost(cfg, about, report)
+            cost.cost(prepared.cfg, prepared.spec, report)
         except UserError as error:
             report.problem('cost', str(error))

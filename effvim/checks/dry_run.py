@@ -1,68 +1,78 @@
-"""`tools/train.py --dry-run`: two iterations of everything that a run does, nothing kept."""
+"""`effvim train --dry-run`: two iterations of everything that a run does; nothing is kept."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim import console
+from effvim.checks import cost
+from effvim.checks.findings import Report
+from effvim.config.prepare import PreparedRun
 from effvim.config.reading import import_plugins
 from effvim.engine import lock
+from effvim.engine.progress import position_of
+from effvim.engine.settings import TrainSettings
+from effvim.engine.training import prepare_training
 
 STEPS = 2  # in each of the two halves, before and after resuming
 
 
-def rehearse(args: Namespace) -> None:
-    """Train, save, evaluate, resume, once more; then say what the whole would take.
+def dry_run(settings: TrainSettings) -> None:
+    """Train, save, evaluate and resume once, then print what the whole run would take.
 
-    In a temporary folder, on the first pictures of the data. args: as of `tools/train.py`.
+    Runs in a temporary directory, on the first images of the dataset.
+
+    Args:
+        settings: those of the run.
 
     Raises:
-        UserError: as training; several processes; `--resume`, whose own run is the rehearsal.
+        UserError: as training; with a launcher, or with `resume`.
     """
-    from effvim.checks import cost
-    from effvim.checks.findings import Report
-    from effvim.engine import runner, training
-    from effvim.engine.progress import position_of
-
-    if args.resume or args.launcher != 'none':
+    if settings.resume or settings.launcher != 'none':
         raise UserError(
-            '--dry-run rehearses a new run on one process: leave out --resume and --launcher'
+            '--dry-run tries out a new run on one process: drop --resume and --launcher'
         )
     with tempfile.TemporaryDirectory() as folder:
-        args = copy.copy(args)
-        args.work_dir = folder
         report = Report()
-        for half, args.resume in enumerate((None, 'latest'), 1):
-            cfg, about = training.prepare(args)
-            import_plugins(cfg)
-            if half == 1:
-                cost.cost(cfg, about, report)
-            shorten(cfg, half)
-            # for the second half: a run may be as short as the first, and --data is remembered
-            length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
-            args.cfg_options = [*args.cfg_options, f'train_cfg.{length}={2 * STEPS}']
-            args.data = args.epochs = None
-            running = runner.Runner(cfg, about)
-            with lock.held(Path(folder)), runner.closing(running):
-                running.train()
-            print(
-                f'dry run: {"resumed, " if args.resume else ""}trained to {position_of(running)},'
-                f' saved, evaluated',
-                flush=True,
-            )
-    print(report.text())
-    print('dry run: everything works; nothing was kept')
+        settings = dataclasses.replace(settings, work_dir=folder)
+        first = _half(settings, 1, report)
+        # a run may be as short as its first half: the second must not find it finished; what
+        # --data chose is remembered in the checkpoint
+        length = 'max_iters' if 'max_iters' in first.cfg.train_cfg else 'max_epochs'
+        options = {**settings.options, f'train_cfg.{length}': 2 * STEPS}
+        second = dataclasses.replace(settings, resume=True, data=None, epochs=None, options=options)
+        _half(second, 2, report)
+    console.say(report.text(), 'dry run: everything works; nothing was kept')
+
+
+def _half(settings: TrainSettings, number: int, report: Report) -> PreparedRun:
+    """Train for `STEPS` iterations: the first half from the start, the second one resumed."""
+    prepared = prepare_training(settings)
+    import_plugins(prepared.cfg)
+
+    from effvim.engine import runner
+
+    if number == 1:
+        cost.cost(prepared.cfg, prepared.spec, report)
+    shorten(prepared.cfg, number)
+    running = runner.Runner(prepared.cfg, prepared.spec)
+    with lock.held(Path(prepared.cfg.work_dir)), runner.closing(running):
+        running.train()
+    console.say(
+        f'dry run: {"resumed, " if number == 2 else ""}trained to {position_of(running)}, saved, '
+        f'evaluated'
+    )
+    return prepared
 
 
 def shorten(cfg: Config, half: int) -> None:
     """Let `cfg` end after `half` times `STEPS` iterations on as many batches."""
-    loaders = (cfg.train_dataloader, cfg.val_dataloader)
-    for loader in loaders:
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
         # workers that stay would wait for more
         loader.dataset.indices = STEPS * (loader.get('batch_size') or 1)
         loader.update(num_workers=min(loader.num_workers, 1), persistent_workers=False)

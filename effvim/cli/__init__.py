@@ -1,0 +1,1 @@
+"""The command lines: parse, call, print. The only package that knows argparse."""

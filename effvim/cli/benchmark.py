@@ -1,157 +1,210 @@
-"""`tools/benchmark.py`: how fast this network is, beside others."""
+"""`effvim benchmark`: measure speed and memory of backbones, models, evaluation and training."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import shlex
-import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from backbone.errors import UserError
-from effvim.cli.options import CONFIG, Parser
-from effvim.config.packaged import config_path
+from effvim.benchmark.settings import (
+    FORMS,
+    BackboneBenchmark,
+    Budget,
+    EvaluationBenchmark,
+    ModelBenchmark,
+)
+from effvim.cli import train
+from effvim.cli.options import CONFIG, add_cfg_options, at_least, existing_config
+from effvim.config.packaged import is_model_file
 
+HELP = 'measure speed and memory, compared with other networks'
+
+# Kind of a benchmark: its settings and its module.
+KINDS: dict[str, tuple[type[Budget], str]] = {
+    'backbone': (BackboneBenchmark, 'effvim.benchmark.backbones'),
+    'model': (ModelBenchmark, 'effvim.benchmark.models'),
+    'evaluation': (EvaluationBenchmark, 'effvim.benchmark.evaluation'),
+}
 OUTPUTS = ('json', 'markdown', 'plot')
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = Parser(prog='tools/benchmark.py', description='How fast it is, beside others.')
-    commands = parser.add_subparsers(dest='command', required=True)
-    backbone = commands.add_parser('backbone', help='this network and others as backbones')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    subparsers = parser.add_subparsers(
+        dest='kind', metavar='KIND', title='what to measure', required=True
+    )
+    backbone = _add(subparsers, 'backbone', 'EfficientViM and models of timm as backbones')
     backbone.add_argument(
         'networks',
         nargs='+',
         metavar='NETWORK[:FORM]',
-        help="m1 to m4 are ours, others go by timm's names; without FORM in all of --forms",
+        help='m1 to m4 (EfficientViM) or names of timm models; without FORM in all of --forms',
     )
     backbone.add_argument(
-        '--peers', action='store_true', help="also timm's models of the size of each of ours"
+        '--peers',
+        action='store_true',
+        help='add the timm models of about the same size as each EfficientViM',
     )
     backbone.add_argument(
-        '--classifier', action='store_true', help='with the head, instead of as feature pyramids'
+        '--classifier',
+        action='store_true',
+        help='measure with the classification head instead of as feature pyramids',
     )
     backbone.add_argument(
         '--forms',
         nargs='+',
         metavar='FORM',
-        default=[
-            'plain',
-            'channels-last',
-            'fused',
-            'fused+channels-last',
-            'compiled',
-            'fused+channels-last+compiled',
-        ],
-        help='plain, or some of fused, channels-last and one of compiled (for each size), dynamic '
-        '(as torch.compile by itself: for one size, then for all), graphs (compiled, CUDA '
-        'graphs), joined by +; default: %(default)s',
+        default=FORMS,
+        help='plain, or some of fused, channels-last and one of compiled (compiled for each size), '
+        'dynamic (compiled for one size, then for all), graphs (compiled with CUDA graphs), joined '
+        f'by + (default: {" ".join(FORMS)})',
     )
-    model = commands.add_parser('model', help='a whole detector or segmentor, split into parts')
-    model.add_argument('config', type=config_path, help=CONFIG)
-    model.add_argument('checkpoint', nargs='?', help='default: random weights')
+    _add_network_flags(backbone)
+
+    model = _add(subparsers, 'model', 'a whole detector or segmentor, stage by stage')
+    model.usage = '%(prog)s CONFIG [CHECKPOINT] [options]'
+    model.add_argument(
+        'model',
+        nargs='+',
+        metavar='CONFIG [CHECKPOINT]',
+        help=f'{CONFIG}; then a checkpoint (default: random weights), which may also stand alone '
+        f'if it knows its config',
+    )
     model.add_argument(
         '--cases',
         nargs='+',
-        metavar='BACKBONE[:FORM]|CONFIG[:FORM]|FILE.onnx',
-        default=['own:channels-last'],
-        help="own is the config's backbone, others go by timm's names; a form is plain, or some "
-        'of fused, channels-last, compiled (the backbone) joined by +; another config stands '
-        'for itself, as does a file of tools/export.py; default: %(default)s',
+        metavar='NAME[:FORM]',
+        default=ModelBenchmark.cases,
+        help="own (the config's backbone), a timm model as backbone, another config, or a file of "
+        '"effvim export"; FORM is plain, or some of fused, channels-last, compiled (the backbone) '
+        'joined by + (default: own:channels-last)',
     )
-    model.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change keys of the config; +KEY=VALUE adds a new key',
+    add_cfg_options(model)
+    _add_network_flags(model)
+
+    evaluation = _add(
+        subparsers, 'evaluation', 'COCO evaluation of random detections, compared with pycocotools'
     )
-    evaluation = commands.add_parser('evaluation', help="COCO's evaluation of made-up detections")
-    evaluation.add_argument('--images', type=int, default=5000, help='default: %(default)s')
+    evaluation.add_argument(
+        '--images',
+        type=int,
+        default=EvaluationBenchmark.images,
+        metavar='N',
+        help='number of images (default: %(default)s)',
+    )
     evaluation.add_argument(
         '--detections',
         type=int,
-        default=50,
-        help='in each image, at most 100; default: %(default)s',
+        default=EvaluationBenchmark.detections,
+        metavar='N',
+        help='detections in each image, at most 100 (default: %(default)s)',
     )
-    for command in (backbone, model):
-        command.add_argument(
-            '--sizes',
-            nargs='+',
-            metavar='HxW',
-            default=['800x1344'],
-            help='height and width in pixels; one number is both',
-        )
-        command.add_argument('--batch', type=int, default=1, help='default: %(default)s')
-        command.add_argument(
-            '--modes',
-            nargs='+',
-            choices=['forward', 'train'],
-            default=['forward'],
-            help='train: forward and backward, BN frozen',
-        )
-        command.add_argument(
-            '--dtypes', nargs='+', default=['float32'], choices=['float32', 'bfloat16', 'float16']
-        )
-        command.add_argument('--device', choices=['cpu', 'cuda'], help='default: CUDA if there is')
-        command.add_argument('--baseline', help='one of the cases, default: the first')
-    for command in (backbone, model, evaluation):
-        command.add_argument('--threads', type=int, help="default: PyTorch's own choice")
-        command.add_argument(
-            '--rounds',
-            type=int,
-            default=1 if command is evaluation else 20,
-            help='each runs every case once; at most %(default)s',
-        )
-        command.add_argument(
-            '--seconds',
-            type=float,
-            default=120,
-            help='no round that would end later; default: %(default)s',
-        )
-        command.add_argument('--json', metavar='FILE', help='write all there is')
-        command.add_argument('--markdown', metavar='FILE', help='write the tables')
-    for command in (backbone, model):
-        command.add_argument('--plot', metavar='FILE', help='draw it, e.g. to a PNG')
-    commands.add_parser('page', help='write docs/benchmarks.md from docs/benchmarks/*.json')
-    return parser.parse_args(argv)
+    _add_budget(evaluation, EvaluationBenchmark.rounds)
+
+    memory = _add(
+        subparsers, 'memory', 'peak memory of training a config; takes the flags of "effvim train"'
+    )
+    train.add_arguments(memory)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure as the command line says and write what it asks for.
+def _add(subparsers: Any, name: str, text: str) -> argparse.ArgumentParser:
+    return subparsers.add_parser(name, help=text, description=text)
 
-    Raises:
-        UserError: a mistake in it.
-    """
-    args = parse(argv)
+
+def _add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that the benchmarks of backbones and of models share."""
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        metavar='HxW',
+        default=ModelBenchmark.sizes,
+        help='input sizes, height and width in pixels; one number is both (default: 800x1344)',
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        default=ModelBenchmark.batch,
+        metavar='N',
+        help='images in a batch (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--modes',
+        nargs='+',
+        choices=['forward', 'train'],
+        default=ModelBenchmark.modes,
+        help='train is a forward and a backward pass with frozen BN (default: forward)',
+    )
+    parser.add_argument(
+        '--dtypes',
+        nargs='+',
+        choices=['float32', 'bfloat16', 'float16'],
+        default=ModelBenchmark.dtypes,
+        help='precision (default: float32)',
+    )
+    parser.add_argument(
+        '--device',
+        choices=['cpu', 'cuda'],
+        help='where to measure (default: cuda if there is a GPU, else cpu)',
+    )
+    parser.add_argument(
+        '--baseline',
+        metavar='NETWORK:FORM',
+        help='case that speed-ups refer to (default: the first)',
+    )
+    _add_budget(parser, ModelBenchmark.rounds)
+    parser.add_argument('--plot', metavar='FILE', help='write a figure, e.g. a PNG')
+
+
+def _add_budget(parser: argparse.ArgumentParser, rounds: int) -> None:
+    parser.add_argument(
+        '--threads', type=int, metavar='N', help="CPU threads (default: PyTorch's own choice)"
+    )
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        default=rounds,
+        metavar='N',
+        help='maximum number of rounds; each runs every case once (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=Budget.seconds,
+        metavar='S',
+        help='time limit; no round starts that would end later (default: %(default)s)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write all results to this JSON file')
+    parser.add_argument('--markdown', metavar='FILE', help='write the tables to this file')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the tables and write the files that were asked for."""
+    if args.kind == 'memory':
+        _measure_memory(args)
+        return
     check(args)
+    settings = settings_of(args)
 
     from effvim.console import quiet
     from effvim.files import write_atomic
 
-    with quiet():  # torch's own benchmarks speak of CUDA where there is none
-        from effvim.benchmark import figures, timing
-        from effvim.benchmark import tables as page
-        from maintenance import benchmark_page
+    with quiet():  # torch's own benchmarks warn where there is no CUDA
+        from effvim.benchmark import figures, tables, timing
 
-    if args.command == 'page':
-        benchmark_page.write_page()
-        return
-    measure = import_module(f'.benchmark_{args.command}', __package__).measure
-    with timing.settings(args.threads):
+        benchmark = import_module(KINDS[args.kind][1])
+    with timing.fixed_threads(args.threads):
         device = timing.choose_device(getattr(args, 'device', 'cpu'))
-        found = measure(args, device)
+        measured = benchmark.measure(settings, device)
         results = dict(
-            format=1,
-            command=command_of(sys.argv[1:] if argv is None else argv),
-            **timing.surroundings(device),
-            **found,
+            format=1, command=command_of(args.argv), **timing.environment(device), **measured
         )
-    text = page.section(results)
+    text = tables.section(results)
     print(text)
     if args.json:
         content = json.dumps(results, indent=1, allow_nan=False)
@@ -162,15 +215,57 @@ def main(argv: Sequence[str] | None = None) -> None:
         figures.plot(results, Path(args.plot))
 
 
-def check(args: Namespace) -> None:
-    """See that numbers are in range and files can be written.
+def _measure_memory(args: argparse.Namespace) -> None:
+    settings = train.settings_of(args)
+
+    from effvim.benchmark.memory import measure_training_memory
+
+    print(measure_training_memory(settings))
+
+
+def settings_of(args: argparse.Namespace) -> Budget:
+    """The settings that a parsed command line asks for.
+
+    Raises:
+        UserError: the config or the checkpoint does not exist.
+    """
+    kind, _ = KINDS[args.kind]
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    if kind is ModelBenchmark:
+        values['config'], values['checkpoint'] = config_and_checkpoint(args.model)
+        values['options'] = args.cfg_options
+    return kind(**values)
+
+
+def config_and_checkpoint(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """Take CONFIG [CHECKPOINT] or CHECKPOINT apart.
+
+    Raises:
+        UserError: a file is absent, or there are too many.
+    """
+    first, *rest = words
+    config: str | None = None
+    checkpoint: str | None = first
+    if not is_model_file(first):
+        config = existing_config(first)
+        checkpoint = rest.pop(0) if rest else None
+    if rest:
+        raise UserError(f'unexpected argument {rest[0]}: pass CONFIG [CHECKPOINT], then flags')
+    if checkpoint and not Path(checkpoint).is_file():
+        raise UserError(f'checkpoint {checkpoint} not found: pass an existing file after CONFIG')
+    return config, checkpoint
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check that numbers are in range and files can be written.
 
     Raises:
         UserError: they are not.
     """
     from effvim.files import ensure_writable
 
-    for flag, least in (
+    for name, least in (
         ('threads', 1),
         ('rounds', 1),
         ('seconds', 0),
@@ -178,16 +273,17 @@ def check(args: Namespace) -> None:
         ('images', 1),
         ('detections', 1),
     ):
-        value = getattr(args, flag, None)
-        if value is not None and value < least:
-            raise UserError(f'--{flag} must be at least {least}, got {value}')
+        at_least(f'--{name}', getattr(args, name, None), least)
     if getattr(args, 'detections', 0) > 100:
-        raise UserError(f'--detections: COCO counts at most 100 in an image, got {args.detections}')
-    for flag in OUTPUTS:
-        if path := getattr(args, flag, None):
+        raise UserError(
+            f'--detections must be at most 100, the number that COCO counts in an image, got '
+            f'{args.detections}'
+        )
+    for name in OUTPUTS:
+        if path := getattr(args, name, None):
             if Path(path).is_dir():
-                raise UserError(f'--{flag} {path} is a folder: name a file')
-            ensure_writable(Path(path).parent, f'--{flag}')
+                raise UserError(f'--{name} {path} is a directory: pass the name of a file')
+            ensure_writable(Path(path).parent, f'--{name}')
 
 
 def command_of(argv: Sequence[str]) -> str:
@@ -195,9 +291,9 @@ def command_of(argv: Sequence[str]) -> str:
     words = iter(argv)
     kept = []
     for word in words:
-        name, given, _ = word.removeprefix('--').partition('=')
+        name, equals, _ = word.removeprefix('--').partition('=')
         if not word.startswith('--') or name not in OUTPUTS:
             kept.append(word)
-        elif not given:
+        elif not equals:
             next(words)
-    return shlex.join(['tools/benchmark.py', *kept])
+    return shlex.join(['effvim', *kept])

@@ -1,138 +1,143 @@
-"""`effvim data`: one's own pictures with boxes or masks, into the layout that training reads."""
+"""`effvim data`: convert, split, summarize and draw your own dataset."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backbone.errors import UserError
-from effvim.cli.options import CONFIG, Parser
-from effvim.config.packaged import config_path
+from effvim.cli.options import CONFIG, Parser, at_least, existing_config
+
+if TYPE_CHECKING:
+    from effvim.formats.dataset import Dataset
+
+HELP = 'your own dataset in COCO, YOLO or Pascal VOC format, or with mask PNGs'
+FORMATS = ('coco', 'yolo', 'voc', 'masks')
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = Parser(
-        prog='effvim data',
-        description="One's own pictures with boxes or masks: COCO "
-        'JSON, YOLO txt, Pascal VOC XML, mask PNGs.',
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    actions = parser.add_subparsers(
+        dest='action', required=True, metavar='ACTION', title='actions', parser_class=Parser
     )
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name, what in (
-        ('convert', 'write another format'),
-        ('split', 'divide into train and val'),
-        ('stats', 'say what it holds'),
-        ('browse', 'draw its boxes and outlines'),
+    for name, summary in (
+        ('convert', 'write the dataset in another format'),
+        ('split', 'split the dataset into training and validation sets'),
+        ('stats', 'print statistics: images, instances, classes, sizes, anchors'),
+        ('browse', 'draw the annotations into some of the images'),
     ):
-        one = commands.add_parser(name, help=what, description=what)
-        one.add_argument('source', type=Path, help='its folder, or a data.yaml')
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument(
+            'source', type=Path, help='directory of the dataset, or its data.yaml or JSON file'
+        )
         if name != 'stats':
-            one.add_argument('target', type=Path, help='a folder that is made')
-        one.add_argument(
+            action.add_argument('target', type=Path, help='directory to create')
+        action.add_argument(
             '--clip',
             action='store_true',
-            help='cut boxes that leave their picture; without, they are an error',
+            help='clip boxes that extend beyond their image (default: they are an error)',
         )
         if name == 'convert':
-            one.add_argument(
+            action.add_argument(
                 '--to',
-                choices=('coco', 'yolo', 'voc', 'masks'),
-                help='coco, or masks of masks, if this is left out',
+                choices=FORMATS,
+                help='format to write (default: coco, or masks for a dataset of masks)',
             )
         if name == 'split':
-            one.add_argument(
+            action.add_argument(
                 '--val',
                 type=float,
                 default=0.2,
-                metavar='SHARE',
-                help='of the pictures to validate on (%(default)s)',
+                metavar='FRACTION',
+                help='fraction of the images for validation (default: 0.2)',
             )
         if name == 'stats':
-            one.add_argument(
+            action.add_argument(
                 '--config',
-                type=config_path,
                 default='retinanet_effvim_m4',
-                help=f'whose anchors are tried on the boxes: {CONFIG}',
+                help=f'{CONFIG}; its anchors are tried on the boxes (default: retinanet_effvim_m4)',
             )
-            one.add_argument('--json', action='store_true', help='as JSON')
+            action.add_argument('--json', action='store_true', help='print JSON')
         if name == 'browse':
-            one.add_argument(
+            action.add_argument(
                 '--limit',
                 type=int,
                 default=16,
                 metavar='N',
-                help='pictures of each part (%(default)s)',
+                help='number of images of each split (default: 16)',
             )
         if name in ('split', 'browse'):
-            one.add_argument('--seed', type=int, default=0, metavar='N', help='of the choice')
-    return parser.parse_args(argv)
+            action.add_argument(
+                '--seed', type=int, default=0, metavar='N', help='random seed (default: 0)'
+            )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Do as the command line says.
-
-    Raises:
-        UserError: a mistake in it or in the data.
-    """
-    args = parse(argv)
-
+def run(args: argparse.Namespace) -> None:
+    """Read the dataset and do what the subcommand says."""
+    from effvim import console
     from effvim.files import check_is_new
     from effvim.formats.dataset import checked
     from effvim.formats.detect import read
 
-    if args.command != 'stats':
+    if args.action != 'stats':
         check_is_new(args.target)
-    if getattr(args, 'limit', 1) < 1:
-        raise UserError(f'--limit {args.limit}: a whole number from 1')
-    data = checked(read(args.source), args.clip)
-    for note in data.notes:
-        print('note:', note, file=sys.stderr)
-    if args.command == 'stats':
-        from rich.console import Console
-
+    if args.action == 'browse':
+        at_least('--limit', args.limit, 1)
+    config = existing_config(args.config) if args.action == 'stats' else None
+    dataset = checked(read(args.source), args.clip)
+    for note in dataset.notes:
+        console.note(note)
+    if args.action == 'stats':
         from effvim.config.reading import load_config
         from effvim.formats import stats
 
-        found = stats.measure(data, load_config(config_path(args.config)))
+        assert config
+        summary = stats.measure(dataset, load_config(config))
         if args.json:
-            print(json.dumps(found, indent=2, ensure_ascii=False))
+            print(json.dumps(summary, indent=2, ensure_ascii=False))
         else:
-            Console().print(stats.table(found))
-        return
-    if args.command == 'browse':
+            console.show(stats.table(summary))
+    elif args.action == 'browse':
         from effvim.formats.browse import browse
 
-        print(f'{browse(data, args.target, args.limit, args.seed)} pictures: {args.target}')
-        return
-    if args.command == 'split':
+        drawn = browse(dataset, args.target, args.limit, args.seed)
+        print(f'{drawn} images: {args.target}')
+    elif args.action == 'split':
         from effvim.formats.split import split
 
-        if len(data.parts) > 1:
-            print(
-                f'note: {", ".join(data.parts)} are merged and divided anew; effvim data convert '
-                f'keeps them',
-                file=sys.stderr,
+        if len(dataset.splits) > 1:
+            console.note(
+                f'{", ".join(dataset.splits)} are merged and split again; effvim data convert '
+                f'keeps them'
             )
-        data = split(data, args.val, args.seed)
+        write_dataset(split(dataset, args.val, args.seed), args.target, None)
+    else:
+        write_dataset(dataset, args.target, args.to)
 
-    from effvim.formats.dataset import counts
+
+def write_dataset(dataset: Dataset, target: Path, kind: str | None) -> None:
+    """Write a dataset and print what it holds.
+
+    Args:
+        dataset: what to write.
+        target: a directory that does not exist.
+        kind: one of `FORMATS` (default: coco, or masks for a dataset of masks).
+    """
+    from effvim.formats.dataset import count_instances
     from effvim.formats.write import write
 
-    masks = any(picture.mask for picture in data.pictures())
-    kind = getattr(args, 'to', None) or ('masks' if masks else 'coco')
-    lost = write(data, args.target, kind)
-    for part, pictures in data.parts.items():
-        by_class = counts(pictures, data.classes)
+    kind = kind or ('masks' if any(image.mask for image in dataset.images()) else 'coco')
+    dropped = write(dataset, target, kind)
+    for split, images in dataset.splits.items():
+        counts = count_instances(images, dataset.classes)
         print(
-            f'{part}: {len(pictures):,} pictures; '
-            + ', '.join(f'{name} {count:,}' for name, count in by_class.items())
+            f'{split}: {len(images):,} images; '
+            + ', '.join(f'{name} {count:,}' for name, count in counts.items())
         )
-        none = [name for name, count in by_class.items() if not count]
-        if none:
-            print(f'note: {part} has no example of {", ".join(none)}')
-    if lost:
-        print(f'note: {kind} cannot hold, left out: {", ".join(lost)}')
-    print(f'written: {args.target}')
+        absent = [name for name, count in counts.items() if not count]
+        if absent:
+            print(f'note: {split} has no instance of {", ".join(absent)}')
+    if dropped:
+        print(f'note: {kind} cannot hold, dropped: {", ".join(dropped)}')
+    print(f'written: {target}')

@@ -1,103 +1,101 @@
-"""TODO effvim.cli.export."""
+"""`effvim export`: write a checkpoint as an ONNX file."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from effvim.cli.options import config_parser
+from backbone.errors import UserError
+from effvim.cli.options import (
+    add_cfg_options,
+    add_data,
+    add_launcher,
+    add_model,
+    add_presets,
+    split_model,
+)
 
-if TYPE_CHECKING:
-    from argparse import Namespace
+HELP = (
+    'write a checkpoint as an ONNX file, from the raw image to the final result, and compare it '
+    'with PyTorch; a file that differs is not kept'
+)
 
-from effvim.export.exporting import CALIBRATING, SHOWN, in_integers, prepare, resized, trained
 
-
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = config_parser(
-        'tools/export.py',
-        'Write a checkpoint as an ONNX file, from a raw picture to the final result, run it in '
-        'onnxruntime and compare what it finds with PyTorch. A file that differs is not kept.',
-    )
-    parser.add_argument('checkpoint', help='the checkpoint; it knows how it was trained')
-    parser.add_argument('--out', metavar='FILE', required=True, help='the file to write, *.onnx')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model(parser, '[CONFIG] CHECKPOINT --out FILE [options]')
+    parser.add_argument('--out', metavar='FILE', required=True, help='file to write, *.onnx')
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         '--size',
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width of the only pictures that it takes, one at a time',
+        help='height and width in pixels of the only images that the file takes, one at a time',
     )
     sizes.add_argument(
-        '--dynamic', action='store_true', help='it takes pictures of any number and size; default'
+        '--dynamic',
+        action='store_true',
+        help='the file takes any number of images of any one size (default)',
     )
     parser.add_argument(
         '--normalised',
         action='store_true',
-        help='leave channel order, mean, standard deviation and padding out: it takes float32 as '
-        'the network does',
+        help='take float32 as the network does, without channel order, mean, standard deviation '
+        'and padding',
     )
     parser.add_argument(
-        '--backbone-only', action='store_true', help='the maps of the backbone instead of results'
+        '--backbone-only',
+        action='store_true',
+        help='output the feature maps of the backbone instead of results',
     )
     parser.add_argument(
-        '--pictures',
+        '--images',
         metavar='DIR',
-        help='pictures to compare on; default the first of the validation data',
+        help='images to compare on (default: the first 8 validation images)',
     )
     parser.add_argument(
         '--int8',
         metavar='DIR',
-        help='compute in 8-bit integers; pictures in DIR, best of training, at most '
-        f'{CALIBRATING} of them, tell the ranges. '
-        'The file is kept if it loses at most 0.02 of mAP or mIoU on the test data',
+        help='compute in 8-bit integers, calibrated on at most 128 images of DIR, best training '
+        'images; kept if it loses at most 0.02 of mAP or mIoU on the test data',
     )
-    return parser.parse_args(argv)
+    add_presets(parser)
+    add_data(parser)
+    add_launcher(parser)
+    add_cfg_options(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; 1 if the file differs from PyTorch and is not kept.
+def run(args: argparse.Namespace) -> int:
+    """Export; returns the exit status, 1 if the file differs from PyTorch and is not written."""
+    from effvim.export.settings import ExportSettings
 
-    Raises:
-        UserError: a mistake in the command line, the config, the data or the checkpoint.
-    """
-    args = parse(argv)
-    cfg, about = prepare(args)
+    if args.launcher != 'none':
+        raise UserError('--launcher: an export is one process: drop the flag')
+    config, checkpoint, _ = split_model(args.model)
+    settings = ExportSettings(
+        checkpoint=checkpoint,
+        out=args.out,
+        config=config,
+        size=tuple(args.size) if args.size else None,
+        normalised=args.normalised,
+        backbone_only=args.backbone_only,
+        images=args.images,
+        int8=args.int8,
+        data_root=args.data_root,
+        mini=args.mini,
+        from_scratch=args.from_scratch,
+        work_dir=args.work_dir,
+    )
+    settings.check()
 
-    from effvim.checkpoints import exported
-    from effvim.config.reading import import_plugins
-    from effvim.export import onnx_file, parity
-    from effvim.files import write_atomic
-    from effvim.inference.exported_model import EffViMExportedModel
+    from effvim.config.editing import parse_options
+    from effvim.export.exporting import ExportRejected, run_export
 
-    import_plugins(cfg)
-    model, paths = trained(cfg, about, args)
-    images = [resized(path, cfg, args, i) for i, path in enumerate(paths)]
-    kind = 'Backbone' if args.backbone_only else cfg.model.type
-    expected = parity.find(model, images, kind)  # before it is folded
-    content = onnx_file.write(model, cfg, about, kind, args.size, args.normalised)
+    settings.options = parse_options(args.cfg_options)
     try:
-        found = parity.find(EffViMExportedModel(content), images, kind)
-    except Exception as error:  # onnxruntime's have no type in common
-        raise onnx_file.unsupported(cfg, error) from error
-    outcome = parity.compare(kind, expected, found, exported.settings(cfg))
-    print(f'compared with PyTorch on {len(images)} pictures:', *outcome.lines, sep='\n  ')
-    if outcome.faults:
-        print(
-            f'{args.out} is not written, it would differ from {args.checkpoint}:',
-            *outcome.faults[:SHOWN],
-            sep='\n  ',
-            file=sys.stderr,
-        )
+        run_export(settings)
+    except ExportRejected as rejection:
+        print(rejection, file=sys.stderr)
         return 1
-    if args.int8:
-        content, fault = in_integers(content, cfg, about, args)
-        if fault:
-            print(f'{args.out} is not written: {fault}', file=sys.stderr)
-            return 1
-    write_atomic(args.out, content)
-    print(f'exported: {args.out}, {len(content) / 2**20:.1f} MiB')
     return 0

@@ -1,4 +1,4 @@
-"""`effvim COMMAND …`: the tools of a checkout, wherever this package is installed."""
+"""`effvim COMMAND …`: every command's parser, and how a command ends."""
 
 from __future__ import annotations
 
@@ -6,74 +6,114 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 from backbone.errors import UserError
 from effvim.cli.options import Parser
+from effvim.installation import explain_import_error
 
+# Name of a command: its module in this package.
 COMMANDS = {
-    'train': 'train a detector or segmentor',
-    'test': 'evaluate a checkpoint or an exported file',
-    'infer': 'find objects or classes in pictures',
-    'demo': 'a web page: drop a picture, see what is found',
-    'export': 'an ONNX file from a checkpoint',
-    'check': 'the environment, a data set, weights',
-    'benchmark': 'how fast it is, beside others',
-    'convert': 'published weights as safetensors',
-    'data': "one's own pictures: other formats, a split, statistics",
-    'plots': 'several training runs: a table and curves',
+    name: f'effvim.cli.{name}'
+    for name in (
+        'train',
+        'test',
+        'infer',
+        'demo',
+        'export',
+        'check',
+        'benchmark',
+        'convert',
+        'data',
+        'plots',
+        'imagenet',
+    )
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """Run one command; the exit status is its own.
-
-    Raises:
-        UserError: there is no such command, or as the command.
-    """
+def build_parser() -> Parser:
+    """The parser of `effvim`, with a subparser for each command."""
     parser = Parser(
         prog='effvim',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='EfficientViM under detectors and segmentors. CONFIG is a file, or the name of '
-        "one of\nthis package's, e.g. retinanet_effvim_m4.",
-        epilog='\n'.join(f'  {name:<10} {what}' for name, what in COMMANDS.items()),
+        description='EfficientViM for detection and segmentation with mmdet and mmsegmentation.',
+        epilog='effvim COMMAND --help describes a command.',
     )
-    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of those below')
-    parser.add_argument(
-        'arguments', nargs=argparse.REMAINDER, metavar='…', help='its own: effvim COMMAND --help'
+    parser.add_argument('--version', action='store_true', help='print the version and exit')
+    subparsers = parser.add_subparsers(
+        dest='command', metavar='COMMAND', title='commands', parser_class=Parser
     )
-    args = parser.parse_args(argv)
-    sys.argv[0] = f'effvim {args.command}'  # whose help and errors name it
-    return import_module(f'effvim.{args.command}').main(args.arguments)
+    for name in COMMANDS:
+        command = import_module(COMMANDS[name])
+        add_command(subparsers.add_parser(name, help=command.HELP, description=command.HELP), name)
+    return parser
 
 
-def script() -> int:
-    """What the console command calls."""
-    return run_main(main)
+def add_command(parser: argparse.ArgumentParser, name: str) -> None:
+    """Give a parser the arguments of a command."""
+    command = import_module(COMMANDS[name])
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
-def run_main(
-    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
-) -> int:
-    """Call `main(argv)`; returns the exit status: what it returns or 0; 2 after a user's mistake.
+def parse(
+    argv: Sequence[str], command: str | None = None, prog: str = 'effvim'
+) -> argparse.Namespace:
+    """Parse a command line.
 
-    A mistake ends as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program fault
-    keeps its traceback.
+    Args:
+        argv: its words, without the program's name.
+        command: a command whose name is not among `argv`, since the program is that command alone.
+        prog: the program's name, for help and messages.
+
+    Raises:
+        UserError: it cannot be parsed.
     """
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # errors come as ours, with the file's name
-    # Read when OpenCV is imported. Its own limit is four times that: 3 GiB for one picture.
-    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))
-    # Read at the first matmul. Without it two equal runs on several threads differ in last digits.
-    os.environ.setdefault('MKL_CBWR', 'AUTO')
-    warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
+    if command is None:
+        parser = build_parser()
+        args = parser.parse_args(argv)
+        if args.version:
+            from effvim import __version__
+
+            print(f'effvim {__version__}')
+            parser.exit()
+        if args.command is None:
+            parser.error(f'no command was given: choose from {", ".join(COMMANDS)}')
+        return args
+    parser = Parser(prog=prog, description=import_module(COMMANDS[command]).HELP)
+    add_command(parser, command)
+    return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str], command: str | None = None, prog: str = 'effvim') -> int:
+    """Run a command line; the arguments are those of `parse`.
+
+    Returns:
+        The exit status: the command's, 2 after a user's mistake, 130 after an interruption. A
+        mistake is printed as one line on stderr (`EFFVIM_DEBUG=1` shows the traceback); a program
+        fault keeps its traceback.
+    """
+    set_process_defaults()
     try:
-        return main(argv) or 0
-    except UserError as error:
-        if os.environ.get('EFFVIM_DEBUG'):
+        args = parse(argv, command, prog)
+        args.argv = [*([command] if command else []), *argv]  # for reports that name it
+        return args.run(args) or 0
+    except (UserError, ImportError) as error:
+        message = str(error) if isinstance(error, UserError) else explain_import_error(error)
+        if message is None or os.environ.get('EFFVIM_DEBUG'):
             raise
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        print('error:', ' '.join(message.split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
+
+
+def set_process_defaults() -> None:
+    """Set what libraries read from the environment when they are imported."""
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # our errors name the file
+    # Read when OpenCV is imported. Its own limit is four times that: 3 GiB for one image.
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))
+    # Read at the first matmul. Without it two equal runs on several threads differ in last digits.
+    os.environ.setdefault('MKL_CBWR', 'AUTO')
+    warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers

@@ -1,66 +1,163 @@
-"""What every command line shares: one-line errors, the flags that mean the same everywhere."""
+"""What the command lines share: a parser whose errors are one line, and flags with one meaning."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from backbone.errors import UserError
-from effvim.config.packaged import config_path
+from effvim.config.packaged import (
+    MODEL_SUFFIXES,
+    check_config_exists,
+    config_path,
+    is_model_file,
+)
 
-CONFIG = 'config file, or the name of a packaged one, e.g. retinanet_effvim_m4'
+CONFIG = 'config file, or the name of a packaged config, e.g. retinanet_effvim_m4'
+CHECKPOINT = (
+    'checkpoint (*.pth, *.safetensors) or exported file (*.onnx); pass CONFIG before it only if '
+    'it does not know its config, e.g. converted weights'
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line.
+    """An argument parser that raises its complaint instead of printing the usage and exiting."""
 
-    Args:
-        prog: what a person typed, unless that was `effvim COMMAND`.
-    """
-
-    def __init__(self, prog: str, **kwargs: Any) -> None:
-        own = sys.argv[0].startswith('effvim ') and not prog.startswith('effvim ')
-        super().__init__(prog=sys.argv[0] if own else prog, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
+        """Raise `UserError` with the message and where help is."""
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-def config_parser(prog: str, description: str, data: bool = True, optional: bool = False) -> Parser:
-    """A parser with the flags of every tool that takes a CONFIG.
+def key_value(text: str) -> str:
+    """`text` if it is KEY=VALUE; an argparse type."""
+    if '=' not in text or text.startswith('='):
+        raise argparse.ArgumentTypeError(f'takes KEY=VALUE, got {text!r}')
+    return text
 
-    data: the tool reads the config's data set, and has a work dir. optional: CONFIG may be left
-    out.
-    """
-    parser = Parser(prog=prog, description=description)
-    parser.add_argument('config', nargs='?' if optional else None, type=config_path, help=CONFIG)
+
+def add_presets(parser: argparse.ArgumentParser) -> None:
+    """Add `--mini` and `--from-scratch`."""
     parser.add_argument(
         '--mini',
         action='store_true',
-        help='run on the embedded data set: small drawn scenes, made on the spot, from random '
-        'weights; shows that training learns, nothing more',
+        help='use a synthetic dataset that is created on the spot, and train from scratch; shows '
+        'that training learns, nothing more',
     )
     parser.add_argument(
         '--from-scratch',
         action='store_true',
-        help='start from random weights: BN statistics are trained, neck and head get group norm, '
-        'gradients are clipped',
+        help='start from randomly initialised weights: train BN statistics, use group norm in '
+        'neck and head, clip gradients',
     )
-    if data:
-        parser.add_argument('--data-root', metavar='DIR', help='where the data set lies')
-        parser.add_argument('--work-dir', metavar='DIR', help='where results go')
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add `--data-root` and `--work-dir`."""
     parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
+        '--data-root', metavar='DIR', help="root directory of the dataset (default: the config's)"
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='working directory for checkpoints, logs and images (default: work_dirs/CONFIG)',
+    )
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add `--launcher` and what launchers pass."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='job launcher that started this process: pytorch for torchrun, slurm for srun '
+        '(default: none)',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--cfg-options`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action='extend',
         default=[],
+        type=key_value,
         metavar='KEY=VALUE',
-        help='change keys of the config, e.g. train_cfg.max_epochs=1; +KEY=VALUE adds a new key',
+        help='override keys of the config, e.g. train_cfg.max_epochs=1; +KEY=VALUE adds a new key',
     )
-    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, usage: str) -> None:
+    """Add the positional arguments [CONFIG] CHECKPOINT …, which `split_model` takes apart.
+
+    Args:
+        parser: the command's.
+        usage: what stands behind the program's name in the help.
+    """
+    parser.usage = f'%(prog)s {usage}'
+    parser.add_argument('model', nargs='+', metavar='[CONFIG] CHECKPOINT', help=CHECKPOINT)
+
+
+def split_model(words: Sequence[str], what: str = '') -> tuple[str | None, str, list[str]]:
+    """Config, checkpoint and the rest of the positional arguments [CONFIG] CHECKPOINT ….
+
+    An existing checkpoint or exported file in first place is the model; anything else is a config.
+
+    Args:
+        words: the positional arguments.
+        what: what has to follow, e.g. 'images'; '' if nothing may follow.
+
+    Returns:
+        The config's path, None if it was not given; the checkpoint's path; what follows.
+
+    Raises:
+        UserError: a file is absent, the checkpoint was not given, or too much or too little was.
+    """
+    first, *rest = words
+    config: str | None = None
+    checkpoint = first
+    if not is_model_file(first):
+        if Path(first).suffix.lower() in MODEL_SUFFIXES:
+            raise UserError(f'checkpoint {first} not found: pass the path of an existing file')
+        config = config_path(first)
+        check_config_exists(config)
+        if not rest:
+            raise UserError(f'no checkpoint was given: pass one after the config {first}')
+        checkpoint, *rest = rest
+        if not Path(checkpoint).is_file():
+            raise UserError(
+                f'checkpoint {checkpoint} not found: pass an existing file after CONFIG'
+            )
+    if rest and not what:
+        raise UserError(f'unexpected argument {rest[0]}: pass [CONFIG] CHECKPOINT, then flags')
+    if what and not rest:
+        raise UserError(f'no {what} were given: pass them after the checkpoint {checkpoint}')
+    return config, checkpoint, rest
+
+
+def existing_config(name: str) -> str:
+    """The path of a config that exists, from its path or packaged name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = config_path(name)
+    check_config_exists(path)
+    return path
+
+
+def at_least(flag: str, value: float | None, least: float) -> None:
+    """Raise if the value of a flag is too small; None is not.
+
+    Raises:
+        UserError: it is.
+    """
+    if value is not None and value < least:
+        raise UserError(f'{flag} must be at least {least}, got {value}')

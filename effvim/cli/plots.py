@@ -1,39 +1,39 @@
-"""TODO effvim.cli.plots."""
+"""`effvim plots`: compare training runs."""
 
 from __future__ import annotations
 
+import argparse
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from backbone.errors import UserError
-from effvim.cli.options import Parser
-from effvim.visualization.curves import draw_runs, summarize_runs
+
+HELP = 'compare training runs: a table of their metrics, and their curves in one plot'
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw as the command line says.
-
-    Raises:
-        UserError: a mistake in it.
-    """
-    from effvim.files import ensure_writable, write_atomic
-
-    parser = Parser(
-        prog='python -m effvim.plots',
-        description='Several training runs side by side: a table, and their curves in one plot.',
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        'runs', nargs='+', type=Path, metavar='WORK_DIR', help='working directories of the runs'
     )
-    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN_DIR', help='work dirs')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.png, .svg, .pdf')
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='FILE', help='plot to write: .png, .svg or .pdf'
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the curves and print the table."""
     kind = args.out.suffix.lstrip('.').lower()
     if kind not in ('png', 'svg', 'pdf'):
-        raise UserError(f'--out {args.out}: name a file that ends in .png, .svg or .pdf')
+        raise UserError(f'--out {args.out}: pass a file that ends in .png, .svg or .pdf')
+
+    from effvim import console
+    from effvim.files import ensure_writable, write_atomic
+    from effvim.visualization.curves import draw_runs, summarize_runs
+
     ensure_writable(args.out.parent, '--out')
     buffer = io.BytesIO()
     draw_runs(args.runs).savefig(buffer, format=kind, dpi=130)
     write_atomic(args.out, buffer.getvalue())
-    Console().print(summarize_runs(args.runs))
+    console.show(summarize_runs(args.runs))
     print(f'curves: {args.out}')

@@ -1,62 +1,99 @@
-"""TODO effvim.cli.test."""
+"""`effvim test`: evaluate a checkpoint or an exported file."""
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from effvim.cli.options import config_parser
-from effvim.engine import distributed
+from effvim.cli.options import (
+    add_cfg_options,
+    add_data,
+    add_launcher,
+    add_model,
+    add_presets,
+    split_model,
+)
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from effvim.engine.settings import EvaluationSettings
 
-from effvim.engine.testing import prepare, run
+HELP = 'evaluate a checkpoint or an exported file'
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = config_parser('tools/test.py', 'Evaluate a checkpoint or an exported file.')
-    parser.add_argument(
-        'checkpoint', help='the checkpoint, or *.onnx of tools/export.py; it knows its training'
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model(parser, '[CONFIG] CHECKPOINT [options]')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
-    parser.add_argument('--show-dir', metavar='DIR', help='save predictions beside the truth')
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='save images with ground truth on the left and predictions on the right',
+    )
     parser.add_argument(
         '--report',
         metavar='DIR',
-        help='write a page of plots, predictions and mistakes, one file to open from disk',
+        help='write an HTML report: curves, confusion, predictions, worst errors',
     )
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help='fold BN layers and gates into the convolutions first: the same metrics, faster',
+        help='fold BN layers and gates into the convolutions first: same metrics, faster',
     )
-    parser.add_argument(  # a checkpoint remembers `amp`, that of its training
-        '--amp',
-        dest='narrow',
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision inside backbone, neck and heads'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline"
+    )
+    parser.add_argument(
+        '--raw',
         action='store_true',
-        help='mixed precision inside backbone, neck and heads',
+        help='evaluate the raw weights of a run with --ema instead of the averaged ones',
     )
-    parser.add_argument(
-        '--tta', action='store_true', help='test-time augmentation, as tta_pipeline says'
-    )
-    parser.add_argument(
-        '--raw', action='store_true', help='of a run with --ema, the raw weights, not the average'
-    )
-    return parser.parse_args(argv)
+    add_presets(parser)
+    add_data(parser)
+    add_launcher(parser)
+    add_cfg_options(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate as the command line says.
+def settings_of(args: argparse.Namespace) -> EvaluationSettings:
+    """The settings that a parsed command line asks for.
 
     Raises:
-        UserError: a mistake in it, in the config, the data or the checkpoint.
+        UserError: a file does not exist, or two flags contradict each other.
     """
-    args = parse(argv)
+    from effvim.engine.settings import EvaluationSettings
+
+    config, checkpoint, _ = split_model(args.model)
+    settings = EvaluationSettings(
+        checkpoint=checkpoint,
+        config=config,
+        data_root=args.data_root,
+        mini=args.mini,
+        from_scratch=args.from_scratch,
+        work_dir=args.work_dir,
+        out=args.out,
+        show_dir=args.show_dir,
+        report=args.report,
+        fuse=args.fuse,
+        amp=args.amp,
+        tta=args.tta,
+        raw=args.raw,
+        launcher=args.launcher,
+    )
+    settings.check()
+    from effvim.config.editing import parse_options
+
+    settings.options = parse_options(args.cfg_options)
+    return settings
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print the metrics."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    distributed.read_environment(args.launcher)
-    cfg, about = prepare(args)
-    with distributed.joined(args.launcher, **cfg.env_cfg.get('dist_cfg', {})):
-        run(args, cfg, about)
+    settings = settings_of(args)
+
+    from effvim.engine.testing import run_evaluation
+
+    run_evaluation(settings)

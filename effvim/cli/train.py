@@ -1,120 +1,124 @@
-"""TODO effvim.cli.train."""
+"""`effvim train`: train a detector or segmentor."""
 
 from __future__ import annotations
 
-import errno
+import argparse
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backbone.errors import UserError
-from effvim.cli.options import config_parser
-from effvim.engine import distributed
+from effvim.cli.options import (
+    CONFIG,
+    add_cfg_options,
+    add_data,
+    add_launcher,
+    add_presets,
+    existing_config,
+)
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from effvim.engine.settings import TrainSettings
 
-from effvim.engine.training import prepare, run
+HELP = 'train a detector or segmentor'
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = config_parser('tools/train.py', 'Train a detector or segmentor.')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument(
+        '--data',
+        metavar='DIR',
+        help='train on your own dataset, as written by "effvim data split": schedule, image size '
+        'and anchors are fitted to it, and a report is written at the end',
+    )
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='with --data: number of epochs (default: by the number of images)',
+    )
+    add_presets(parser)
+    add_data(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
-        const='latest',
+        const=True,
         metavar='CKPT',
-        help='go on from this checkpoint; without a name from the latest in the work dir',
+        help='resume from this checkpoint (default without CKPT: the newest one in the working '
+        'directory)',
     )
-    parser.add_argument(
-        '--seed', type=int, metavar='N', help="of all random numbers, instead of the config's"
-    )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate with the total batch size',
-    )
+    parser.add_argument('--seed', type=int, metavar='N', help="random seed (default: the config's)")
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
         '--ema',
         action='store_true',
         help='average the weights; validation measures the average, checkpoints hold both',
     )
     parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    parser.add_argument(
         '--skip-bad-batches',
         type=int,
         metavar='N',
         default=0,
-        help='leave out up to N batches whose loss or gradient is not finite, instead of ending',
+        help='skip up to N batches whose loss or gradient is not finite (default: 0, stop at the '
+        'first)',
     )
-    parser.add_argument(
-        '--tensorboard', action='store_true', help='write logs for TensorBoard as well'
-    )
+    parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard logs')
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='two iterations of everything: train, save, evaluate, resume; says what the whole run '
-        'would take, keeps nothing',
+        help='run two iterations of everything (train, save, evaluate, resume) and estimate memory '
+        'and time of the whole run; keeps nothing',
     )
-    parser.add_argument(
-        '--data',
-        metavar='DIR',
-        help='train on this, as written by effvim data split: schedule, picture size and anchors '
-        'as it needs, and a report at the end',
-    )
-    parser.add_argument(
-        '--epochs', type=int, metavar='N', help='with --data: instead of by the number of pictures'
-    )
-    return parser.parse_args(argv)
+    add_launcher(parser)
+    add_cfg_options(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the command line says.
+def settings_of(args: argparse.Namespace) -> TrainSettings:
+    """The settings that a parsed command line asks for.
 
     Raises:
-        UserError: a mistake in it, in the config, the data or the weights.
+        UserError: the config does not exist, or two flags contradict each other.
     """
-    args = parse(argv)
-    if args.dry_run:
-        from effvim.checks.dry_run import rehearse
+    from effvim.engine.settings import TrainSettings
 
-        rehearse(args)
-        return
+    settings = TrainSettings(
+        config=existing_config(args.config),
+        data=args.data,
+        data_root=args.data_root,
+        epochs=args.epochs,
+        mini=args.mini,
+        from_scratch=args.from_scratch,
+        work_dir=args.work_dir,
+        resume=args.resume,
+        seed=args.seed,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        ema=args.ema,
+        skip_bad_batches=args.skip_bad_batches,
+        tensorboard=args.tensorboard,
+        launcher=args.launcher,
+    )
+    settings.check()
+    from effvim.config.editing import parse_options
+
+    settings.options = parse_options(args.cfg_options)
+    return settings
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or rehearse with `--dry-run`."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    distributed.read_environment(args.launcher)
-    cfg, about = prepare(args)
+    settings = settings_of(args)
+    if args.dry_run:
+        from effvim.checks.dry_run import dry_run
 
-    from effvim.engine import lock
+        dry_run(settings)
+        return
 
-    with (
-        distributed.joined(args.launcher, **cfg.env_cfg.get('dist_cfg', {})),
-        lock.held(Path(cfg.work_dir)),
-    ):
-        try:
-            run(cfg, about)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UserError(
-                f'{cfg.work_dir}: {error.strerror}: nothing that was there is lost; '
-                f'free some, then go on with --resume'
-            ) from error
-    if about['fitted'] and args.launcher == 'none':
-        from effvim.checkpoints import checkpoint
-        from effvim.cli import test
+    from effvim.engine.training import run_training
 
-        folder = Path(cfg.work_dir)
-        test.main(
-            [
-                args.config,
-                str(checkpoint.find_latest(folder)),
-                '--work-dir',
-                str(folder),
-                '--out',
-                str(folder / 'metrics.json'),
-                '--report',
-                str(folder / 'report'),
-            ]
-        )
+    run_training(settings)

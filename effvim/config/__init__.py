@@ -1,0 +1,1 @@
+"""Configs: read, edited, validated; and `prepare`, the one way to something that can run."""

@@ -1,4 +1,4 @@
-"""TODO effvim.config.classes."""
+"""Which layers of a model depend on the number of classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from effvim.config.structure import parts_with_classes
-from effvim.engine.hooks import guard_hook as _guards  # noqa: F401  # noqa: F401  registers its hook
 
 
 def class_layers(cfg: Config, own: Mapping[str, Any]) -> set[str]:
-    """Those of `own`, a config's tensors, whose shape is another one for more classes."""
+    """Names of the tensors of a config's model whose shape depends on the number of classes.
+
+    Args:
+        cfg: the config.
+        own: the model's state dict.
+    """
     more = copy.deepcopy(cfg.model)
     for part in parts_with_classes(more):
         part['num_classes'] += 1000  # many: a layer may be as wide as classes and features are

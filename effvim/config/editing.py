@@ -1,4 +1,4 @@
-"""TODO effvim.config.editing."""
+"""Changes of a config: keys, the dataset's root, the classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Container, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -25,22 +26,21 @@ COPIED = ('train_pipeline', 'test_pipeline', 'data_root', 'dataset_type', 'backe
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` strings as mmengine reads them; a leading + stays on its key.
+    """Parse `KEY=VALUE` strings as mmengine does; a leading + stays on its key.
 
     Raises:
-        UserError: a pair without =.
+        UserError: a pair without =, or a value that cannot be parsed.
     """
-    import argparse
-
     for pair in pairs:
         if '=' not in pair or pair.startswith('='):
             raise UserError(f'--cfg-options takes KEY=VALUE, got {pair!r}')
-    parser = argparse.ArgumentParser(prefix_chars=chr(0))
-    parser.add_argument('options', nargs='*', action=DictAction)
+    parsed = SimpleNamespace(options={})
     try:
-        return dict(parser.parse_args(list(pairs)).options or {})
+        # mmengine has this parser only as an action of a command line
+        DictAction([], dest='options')(None, parsed, list(pairs))  # type: ignore[arg-type]
     except (AssertionError, ValueError, SyntaxError) as error:
         raise UserError(f'--cfg-options {" ".join(pairs)}: {error}') from error
+    return dict(parsed.options)
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -69,9 +69,11 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def sync_metric_annotations(cfg: Config, keep: Container[str] = ()) -> None:
-    """Let metrics that read annotations read those of their loader's data set.
+    """Point metrics that read annotations to those of their loader's dataset.
 
-    `keep`: keys that were set by hand.
+    Args:
+        cfg: changed in place.
+        keep: keys that the user has set and that stay.
     """
     for evaluator, loader in zip(EVALUATORS, LOADERS[1:]):
         if cfg[evaluator].get('ann_file') and f'{evaluator}.ann_file' not in keep:
@@ -81,7 +83,7 @@ def sync_metric_annotations(cfg: Config, keep: Container[str] = ()) -> None:
 
 
 def set_data_root(cfg: Config, root: str | os.PathLike[str]) -> None:
-    """Point the data sets, and the metrics that read their annotations, to `root`."""
+    """Point the datasets, and the metrics that read their annotations, to `root`."""
     root = str(root).rstrip('/') + '/'
     for dataset in dataset_configs(cfg):
         dataset.data_root = root
@@ -91,7 +93,7 @@ def set_data_root(cfg: Config, root: str | os.PathLike[str]) -> None:
 
 
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
-    """Give data sets these class names, and the model as many classes."""
+    """Set the class names of all datasets and the number of classes of the model."""
     for dataset in dataset_configs(cfg):
         dataset.metainfo = dict(dataset.get('metainfo') or {}, classes=tuple(classes))
     for part in parts_with_classes(cfg.model):

@@ -1,4 +1,4 @@
-"""TODO effvim.config.headers."""
+"""The published score and cost in the comment at the top of a config."""
 
 from __future__ import annotations
 

@@ -1,18 +1,17 @@
-"""TODO effvim.config.machine."""
+"""What of a config depends on the machine."""
 
 from __future__ import annotations
 
 import os
 
+import torch
 from mmengine.config import Config
 
 from effvim.config.structure import LOADERS
 
 
 def fit_to_machine(cfg: Config) -> None:
-    """No more loader workers than cores, and processes that talk over what there is."""
-    import torch
-
+    """Limit loader workers to the number of cores, and choose gloo where there is no GPU."""
     if not torch.cuda.is_available():
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
         cfg.setdefault(

@@ -1,4 +1,4 @@
-"""TODO effvim.config.precision."""
+"""Mixed precision in a config, and where it is available."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backbone.errors import UserError
 
 
 def amp_available() -> bool:
-    """Whether mixed precision pays: a GPU, or a CPU with instructions for products of bfloat16."""
+    """Whether mixed precision is faster here: on a GPU, or a CPU with bfloat16 instructions."""
     return torch.cuda.is_available() or _cpu_has_bfloat16()
 
 
@@ -19,22 +19,22 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def amp_dtype() -> torch.dtype:
-    """bfloat16 where the device has it, float16 on other GPUs.
+    """The lower-precision type: bfloat16 where the device has it, float16 on other GPUs.
 
     Raises:
         UserError: neither a GPU nor a CPU with instructions for bfloat16.
     """
     if not amp_available():
-        raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: leave it out')
+        raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: drop the flag')
     wide = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
     return torch.bfloat16 if wide else torch.float16
 
 
 def use_amp(cfg: Config) -> None:
-    """Mixed precision in training, on a GPU with a scaled loss.
+    """Train in mixed precision; on a GPU with a scaled loss.
 
     Raises:
-        UserError: as `narrow_type`.
+        UserError: as `amp_dtype`.
     """
     dtype = str(amp_dtype()).removeprefix('torch.')
     if torch.cuda.is_available():
@@ -45,7 +45,7 @@ def use_amp(cfg: Config) -> None:
 
 
 def use_float32_rois(cfg: Config) -> None:
-    """RoI features in float32, whatever the precision of the maps, see `EffViMSingleRoIExtractor`."""
+    """Extract RoI features in float32, see `EffViMSingleRoIExtractor`."""
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         extractor = cfg.model.get('roi_head', {}).get(name, {})
         if extractor.get('type') == 'SingleRoIExtractor':

@@ -1,60 +1,167 @@
-"""What a run is, from its command line or from the checkpoint that it left."""
+"""The one way from config + checkpoint + choices to something that can run. Needs no mmdet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 from backbone.errors import UserError
-from effvim.config import presets
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.checkpoints import exported
 from effvim.config.editing import apply_options, set_classes, set_data_root
+from effvim.config.packaged import config_path
+from effvim.config.presets import apply_presets, draw_synthetic_dataset
+from effvim.config.reading import load_config
+from effvim.config.run_spec import RunSpec
 from effvim.config.structure import is_segmentor
-from effvim.datasets import (
-    ade,
-    coco,
-)
+from effvim.config.validation import check_model
+from effvim.config.weights import check_variant
+from effvim.datasets import ade, coco
 from effvim.datasets.collection import garbage_collection_paused
 
 
-def work_directory(cfg: Config, path: str, given: str | None, overlays: Sequence[str]) -> Path:
-    """The folder for results: the flag's, the config's, or one named after the config."""
-    name = '-'.join([Path(path).stem, *(o for o in overlays if o == 'mini')])
-    return Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
+@dataclasses.dataclass
+class PreparedRun:
+    """A config with everything applied, what the run is, and the checkpoint behind it.
 
-
-def apply_spec(cfg: Config, about: Mapping[str, Any], draw: bool = True) -> None:
-    """Make `cfg` the config of the run that `about` describes.
-
-    draw: see that the embedded data set is on disk, if the run is on it.
+    Attributes:
+        cfg: the config; `custom_imports` are not imported yet.
+        spec: what the run is; `check_data` settles its classes.
+        config: path of the config.
+        checkpoint: the file that the run starts from, None without one.
     """
-    presets.apply_presets(cfg, about['overlays'], draw)
-    if about['data_root']:
-        set_data_root(cfg, about['data_root'])
-    cfg.merge_from_dict(dict(about['fitted']))
-    apply_options(cfg, about['options'])
+
+    cfg: Config
+    spec: RunSpec
+    config: str
+    checkpoint: ckpt.LoadedCheckpoint | None = None
+
+    def work_directory(self, given: str | Path | None = None) -> Path:
+        """Where results go: as given, as the config says, or named after the config."""
+        return work_directory(self.cfg, self.config, given, self.spec.presets)
+
+
+def prepare(
+    config: str | None,
+    asked: RunSpec,
+    checkpoint: ckpt.LoadedCheckpoint | None = None,
+    *,
+    draw: bool = True,
+) -> PreparedRun:
+    """Read a config and make it that of the run that a checkpoint and the user's choices describe.
+
+    Args:
+        config: path of the config or name of a packaged one; None for the one that the checkpoint
+            was trained with: the copy that training wrote next to it, else the packaged config of
+            that name.
+        asked: the user's choices.
+        checkpoint: the file that the run starts from: it knows how it was trained.
+        draw: create the synthetic dataset on disk if the run uses it and it is not there.
+
+    Raises:
+        UserError: the config is absent or malformed, or config, checkpoint and choices contradict
+            each other.
+    """
+    as_trained = False
+    if config is None:
+        assert checkpoint, 'a config or a checkpoint is needed'
+        config, as_trained = _config_of(checkpoint)
+    config = config_path(config)
+    cfg = load_config(config)
+    spec = asked
+    if checkpoint:
+        spec = asked.adopt(ckpt.describe(checkpoint.content), checkpoint.seed, checkpoint.path)
+        spec.classes = spec.classes or list(ckpt.classes_of(checkpoint.content))
+    if not spec.config:
+        spec.config = Path(config).name
+    if as_trained:  # written by training with everything applied
+        if draw and 'mini' in spec.presets:
+            draw_synthetic_dataset(cfg)
+        if asked.data_root:
+            set_data_root(cfg, asked.data_root)
+        apply_options(cfg, asked.options)
+    else:
+        apply_spec(cfg, spec, draw)
+    check_model(cfg)
+    if checkpoint and checkpoint.export:
+        exported.check_config(cfg, checkpoint.export, checkpoint.path)
+    elif checkpoint:
+        check_variant(cfg, checkpoint.content, checkpoint.path)
+    return PreparedRun(cfg, spec, config, checkpoint)
+
+
+def _config_of(checkpoint: ckpt.LoadedCheckpoint) -> tuple[str, bool]:
+    """The config of a checkpoint, and whether it is the copy that training wrote."""
+    name = Path(str(ckpt.describe(checkpoint.content).get('config') or '')).name
+    if not name:
+        raise UserError(
+            f'{checkpoint.path} does not say which config it was trained with: pass the config '
+            f'before it'
+        )
+    copy = Path(checkpoint.path).parent / name
+    if copy.is_file() and not checkpoint.export:
+        return str(copy), True
+    packaged = config_path(name.removesuffix('.py'))
+    if Path(packaged).is_file():
+        return packaged, False
+    raise UserError(
+        f'{checkpoint.path} was trained with {name}, which is neither next to it nor a packaged '
+        f'config: pass the config before it'
+    )
+
+
+def apply_spec(cfg: Config, spec: RunSpec, draw: bool = True) -> None:
+    """Make `cfg` the config of the run that `spec` describes.
+
+    Args:
+        cfg: changed in place.
+        spec: see `RunSpec`.
+        draw: as in `prepare`.
+
+    Raises:
+        UserError: an option names a key that the config does not have.
+    """
+    apply_presets(cfg, spec.presets, draw)
+    if spec.data_root:
+        set_data_root(cfg, spec.data_root)
+    cfg.merge_from_dict(dict(spec.fitted))
+    apply_options(cfg, spec.options)
     if 'test_pipeline' in cfg:  # mmseg's inference_model reads the variable
         cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
 
 
-def check_data(cfg: Config, about: dict[str, Any], loaders: Sequence[Any]) -> None:
-    """Check the data on disk and settle the classes, in `cfg` and `about`.
+def work_directory(
+    cfg: Config, config: str, given: str | Path | None, presets: Sequence[str]
+) -> Path:
+    """Where results go: as given, as the config says, or named after the config."""
+    name = '-'.join([Path(config).stem, *(preset for preset in presets if preset == 'mini')])
+    return Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
+
+
+def check_data(prepared: PreparedRun, loaders: Sequence[str]) -> None:
+    """Check the data on disk and settle the classes, in the config and in the spec.
+
+    Args:
+        prepared: changed in place.
+        loaders: whose datasets to check, e.g. 'test_dataloader'.
 
     Raises:
-        UserError: as `check_all` of `ade` or `coco`, or the data has other classes than the
-            checkpoint.
+        UserError: an annotation file or an image is absent or wrong, or the data has other classes
+            than the checkpoint.
     """
+    cfg, spec = prepared.cfg, prepared.spec
     with garbage_collection_paused():
-        classes = (ade if is_segmentor(cfg) else coco).check_all(loaders)
-    trained = tuple(about.get('classes') or ())
+        classes = (ade if is_segmentor(cfg) else coco).check_all([cfg[name] for name in loaders])
+    trained = tuple(spec.classes)
     if trained and trained != classes:
         raise UserError(
-            f'the checkpoint was trained for {len(trained)} classes ('
-            f'{", ".join(trained[:5])}…), the data has {len(classes)} ('
-            f'{", ".join(classes[:5])}…): use data of the same classes; to fine-tune '
-            f'on others start a new run with --cfg-options load_from=CHECKPOINT'
+            f'the checkpoint was trained for {len(trained)} classes ({", ".join(trained[:5])}…), '
+            f'the data has {len(classes)} ({", ".join(classes[:5])}…): use data of the same '
+            f'classes; to fine-tune on others start a new run with --cfg-options '
+            f'load_from=CHECKPOINT'
         )
-    about['classes'] = list(classes)
+    spec.classes = list(classes)
     set_classes(cfg, classes)

@@ -1,7 +1,8 @@
-"""Overlays: `--from-scratch` and `--mini`, what they change in any config."""
+"""Presets: what `--from-scratch` and `--mini` change in any config."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,24 +11,48 @@ from backbone.errors import UserError
 from effvim.config.editing import set_data_root
 from effvim.config.precision import amp_available, use_amp
 from effvim.config.structure import EVALUATORS, LOADERS, dataset_configs, every_step, is_segmentor
-from effvim.datasets import synthetic as drawn
+from effvim.datasets import synthetic
 
 GROUP_NORM = dict(type='GN', num_groups=32, requires_grad=True)
+DETECTION_ROOT = Path('data/mini-coco')
+SEGMENTATION_ROOT = Path('data/mini-ade')
 
 
-def apply_presets(cfg: Config, overlays: list[str], draw: bool = True) -> None:
-    """Apply overlays by name, in a fixed order; `mini` brings `from_scratch` with it.
+def apply_presets(cfg: Config, names: Sequence[str], draw: bool = True) -> None:
+    """Apply presets by name, in a fixed order; `mini` includes `from_scratch`.
 
-    draw: `mini` draws its data set, where it is not there yet.
+    Args:
+        cfg: changed in place.
+        names: 'from_scratch', 'mini'.
+        draw: with `mini`, create the synthetic dataset on disk where it does not exist.
     """
-    if 'from_scratch' in overlays or 'mini' in overlays:
+    if 'from_scratch' in names or 'mini' in names:
         use_from_scratch(cfg)
-    if 'mini' in overlays:
-        (use_synthetic_segmentation if is_segmentor(cfg) else use_synthetic_detection)(cfg, draw)
+    if 'mini' in names:
+        if draw:
+            draw_synthetic_dataset(cfg)
+        (use_synthetic_segmentation if is_segmentor(cfg) else use_synthetic_detection)(cfg)
+
+
+def draw_synthetic_dataset(cfg: Config) -> None:
+    """Create the synthetic dataset of `mini` on disk, where it does not exist.
+
+    Raises:
+        UserError: its directory cannot be written, or holds something else.
+    """
+    segmentor = is_segmentor(cfg)
+    root = SEGMENTATION_ROOT if segmentor else DETECTION_ROOT
+    try:
+        if segmentor:
+            synthetic.draw_ade(root, num_train=1024, num_val=128, size=160)
+        else:
+            synthetic.draw_coco(root, num_train=2560, num_val=128, size=160)
+    except OSError as error:  # a directory of somebody else's among them
+        raise UserError(f'--mini creates its synthetic dataset in {root}: {error}') from error
 
 
 def use_from_scratch(cfg: Config) -> None:
-    """Random weights: BN statistics are trained, neck and head get group normalisation.
+    """Train from randomly initialised weights: BN statistics too, with group norm in neck and head.
 
     The published recipe relies on pretrained weights: its statistics are frozen and neck and head
     have no norm at all. From random weights that does not learn (box mAP 0.005 where group norm
@@ -53,21 +78,14 @@ def use_from_scratch(cfg: Config) -> None:
             part.norm_cfg = GROUP_NORM
 
 
-def use_synthetic_detection(cfg: Config, draw: bool) -> None:
-    """Small drawn scenes and a schedule of minutes on two CPU cores.
+def use_synthetic_detection(cfg: Config) -> None:
+    """Train a detector on the synthetic dataset, with a schedule of minutes on two CPU cores.
 
-    Many scenes seen few times, in small batches, since more and smaller steps learn faster per
-    minute; enlarged to 224 pixels, since the finest map of the backbone has stride 16; mixed
-    precision where the device has it; two convolutions in RetinaNet's towers instead of four, which
-    learn sooner.
+    Many images seen few times, in small batches: more and smaller steps learn faster per minute.
+    Enlarged to 224 pixels, since the finest map of the backbone has stride 16. Mixed precision
+    where the device has it. Two convolutions in RetinaNet's towers instead of four learn sooner.
     """
-    root = Path('data/mini-coco')
-    try:
-        if draw:
-            drawn.draw_coco(root, num_train=2560, num_val=128, size=160)
-    except OSError as error:  # somebody's own folder among them
-        raise UserError(f'--mini draws its scenes into data/mini-coco: {error}') from error
-    set_data_root(cfg, root)
+    set_data_root(cfg, DETECTION_ROOT)
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
         cfg.custom_hooks = []
         cfg.train_dataloader.dataset.pipeline = cfg.plain_pipeline
@@ -83,8 +101,8 @@ def use_synthetic_detection(cfg: Config, draw: bool) -> None:
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
-    if 'rpn_head' in cfg.model:  # the recipe's 512 RoIs a picture take seconds on a CPU
-        cfg.train_dataloader.dataset.indices = 1500  # the first of the scenes
+    if 'rpn_head' in cfg.model:  # the recipe's 512 RoIs an image take seconds on a CPU
+        cfg.train_dataloader.dataset.indices = 1500  # the first images
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
@@ -111,18 +129,12 @@ def use_synthetic_detection(cfg: Config, draw: bool) -> None:
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2)
 
 
-def use_synthetic_segmentation(cfg: Config, draw: bool) -> None:
-    """Drawn scenes of larger regions for segmentors, ground being a class; the means leave it out.
+def use_synthetic_segmentation(cfg: Config) -> None:
+    """Train a segmentor on the synthetic dataset; background is a class that no mean counts.
 
     Enlarged twofold, since the finest map of the backbone has stride 16.
     """
-    root = Path('data/mini-ade')
-    try:
-        if draw:
-            drawn.draw_ade(root, num_train=1024, num_val=128, size=160)
-    except OSError as error:  # somebody's own folder among them
-        raise UserError(f'--mini draws its scenes into data/mini-ade: {error}') from error
-    set_data_root(cfg, root)
+    set_data_root(cfg, SEGMENTATION_ROOT)
     scale, crop = (320, 320), (256, 256)
     for dataset in dataset_configs(cfg):
         dataset.update(
@@ -130,7 +142,7 @@ def use_synthetic_segmentation(cfg: Config, draw: bool) -> None:
             img_suffix='.bmp',
             seg_map_suffix='.bmp',
             reduce_zero_label=True,
-            metainfo=dict(classes=drawn.ADE_CLASSES),
+            metainfo=dict(classes=synthetic.ADE_CLASSES),
         )
     for _, step in every_step(cfg):
         if step.type in ('Resize', 'RandomResize'):
@@ -144,7 +156,7 @@ def use_synthetic_segmentation(cfg: Config, draw: bool) -> None:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4
     for evaluator in EVALUATORS:
-        cfg[evaluator].leave_out = ['ground']
+        cfg[evaluator].ignored_classes = ['ground']
     iterations = 1200
     cfg.train_cfg = dict(
         type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations // 2

@@ -1,29 +1,26 @@
-"""Configs: read, changed by flags, made ready for a Runner. Nothing here imports mmdet."""
+"""Reading a config file, and importing what it names."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim.config.legacy import rename_old_names
+from effvim.config.packaged import check_config_exists
 from effvim.config.structure import LOADERS, is_segmentor
 from effvim.config.validation import check_parts
 from effvim.console import quiet
 
 
 def load_config(path: str) -> Config:
-    """The config in a file; its `custom_imports` are not imported yet.
+    """Read a config; its `custom_imports` are not imported yet.
 
     Raises:
         UserError: absent, not Python that runs, or without a model and data.
     """
-    if not Path(path).is_file():
-        raise UserError(
-            f'config {path} not found: give a file, or the name of a packaged one such '
-            f'as retinanet_effvim_m4'
-        )
+    check_config_exists(path)
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
     except Exception as error:  # a config is code: it may raise anything
@@ -35,6 +32,7 @@ def load_config(path: str) -> Config:
             f'{" and no ".join(missing)}'
         )
     check_parts(cfg, path)
+    rename_old_names(cfg._cfg_dict)
     for module in cfg.get('custom_imports', {}).get('imports', []):
         if not importlib.util.find_spec(module.partition('.')[0]):
             raise UserError(
@@ -45,10 +43,10 @@ def load_config(path: str) -> Config:
 
 
 def import_plugins(cfg: Config) -> None:
-    """Import what the config names in `custom_imports`, and the models of mmdet or mmseg: seconds.
+    """Import the config's `custom_imports` and the models of mmdet or mmseg; takes seconds.
 
     Raises:
-        UserError: a module is not there.
+        UserError: a module is not installed.
     """
     models = 'mmseg.models' if is_segmentor(cfg) else 'mmdet.models'
     for module in (*cfg.get('custom_imports', {}).get('imports', []), models):

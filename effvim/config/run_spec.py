@@ -1,76 +1,134 @@
-"""TODO effvim.config.run_spec."""
+"""What a run is: the choices of its command line, as a checkpoint of it remembers them."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import UserError
-from effvim.checkpoints import checkpoint
-from effvim.config.editing import parse_options
+
+# Written before version 0.2: key of the dictionary, field of `RunSpec`.
+OLD_KEYS = {'overlays': 'presets'}
 
 
-def overlays_of(args: Namespace) -> list[str]:
-    """Names of the overlays that the flags ask for.
+def _now() -> str:
+    return time.strftime('%Y%m%d_%H%M%S')
 
-    Raises:
-        UserError: `--mini` together with `--data-root`.
+
+@dataclasses.dataclass
+class RunSpec:
+    """The choices that make a run out of a config.
+
+    Attributes:
+        config: file name of the config, without its directory.
+        presets: names of the presets that are applied to the config, see `config.presets`.
+        data_root: root directory of the dataset; None: the config's.
+        fitted: changes of the config that `train --data` derived from the data, by dotted key.
+        options: changes of the config that the user asked for, by dotted key; '+' in front adds a
+            key.
+        amp: train in mixed precision.
+        auto_scale_lr: scale the learning rate with the total batch size.
+        ema: average the weights.
+        seed: random seed; None: the config's.
+        skip_bad_batches: how many batches with a non-finite loss or gradient may be skipped.
+        began: mmengine's time stamp of the start, e.g. 20250131_235959.
+        classes: class names by label; empty until the annotations were read.
     """
-    if args.mini and args.data_root:
-        raise UserError('--mini draws its own data: leave out --data-root, or --mini')
-    return ['from_scratch', 'mini'] if args.mini else ['from_scratch'] * args.from_scratch
 
+    config: str = ''
+    presets: list[str] = dataclasses.field(default_factory=list)
+    data_root: str | None = None
+    fitted: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    amp: bool = False
+    auto_scale_lr: bool = False
+    ema: bool = False
+    seed: int | None = None
+    skip_bad_batches: int = 0
+    began: str = dataclasses.field(default_factory=_now)
+    classes: list[str] = dataclasses.field(default_factory=list)
 
-def describe(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """What a run of these flags is; a checkpoint of it says so, see `adopt`."""
-    return {
-        'format': 1,
-        'config': Path(args.config).name,
-        'overlays': list(names),
-        'data_root': str(Path(args.data_root).absolute()) if args.data_root else None,
-        'fitted': {},  # options that `--data` chose, see effvim/data_fit.py
-        'options': parse_options(args.cfg_options),
-        'amp': getattr(args, 'amp', False),
-        'auto_scale_lr': getattr(args, 'auto_scale_lr', False),
-        'ema': getattr(args, 'ema', False),
-        'seed': getattr(args, 'seed', None),
-        'skip_bad_batches': getattr(args, 'skip_bad_batches', 0),
-        'began': time.strftime('%Y%m%d_%H%M%S'),
-    }
+    @classmethod
+    def asked(
+        cls,
+        config: str | None = None,
+        *,
+        mini: bool = False,
+        from_scratch: bool = False,
+        data_root: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        **choices: Any,
+    ) -> RunSpec:
+        """The spec that flags ask for; `choices` are further fields.
 
+        Raises:
+            UserError: `mini` together with `data_root`.
+        """
+        if mini and data_root:
+            raise UserError(
+                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
+            )
+        return cls(
+            config=Path(config).name if config else '',
+            presets=['from_scratch', 'mini'] if mini else ['from_scratch'] * from_scratch,
+            data_root=str(Path(data_root).absolute()) if data_root else None,
+            options=dict(options or {}),
+            **choices,
+        )
 
-def adopt(args: Namespace, content: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What a run on this checkpoint is: as it was trained, unless a flag says otherwise.
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as checkpoints and exported files hold it."""
+        return {'format': 2, **dataclasses.asdict(self)}
 
-    A checkpoint that our training did not write says nothing; the flags decide alone.
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunSpec:
+        """The spec that `to_dict` wrote, in this or an earlier version; other keys are dropped."""
+        named = {OLD_KEYS.get(key, key): value for key, value in content.items()}
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in named.items() if key in fields})
 
-    Raises:
-        UserError: a flag contradicts the checkpoint.
-    """
-    given = describe(args, overlays_of(args))
-    about = checkpoint.describe(content)
-    seed = (content.get('meta') or {}).get('seed')
-    if not about:
-        return {**given, 'seed': seed, 'classes': list(checkpoint.classes_of(content))}
-    for name, flag in (('mini', '--mini'), ('from_scratch', '--from-scratch')):
-        if name in given['overlays'] and name not in about['overlays']:
-            raise UserError(f'{path} was trained without {flag}: leave the flag out')
-    for name, flag in (('amp', '--amp'), ('auto_scale_lr', '--auto-scale-lr'), ('ema', '--ema')):
-        if given[name] and not about.get(name):
-            raise UserError(f'{path} was trained without {flag}: leave the flag out')
-    asked = (given['seed'], given['options'].get('randomness.seed'))
-    if any(number not in (None, seed) for number in asked):
-        raise UserError(f'{path} was trained with seed {seed}: go on without another one')
-    if 'mini' in about['overlays'] and given['data_root']:
-        raise UserError(f'{path} was trained on the embedded data set: leave out --data-root')
-    return {
-        **given,
-        **about,
-        'seed': seed,
-        'skip_bad_batches': given['skip_bad_batches'] or about.get('skip_bad_batches', 0),
-        'data_root': given['data_root'] or about['data_root'],
-        'options': {**about['options'], **given['options']},
-    }
+    def adopt(self, trained: Mapping[str, Any], seed: int | None, path: str) -> RunSpec:
+        """The spec of a run on a checkpoint: as it was trained, with what this one asks for anew.
+
+        Args:
+            trained: what the checkpoint says of its training, see `checkpoint.describe`; empty for
+                checkpoints of other programs, about which this spec alone decides.
+            seed: the random seed that the checkpoint was trained with.
+            path: the checkpoint's, for messages.
+
+        Raises:
+            UserError: a choice contradicts the checkpoint.
+        """
+        if not trained:
+            return dataclasses.replace(self, seed=seed)
+        old = RunSpec.from_dict(trained)
+        flags = {
+            '--mini': 'mini' in self.presets and 'mini' not in old.presets,
+            '--from-scratch': 'from_scratch' in self.presets and 'from_scratch' not in old.presets,
+            '--amp': self.amp and not old.amp,
+            '--auto-scale-lr': self.auto_scale_lr and not old.auto_scale_lr,
+            '--ema': self.ema and not old.ema,
+        }
+        for flag, contradicts in flags.items():
+            if contradicts:
+                raise UserError(f'{path} was trained without {flag}: drop the flag')
+        if any(
+            asked not in (None, seed)
+            for asked in (
+                self.seed,
+                self.options.get('randomness.seed'),
+            )
+        ):
+            raise UserError(f'{path} was trained with seed {seed}: resume without another one')
+        if 'mini' in old.presets and self.data_root:
+            raise UserError(f'{path} was trained on the synthetic dataset: drop --data-root')
+        return dataclasses.replace(
+            old,
+            seed=seed,
+            skip_bad_batches=self.skip_bad_batches or old.skip_bad_batches,
+            data_root=self.data_root or old.data_root,
+            options={**old.options, **self.options},
+        )

@@ -1,4 +1,4 @@
-"""TODO effvim.config.structure."""
+"""Where things are in a config of mmdet or mmseg."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def value_at(cfg: Config, key: str) -> Any:
+    """The value of a dotted key, None where a part of it is absent."""
     node: Any = cfg
     for part in key.split('.'):
         node = node.get(part)
@@ -55,17 +56,17 @@ def every_step(cfg: Config) -> Iterator[tuple[str, Any]]:
 
 
 def is_segmentor(cfg: Config) -> bool:
-    """Whether the config is of mmseg, on data like ADE20K; else it is of mmdet, on COCO's like."""
+    """Whether a config is of mmseg, on ADE20K's layout; else it is of mmdet, on COCO's."""
     return cfg.get('default_scope') == 'mmseg'
 
 
 def dataset_configs(cfg: Config) -> list[Any]:
-    """The data set configs of the training, validation and test loaders."""
+    """The dataset configs of the training, validation and test loaders."""
     return [cfg[loader].dataset for loader in LOADERS]
 
 
 def parts_with_classes(node: Any) -> Iterator[dict[str, Any]]:
-    """Every part of a model's config that says how many classes there are."""
+    """Every part of a model's config that has a number of classes."""
     if isinstance(node, dict) and 'num_classes' in node:
         yield node
     for value in node.values() if isinstance(node, dict) else node:

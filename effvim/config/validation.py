@@ -1,4 +1,4 @@
-"""TODO effvim.config.validation."""
+"""Errors of a config that show before anything is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from effvim.config.structure import EVALUATORS, LOADERS, value_at
 
 PARTS = ('model', 'optim_wrapper', 'train_cfg', 'default_hooks', *LOADERS, *EVALUATORS)
 
-# What a loader and its data set need, beside what their own classes check.
+# What a loader and its dataset need, in addition to what their own classes check.
 LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'batch_size': (
         lambda value: value is None or (type(value) is int and value > 0),
@@ -27,16 +27,16 @@ LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_parts(cfg: Config, where: str) -> None:
-    """What every tool reads of a config has the type that it needs.
+    """Check the types of what every command reads of a config.
 
     Raises:
-        UserError: it has not; names `where` the value is from.
+        UserError: a value has another type; names `where` it is from.
     """
     for key in (*PARTS, 'model.backbone', *(f'{loader}.dataset' for loader in LOADERS)):
         if not isinstance(value_at(cfg, key), dict):
-            raise UserError(f'{where}: {key} must keep its keys, it cannot be one value')
+            raise UserError(f'{where}: {key} must be a dict')
     if not isinstance(value_at(cfg, 'model.neck'), dict | None):
-        raise UserError(f'{where}: model.neck must keep its keys, it cannot be one value')
+        raise UserError(f'{where}: model.neck must be a dict')
     for loader in LOADERS:
         for key, (fits, meant) in LOADER_FIELDS.items():
             value = value_at(cfg, f'{loader}.{key}')
@@ -48,7 +48,7 @@ def check_parts(cfg: Config, where: str) -> None:
 
 
 def check_model(cfg: Config) -> None:
-    """Arguments of the model that can be checked against each other without building it.
+    """Check the arguments of the model against each other, without building it.
 
     Raises:
         UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone.

@@ -1,4 +1,4 @@
-"""TODO effvim.config.weights."""
+"""The weights that a config starts from: fetched, and checked against its backbone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from effvim.checkpoints import checkpoint
 
 
 def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
-    """See whether a checkpoint's backbone has the shapes of the config's.
+    """Check that a checkpoint's backbone has the shapes of the config's.
 
     Raises:
-        UserError: it has not; says which variant it is.
+        UserError: it is another variant or another network; says which.
     """
     backbone = cfg.model.get('backbone', {})
     if backbone.get('type') != 'EfficientViM':
@@ -31,7 +31,7 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
             f'{path} holds {difference(state, own)}, the config says '
             f'arch={backbone.get("arch", "m4")!r}: use the config that it was trained '
             f'with; a file that the authors published goes through '
-            f'tools/convert_weights.py first'
+            f'effvim convert first'
         )
 
 
@@ -43,7 +43,7 @@ def backbone_tensors(backbone: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def fetch_weights(cfg: Config) -> None:
-    """Turn the backbone's pretrained weights into a local file; see that it or `load_from` fits.
+    """Replace the backbone's pretrained weights by a local file; check that it or `load_from` fits.
 
     Raises:
         UserError: they cannot be had, or are of another variant.

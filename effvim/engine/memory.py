@@ -1,42 +1,36 @@
-"""How much memory training takes: three steps of a config, on the device that there is.
-
-    python -m effvim.memory CONFIG --cfg-options train_dataloader.batch_size=4 …
-
-The command line is that of tools/train.py. Pretrained weights are not fetched, they take no other
-room than random ones.
-"""
+"""How much memory training takes, and how much the machine has."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
+
+from effvim.config.reading import import_plugins
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-import contextlib
-import os
-import resource
-import sys
-import time
-from pathlib import Path
-from typing import Any
 
-import torch
-
-STEPS = 3  # the optimiser's state is there from the second on
+    from effvim.config.run_spec import RunSpec
 
 
-def stepper(cfg: Config, about: Mapping[str, Any]) -> tuple[Any, Callable[[Any], float]]:
-    """A runner of a config, and what takes one training step on a batch and returns its seconds."""
-    from effvim.config.reading import import_plugins
+def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], float]]:
+    """Build a config for single training steps.
+
+    Returns:
+        The Runner, and a function that takes one training step on a batch and returns its seconds.
+    """
+    import_plugins(cfg)
+
     from effvim.engine.runner import Runner
 
-    import_plugins(cfg)
-    running = Runner(cfg, about)
+    running = Runner(cfg, spec)
     optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
     running.model.train()
 
@@ -52,14 +46,18 @@ def peak_memory() -> int:
     """Peak memory in MiB: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
+    if sys.platform == 'win32':
+        return psutil.Process().memory_info().peak_wset // 2**20
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` count from now on: annotations take more than training while they are read.
+    """Restart `peak_memory`: reading annotations takes more memory than training.
 
-    Where the system does not offer that, it goes on from the start of the process.
+    Where the system does not offer that, the peak since the start of the process remains.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -69,14 +67,6 @@ def reset_peak_memory() -> None:
 
 
 def machine_memory() -> tuple[int, int]:
-    """Memory of the machine and what of it is free, in bytes."""
-    page = os.sysconf('SC_PAGE_SIZE')
-    total = os.sysconf('SC_PHYS_PAGES') * page
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        free = next(
-            int(line.split()[1]) * 2**10 for line in lines if line.startswith('MemAvailable:')
-        )
-    except (OSError, StopIteration):  # not Linux
-        free = total
-    return total, free
+    """Memory of the machine and how much of it is available, in bytes."""
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available

@@ -1,157 +1,211 @@
-"""`tools/test.py`: evaluate a checkpoint or an exported file."""
+"""Evaluating a checkpoint or an exported file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim import console
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.config.editing import parse_options
+from effvim.config.machine import fit_to_machine
+from effvim.config.precision import amp_dtype
+from effvim.config.prepare import PreparedRun, check_data, prepare
+from effvim.config.reading import import_plugins
+from effvim.config.run_spec import RunSpec
+from effvim.config.structure import pipeline_steps
+from effvim.engine import distributed
+from effvim.engine.settings import EvaluationSettings
+from effvim.files import ensure_writable
 
-if TYPE_CHECKING:
-    from argparse import Namespace
 
-    from mmengine.config import Config
+def evaluate(
+    checkpoint: str | Path,
+    config: str | None = None,
+    *,
+    data_root: str | Path | None = None,
+    mini: bool = False,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    show_dir: str | Path | None = None,
+    report: str | Path | None = None,
+    fuse: bool = False,
+    amp: bool = False,
+    tta: bool = False,
+    raw: bool = False,
+    launcher: str = 'none',
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> dict[str, float]:
+    """Evaluate a checkpoint or an exported file on the test data of its config.
+
+    Examples:
+        >>> import effvim
+        >>> effvim.evaluate('run/epoch_12.pth')['coco/bbox_mAP']  # doctest: +SKIP
+        0.388
+
+    Args:
+        checkpoint: a checkpoint, or an ONNX file that `export_model` wrote.
+        config: path or name of a config (default: the one it was trained with).
+        data_root: root directory of the dataset (default: as in training).
+        mini: as in training; a checkpoint of this project knows it.
+        from_scratch: as in training; a checkpoint of this project knows it.
+        work_dir: working directory, in which `test/` holds the logs.
+        out: JSON file for the metrics.
+        show_dir: directory for images of ground truth and predictions.
+        report: directory for an HTML report.
+        fuse: fold BN layers and gates into the convolutions first: same metrics, faster.
+        amp: mixed precision inside backbone, neck and heads.
+        tta: test-time augmentation, as the config's `tta_pipeline` says.
+        raw: of a run with averaged weights, evaluate the raw ones.
+        launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
+        options: overrides of the config, by dotted key or as 'KEY=VALUE' strings.
+
+    Returns:
+        The metrics by the names of mmdet and mmseg: COCO's from 0 to 1, mIoU, mAcc and aAcc in
+        percent.
+
+    Raises:
+        UserError: a mistake in the arguments, the config, the data or the checkpoint.
+    """
+    return run_evaluation(
+        EvaluationSettings(
+            checkpoint=str(checkpoint),
+            config=config,
+            data_root=data_root,
+            mini=mini,
+            from_scratch=from_scratch,
+            work_dir=work_dir,
+            out=out,
+            show_dir=show_dir,
+            report=report,
+            fuse=fuse,
+            amp=amp,
+            tta=tta,
+            raw=raw,
+            launcher=launcher,
+            options=options if isinstance(options, Mapping) else parse_options(options),
+        )
+    )
 
 
-def run(args: Namespace, cfg: Config, about: dict[str, Any]) -> None:
-    """Evaluate as `prepare` has prepared it."""
-    from rich.console import Console
+def run_evaluation(settings: EvaluationSettings) -> dict[str, float]:
+    """Evaluate as `evaluate` does.
 
-    from effvim.config.reading import import_plugins
+    Raises:
+        UserError: as `evaluate`.
+    """
+    distributed.read_environment(settings.launcher)
+    prepared = prepare_evaluation(settings)
+    with distributed.joined(settings.launcher, **prepared.cfg.env_cfg.get('dist_cfg', {})):
+        return _run(prepared, settings)
+
+
+def _run(prepared: PreparedRun, settings: EvaluationSettings) -> dict[str, float]:
+    import_plugins(prepared.cfg)
+
     from effvim.engine import amp, runner, summary
+    from effvim.inference.folding import fuse
 
-    import_plugins(cfg)
-    if args.report:
-        from effvim.evaluation import report  # noqa: F401  # noqa: F401 (registers its hook)
-    running = runner.Runner(cfg, about)
-    if not is_exported(args):
-        running.load_checkpoint(args.checkpoint, raw=args.raw)
-    if args.fuse:
-        from effvim.inference.folding import fuse
-
+    running = runner.Runner(prepared.cfg, prepared.spec)
+    if not settings.is_exported:
+        running.load_checkpoint(settings.checkpoint, raw=settings.raw)
+    if settings.fuse:
         fuse(running.model)
-    if args.narrow:
+    if settings.amp:
         amp.autocast_networks(running.model)
     with runner.closing(running):
         metrics = summary.numbers(running.test())
     if running.rank == 0:
-        Console().print(summary.table(metrics, args.checkpoint))
-        if args.out:
-            summary.write_metrics(metrics, args.out)
-            print(f'metrics: {args.out}')
-        if args.show_dir:
-            print(f'pictures: {args.show_dir}')
-        if args.report:
-            print(f'report: {Path(args.report) / "report.html"}')
+        console.show(summary.table(metrics, settings.checkpoint))
+        if settings.out:
+            summary.write_metrics(metrics, settings.out)
+            console.say(f'metrics: {settings.out}')
+        if settings.show_dir:
+            console.say(f'images: {settings.show_dir}')
+        if settings.report:
+            console.say(f'report: {Path(settings.report) / "report.html"}')
+    return metrics
 
 
-def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
-    """The config as it will run, all checked that can be without mmdet, and its description."""
-    from effvim.checkpoints import checkpoint, exported
-    from effvim.config.machine import fit_to_machine
-    from effvim.config.precision import amp_dtype
-    from effvim.config.prepare import apply_spec, check_data, work_directory
-    from effvim.config.reading import load_config
-    from effvim.config.run_spec import adopt
-    from effvim.config.validation import check_model
-    from effvim.config.weights import check_variant
-    from effvim.files import ensure_writable
+def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:
+    """Read and check everything that an evaluation needs, without importing mmdet.
 
-    cfg = load_config(args.config)
-    if is_exported(args):
-        check_flags(args)
-        content = exported.content(args.checkpoint)
-        if args.report and content['export']['kind'] == 'EncoderDecoder':
-            raise UserError(
-                f'--report shows how sure a segmentor is, {args.checkpoint} gives '
-                f'labels alone: report on its checkpoint'
-            )
-    else:
-        content = checkpoint.read(args.checkpoint)
-    about = adopt(args, content, args.checkpoint)
-    apply_spec(cfg, about)
-    check_model(cfg)
-    if is_exported(args):
-        exported.check_config(cfg, content['export'], args.checkpoint)
-    else:
-        check_variant(cfg, content, args.checkpoint)
-    if args.raw and 'ema_state_dict' not in content:
+    Raises:
+        UserError: as `evaluate`.
+    """
+    settings.check()
+    loaded = ckpt.load(settings.checkpoint)
+    if settings.report and loaded.export and loaded.export['kind'] == 'EncoderDecoder':
         raise UserError(
-            f'--raw: {args.checkpoint} holds no averaged weights, its weights are the '
-            f'raw ones: leave the flag out'
+            f'--report shows the probabilities of a segmentor, {settings.checkpoint} gives only '
+            f'labels: report on its checkpoint'
         )
-    if args.narrow:
+    asked = RunSpec.asked(
+        settings.config,
+        mini=settings.mini,
+        from_scratch=settings.from_scratch,
+        data_root=settings.data_root,
+        options=settings.options,
+    )
+    prepared = prepare(settings.config, asked, loaded)
+    cfg = prepared.cfg
+    if settings.raw and 'ema_state_dict' not in loaded.content:
+        raise UserError(
+            f'--raw: {settings.checkpoint} holds no averaged weights, its weights are the raw '
+            f'ones: drop the flag'
+        )
+    if settings.amp:
         amp_dtype()
-    check_data(cfg, about, [cfg.test_dataloader])
-    if args.out:
-        if Path(args.out).is_dir():
-            raise UserError(f'--out {args.out} is a folder: name a file')
-        ensure_writable(Path(args.out).parent, '--out')
-    if args.show_dir:
-        ensure_writable(Path(args.show_dir), '--show-dir')
-    if args.report:
-        if args.tta:
-            raise UserError('--report shows what the plain test finds: leave --tta out')
-        ensure_writable(Path(args.report), '--report')
-    folder = work_directory(cfg, args.config, args.work_dir, about['overlays'])
-    # apart from training's files when it is training's folder
-    cfg.work_dir = str(ensure_writable(folder / 'test', '--work-dir'))
-    cfg.launcher = args.launcher
+    check_data(prepared, ['test_dataloader'])
+    if settings.out:
+        ensure_writable(Path(settings.out).parent, '--out')
+    if settings.show_dir:
+        ensure_writable(Path(settings.show_dir), '--show-dir')
+    if settings.report:
+        ensure_writable(Path(settings.report), '--report')
+    # apart from training's files if it is training's directory
+    folder = prepared.work_directory(settings.work_dir) / 'test'
+    cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
+    cfg.launcher = settings.launcher
     cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     cfg.load_from, cfg.resume = None, False
     cfg.custom_hooks = [dict(type='EffViMProgressHook')]
-    if args.show_dir:
-        cfg.custom_hooks.append(dict(type='EffViMImagesHook', folder=args.show_dir, limit=None))
-    if args.report:
+    if settings.show_dir:
         cfg.custom_hooks.append(
-            dict(type='EffViMReportHook', folder=args.report, checkpoint=args.checkpoint)
+            dict(type='EffViMImagesHook', folder=str(settings.show_dir), limit=None)
+        )
+    if settings.report:
+        cfg.custom_hooks.append(
+            dict(
+                type='EffViMReportHook',
+                folder=str(settings.report),
+                checkpoint=settings.checkpoint,
+            )
         )
     fit_to_machine(cfg)
-    if args.tta:
-        use_tta(cfg, args.config)
-    if is_exported(args):
-        cfg.model = dict(type='EffViMExportedModel', source=args.checkpoint)
-    return cfg, about
-
-
-def is_exported(args: Namespace) -> bool:
-    """Whether an ONNX file is to be evaluated."""
-    return args.checkpoint.endswith('.onnx')
-
-
-def check_flags(args: Namespace) -> None:
-    """See that no flag asks for what an exported file cannot do.
-
-    Raises:
-        UserError: one does.
-    """
-    for flag, given in (
-        ('fuse', args.fuse),
-        ('amp', args.narrow),
-        ('tta', args.tta),
-        ('raw', args.raw),
-    ):
-        if given:
-            raise UserError(
-                f'--{flag} is for checkpoints, {args.checkpoint} is fixed: leave it out'
-            )
-    if args.launcher != 'none':
-        raise UserError('--launcher: an exported file is evaluated in one process: leave it out')
+    if settings.tta:
+        use_tta(cfg, prepared.config)
+    if loaded.export:
+        cfg.model = dict(type='EffViMExportedModel', source=settings.checkpoint)
+    return prepared
 
 
 def use_tta(cfg: Config, path: str) -> None:
-    """Test the model on several versions of each picture, as mmdet's and mmseg's tools do.
+    """Evaluate several augmented versions of each image, as mmdet's and mmseg's tools do.
 
     Raises:
         UserError: the config, read from `path`, does not say how, or not at the size of its test.
     """
-    from effvim.config.structure import pipeline_steps
-
     lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if lacking:
         raise UserError(
-            f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and '
-            f'mmseg label maps: leave --tta out, or write one into the config'
+            f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and mmseg label '
+            f'maps: drop --tta, or add one to the config'
         )
     test, augmented = (
         {str(step.scale).strip('([])') for _, step in pipeline_steps(pipeline) if 'scale' in step}

@@ -1,26 +1,142 @@
-"""`tools/train.py`: train a detector or segmentor from a config."""
+"""Training a detector or segmentor."""
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim import console
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.config.editing import parse_options
+from effvim.config.machine import fit_to_machine
+from effvim.config.packaged import config_path
+from effvim.config.precision import use_amp
+from effvim.config.prepare import PreparedRun, check_data, prepare, work_directory
+from effvim.config.reading import import_plugins, load_config
+from effvim.config.run_spec import RunSpec
+from effvim.config.weights import fetch_weights
+from effvim.engine import distributed, ema, lock, optimizer
+from effvim.engine.settings import TrainSettings
+from effvim.files import ensure_writable
 
-if TYPE_CHECKING:
-    from argparse import Namespace
 
-    from mmengine.config import Config
+def train(
+    config: str,
+    *,
+    data: str | Path | None = None,
+    data_root: str | Path | None = None,
+    epochs: int | None = None,
+    mini: bool = False,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+    resume: str | Path | bool | None = None,
+    seed: int | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    ema: bool = False,
+    skip_bad_batches: int = 0,
+    tensorboard: bool = False,
+    launcher: str = 'none',
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> Path:
+    """Train a detector or segmentor.
+
+    Examples:
+        >>> import effvim
+        >>> effvim.train('retinanet_effvim_m4', mini=True)  # doctest: +SKIP
+        PosixPath('work_dirs/retinanet_effvim_m4-mini/epoch_2.pth')
+
+    Args:
+        config: path of a config, or the name of a packaged one.
+        data: directory that `effvim data split` wrote; schedule, image size and anchors are fitted
+            to it, and a report is written at the end.
+        data_root: root directory of a dataset in the config's layout.
+        epochs: with `data`, the number of epochs instead of one derived from the number of images.
+        mini: train from scratch on a synthetic dataset that is created on the spot.
+        from_scratch: start from randomly initialised weights.
+        work_dir: working directory (default: the config's, or work_dirs/ and the config's name).
+        resume: True for the newest checkpoint in the working directory, or a checkpoint.
+        seed: random seed (default: the config's).
+        amp: mixed precision.
+        auto_scale_lr: scale the learning rate with the total batch size.
+        ema: average the weights (exponential moving average).
+        skip_bad_batches: skip up to this many batches whose loss or gradient is not finite.
+        tensorboard: write logs for TensorBoard as well.
+        launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
+        options: overrides of the config, by dotted key or as 'KEY=VALUE' strings.
+
+    Returns:
+        The newest checkpoint.
+
+    Raises:
+        UserError: a mistake in the arguments, the config, the data or the weights.
+    """
+    return run_training(
+        TrainSettings(
+            config=config,
+            data=data,
+            data_root=data_root,
+            epochs=epochs,
+            mini=mini,
+            from_scratch=from_scratch,
+            work_dir=work_dir,
+            resume=resume,
+            seed=seed,
+            amp=amp,
+            auto_scale_lr=auto_scale_lr,
+            ema=ema,
+            skip_bad_batches=skip_bad_batches,
+            tensorboard=tensorboard,
+            launcher=launcher,
+            options=options if isinstance(options, Mapping) else parse_options(options),
+        )
+    )
 
 
-def run(cfg: Config, about: dict[str, Any]) -> None:
-    """Train as `prepare` has prepared it."""
-    from effvim.config.reading import import_plugins
+def run_training(settings: TrainSettings) -> Path:
+    """Train as `train` does.
+
+    Raises:
+        UserError: as `train`.
+    """
+    distributed.read_environment(settings.launcher)
+    prepared = prepare_training(settings)
+    cfg, folder = prepared.cfg, Path(prepared.cfg.work_dir)
+    with (
+        distributed.joined(settings.launcher, **cfg.env_cfg.get('dist_cfg', {})),
+        lock.held(folder),
+    ):
+        try:
+            _run(prepared)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f'{folder}: {error.strerror}: nothing that was there is lost; free some space, '
+                f'then continue with --resume'
+            ) from error
+    newest = ckpt.find_latest(folder)
+    if prepared.spec.fitted and settings.launcher == 'none':
+        from effvim.engine.testing import evaluate
+
+        evaluate(
+            str(newest), work_dir=folder, out=folder / 'metrics.json', report=folder / 'report'
+        )
+    return newest
+
+
+def _run(prepared: PreparedRun) -> None:
+    import_plugins(prepared.cfg)
+
     from effvim.engine import runner, summary
 
-    import_plugins(cfg)
-    running = runner.Runner(cfg, about)
+    running = runner.Runner(prepared.cfg, prepared.spec)
     if running.rank == 0:
         summary.before_training(running)
     with runner.closing(running):
@@ -29,117 +145,129 @@ def run(cfg: Config, about: dict[str, Any]) -> None:
         summary.after_training(running)
 
 
-def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
-    """The config as it will run, all checked that can be without mmdet, and its description."""
-    from effvim.checkpoints import checkpoint
-    from effvim.config.machine import fit_to_machine
-    from effvim.config.precision import use_amp
-    from effvim.config.prepare import apply_spec, check_data, work_directory
-    from effvim.config.reading import load_config
-    from effvim.config.run_spec import adopt, describe, overlays_of
-    from effvim.config.validation import check_model
-    from effvim.config.weights import check_variant, fetch_weights
-    from effvim.engine import ema, lock, optimizer
-    from effvim.files import ensure_writable
+def prepare_training(settings: TrainSettings) -> PreparedRun:
+    """Read and check everything that a training run needs, without importing mmdet.
 
-    cfg = load_config(args.config)
-    if args.data and (args.mini or args.data_root or args.resume):
-        raise UserError(
-            '--data is where the data lies and starts a run: leave out --mini, '
-            '--data-root and --resume'
-        )
-    if args.epochs is not None and not args.data:
-        raise UserError('--epochs goes with --data; otherwise --cfg-options train_cfg.max_epochs=…')
-    if args.data and (args.auto_scale_lr or args.launcher != 'none'):
-        raise UserError(
-            '--data chooses the learning rate for one process: leave out '
-            '--auto-scale-lr and --launcher, or give --data-root and a schedule'
-        )
-    args.data_root = args.data or args.data_root
-    overlays = overlays_of(args)
-    resumed = None
-    if args.resume:
-        folder = work_directory(cfg, args.config, args.work_dir, overlays)
-        if args.resume != 'latest':
-            resumed = Path(args.resume)
-            content = checkpoint.read(resumed)
-        elif (folder / lock.NAME).exists() and not checkpoint.newest_first(folder):
-            print(f'the run in {folder} ended before its first checkpoint: it starts anew')
-        else:
-            resumed, content = checkpoint.read_latest(folder)
-    if resumed:
-        about = adopt(args, content, str(resumed))
-        checkpoint.check_resumable(content, resumed)
-    else:
-        about = describe(args, overlays)
-        if args.data:
-            from effvim.formats import fit
+    Raises:
+        UserError: as `train`.
+    """
+    settings.check()
+    config = config_path(settings.config)
+    asked = RunSpec.asked(
+        config,
+        mini=settings.mini,
+        from_scratch=settings.from_scratch,
+        data_root=settings.data or settings.data_root,
+        options=settings.options,
+        amp=settings.amp,
+        auto_scale_lr=settings.auto_scale_lr,
+        ema=settings.ema,
+        seed=settings.seed,
+        skip_bad_batches=settings.skip_bad_batches,
+    )
+    resumed = find_resumed(settings, config, asked)
+    if settings.data:
+        from effvim.formats import fit
 
-            about['fitted'] = fit.options(
-                cfg, Path(args.data), 'from_scratch' in overlays, args.epochs
-            )
-    apply_spec(cfg, about)
-    cfg.launcher = args.launcher
-    if about['seed'] is not None:
-        cfg.randomness = {**cfg.get('randomness', {}), 'seed': about['seed']}
-    if about['amp']:
-        use_amp(cfg)
-    if about['auto_scale_lr']:
-        if 'auto_scale_lr' not in cfg:
-            raise UserError(
-                f'--auto-scale-lr: {args.config} does not say auto_scale_lr.'
-                f'base_batch_size, the batch that its learning rate is meant for'
-            )
-        cfg.auto_scale_lr.enable = True
-    if about['ema']:
-        ema.use_ema(cfg)
-    if args.tensorboard:
-        use_tensorboard(cfg)
-    if about['skip_bad_batches'] < 0 or (about['skip_bad_batches'] and args.launcher != 'none'):
-        raise UserError(
-            '--skip-bad-batches N: a number from 0, and on one process only, since the '
-            'batches of several make one step'
+        asked.fitted = fit.options(
+            load_config(config), Path(settings.data), settings.from_scratch, settings.epochs
         )
+    prepared = prepare(config, asked, resumed)
+    cfg, spec = prepared.cfg, prepared.spec
+    cfg.launcher = settings.launcher
+    apply_training_choices(cfg, spec, settings)
     optimizer.check_keys(cfg.optim_wrapper)
-    check_model(cfg)
     if resumed:
-        check_variant(cfg, content, str(resumed))
-        ema.check_resumable(cfg, content, str(resumed))
-        unit = 'iter' if 'max_iters' in cfg.train_cfg else 'epoch'
-        done, whole = content['meta'][unit], cfg.train_cfg.get(f'max_{unit}s')
-        due = checkpoint.is_validation_due(content)
-        if whole and (done > whole or (done == whole and not due)):
-            raise UserError(
-                f'--resume: {resumed} has finished its {done} {unit}s; to go on raise '
-                f'them: --cfg-options train_cfg.max_{unit}s=…'
-            )
-    folder = work_directory(cfg, args.config, args.work_dir, about['overlays'])
-    if not resumed and 'mini' not in overlays and any(folder.glob('*_[0-9]*.pth')):
+        check_resumable(prepared, resumed)
+    folder = prepared.work_directory(settings.work_dir)
+    if not resumed and 'mini' not in spec.presets and any(folder.glob('*_[0-9]*.pth')):
         raise UserError(
-            f'{folder} holds checkpoints of an earlier run, which this one would '
-            f'overwrite: go on with --resume, or choose another --work-dir'
+            f'{folder} holds checkpoints of an earlier run, which this one would overwrite: '
+            f'continue it with --resume, or choose another --work-dir'
         )
     cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
-    check_data(cfg, about, [cfg.train_dataloader, cfg.val_dataloader])
+    check_data(prepared, ['train_dataloader', 'val_dataloader'])
     if resumed:
-        cfg.load_from, cfg.resume = str(resumed), True
+        cfg.load_from, cfg.resume = resumed.path, True
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     fetch_weights(cfg)
-    add_hooks(cfg, folder, about['skip_bad_batches'])
+    add_hooks(cfg, folder, spec.skip_bad_batches)
     fit_to_machine(cfg)
-    return cfg, about
+    return prepared
+
+
+def find_resumed(
+    settings: TrainSettings, config: str, asked: RunSpec
+) -> ckpt.LoadedCheckpoint | None:
+    """The checkpoint to resume from, None for a new run.
+
+    Raises:
+        UserError: it is absent, cannot be read, or holds only weights.
+    """
+    if not settings.resume:
+        return None
+    if settings.resume is not True:
+        resumed = ckpt.load(settings.resume)
+    else:
+        folder = work_directory(load_config(config), config, settings.work_dir, asked.presets)
+        if (folder / lock.NAME).exists() and not ckpt.newest_first(folder):
+            console.say(f'the run in {folder} ended before its first checkpoint: starting anew')
+            return None
+        resumed = ckpt.load_latest(folder)
+    ckpt.check_resumable(resumed.content, Path(resumed.path))
+    return resumed
+
+
+def apply_training_choices(cfg: Config, spec: RunSpec, settings: TrainSettings) -> None:
+    """Apply what only training knows: seed, precision, learning rate, averaged weights, logs.
+
+    Raises:
+        UserError: a choice is not available with this config or on this machine.
+    """
+    if spec.seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': spec.seed}
+    if spec.amp:
+        use_amp(cfg)
+    if spec.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise UserError(
+                f'--auto-scale-lr: {settings.config} does not set auto_scale_lr.base_batch_size, '
+                f'the batch size that its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
+    if spec.ema:
+        ema.use_ema(cfg)
+    if settings.tensorboard:
+        use_tensorboard(cfg)
+
+
+def check_resumable(prepared: PreparedRun, resumed: ckpt.LoadedCheckpoint) -> None:
+    """Check that a run can continue from a checkpoint.
+
+    Raises:
+        UserError: it averages weights and the checkpoint does not or vice versa, or it is finished.
+    """
+    ema.check_resumable(prepared.cfg, resumed.content, resumed.path)
+    train_cfg = prepared.cfg.train_cfg
+    unit = 'iter' if 'max_iters' in train_cfg else 'epoch'
+    done, total = resumed.content['meta'][unit], train_cfg.get(f'max_{unit}s')
+    due = ckpt.is_validation_due(resumed.content)
+    if total and (done > total or (done == total and not due)):
+        raise UserError(
+            f'--resume: {resumed.path} has finished its {done} {unit}s; to train longer raise '
+            f'them: --cfg-options train_cfg.max_{unit}s=…'
+        )
 
 
 def use_tensorboard(cfg: Config) -> None:
-    """Log to TensorBoard's files too, beside the others in the work dir.
+    """Log to TensorBoard's files too.
 
     Raises:
         UserError: the package is not installed.
     """
     if not importlib.util.find_spec('tensorboard'):
         raise UserError(
-            '--tensorboard needs the package tensorboard: pip install tensorboard, or '
-            'leave the flag out'
+            '--tensorboard needs the package tensorboard: pip install tensorboard, or drop the flag'
         )
     cfg.visualizer.vis_backends = [
         *(cfg.visualizer.get('vis_backends') or []),
@@ -148,19 +276,19 @@ def use_tensorboard(cfg: Config) -> None:
 
 
 def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
-    """Progress, curves, pictures; checkpoints written whole; up to `skip` bad batches left out."""
+    """Add this project's hooks: progress, guards, resuming, curves, images, atomic checkpoints."""
     interval = cfg.default_hooks.logger.get('interval', 50)
-    keep = cfg.default_hooks.checkpoint
-    keep.backend_args = dict(backend='whole_file')
-    if keep.type == 'CheckpointHook':
-        keep.type = 'EffViMCheckpointHook'
-    if keep.get('max_keep_ckpts') == 1:
-        keep.max_keep_ckpts = 2  # one to fall back on if the newest is damaged
+    checkpoints = cfg.default_hooks.checkpoint
+    checkpoints.backend_args = dict(backend='effvim_atomic')
+    if checkpoints.type == 'CheckpointHook':
+        checkpoints.type = 'EffViMCheckpointHook'
+    if checkpoints.get('max_keep_ckpts') == 1:
+        checkpoints.max_keep_ckpts = 2  # one to fall back on if the newest is corrupt
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
         dict(type='EffViMProgressHook', interval=interval),
         dict(type='EffViMResumeHook'),
         dict(type='EffViMGuardHook', skip=skip),
         dict(type='EffViMCurvesHook'),
-        dict(type='EffViMImagesHook', folder=str(folder / 'pictures')),
+        dict(type='EffViMImagesHook', folder=str(folder / 'images')),
     ]

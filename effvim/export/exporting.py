@@ -1,176 +1,285 @@
-"""`tools/export.py`: a checkpoint as an ONNX file that finds what it finds."""
+"""A checkpoint as an ONNX file, compared with PyTorch before it gets its name."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import mmcv
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
 
 from backbone.errors import UserError
+from effvim import console
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.checkpoints import exported
+from effvim.config.editing import parse_options, set_classes
+from effvim.config.machine import fit_to_machine
+from effvim.config.prepare import PreparedRun, check_data, prepare
+from effvim.config.reading import import_plugins
+from effvim.config.run_spec import RunSpec
+from effvim.export import graph, onnx_file, parity, quantization
+from effvim.export.settings import SMALLEST, ExportSettings
+from effvim.files import ensure_writable, write_atomic
+from effvim.images import IMAGE_SUFFIXES, read_image
+from effvim.inference.exported_model import EffViMExportedModel
+from effvim.inference.preprocessing import Prepare
 
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from mmengine.config import Config
-    from torch import Tensor
-
-
-PICTURES = 8  # to compare on
-
-CALIBRATING = 128  # pictures at most, spread over the folder
-
-SHOWN = 5  # faults
-
-SHRINK = (1.0, 0.83, 0.61, 0.47)  # of these, in turn, for a file that takes any size
-
-SMALLEST = 64  # pixels of their shorter side
+COMPARED = 8  # validation images to compare on
+CALIBRATION = 128  # images at most, spread over the directory
+SHOWN = 5  # differences
+SHRINK = (1.0, 0.83, 0.61, 0.47)  # in turn, of the images for a file of any size
 
 
-def prepare(args: Namespace) -> tuple[Config, dict[str, Any]]:
-    """The config as it will run, all checked that can be without mmdet, and its description."""
-    from effvim.checkpoints import checkpoint, exported
-    from effvim.config.editing import set_classes
-    from effvim.config.machine import fit_to_machine
-    from effvim.config.prepare import apply_spec, check_data, work_directory
-    from effvim.config.reading import load_config
-    from effvim.config.run_spec import adopt
-    from effvim.config.validation import check_model
-    from effvim.config.weights import check_variant
-    from effvim.export import graph, onnx_file
-    from effvim.files import ensure_writable
+class ExportRejected(Exception):
+    """The exported file differs from PyTorch, or lost too much in integers; it was not written."""
 
+
+def export_model(
+    checkpoint: str | Path,
+    out: str | Path,
+    config: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    normalised: bool = False,
+    backbone_only: bool = False,
+    images: str | Path | None = None,
+    int8: str | Path | None = None,
+    data_root: str | Path | None = None,
+    mini: bool = False,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> Path:
+    """Export a checkpoint to an ONNX file, from the raw image to the final result.
+
+    The file is run in onnxruntime and compared with PyTorch; it is written only if both agree.
+
+    Examples:
+        >>> import effvim
+        >>> effvim.export_model('run/epoch_12.pth', 'model.onnx')  # doctest: +SKIP
+        PosixPath('model.onnx')
+
+    Args:
+        checkpoint: the checkpoint.
+        out: the file to write, *.onnx.
+        config: path or name of a config (default: the one it was trained with).
+        size: height and width of the only images that the file takes, one at a time (default: any
+            number of images of any one size).
+        normalised: the file takes float32 as the network does; channel order, mean, standard
+            deviation and padding are left to the caller.
+        backbone_only: the feature maps of the backbone instead of results.
+        images: directory of images to compare on (default: the first validation images).
+        int8: directory of images that calibrate 8-bit integers; the file is written if it loses
+            at most 0.02 of mAP or mIoU on the test data.
+        data_root: root directory of the dataset (default: as in training).
+        mini: as in training; a checkpoint of this project knows it.
+        from_scratch: as in training; a checkpoint of this project knows it.
+        work_dir: working directory, in which `export/` holds the logs.
+        options: overrides of the config, by dotted key or as 'KEY=VALUE' strings.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: a mistake in the arguments, the config, the data or the checkpoint.
+        ExportRejected: the file would differ from PyTorch.
+    """
+    return run_export(
+        ExportSettings(
+            checkpoint=str(checkpoint),
+            out=out,
+            config=config,
+            size=size,
+            normalised=normalised,
+            backbone_only=backbone_only,
+            images=images,
+            int8=int8,
+            data_root=data_root,
+            mini=mini,
+            from_scratch=from_scratch,
+            work_dir=work_dir,
+            options=options if isinstance(options, Mapping) else parse_options(options),
+        )
+    )
+
+
+def run_export(settings: ExportSettings) -> Path:
+    """Export as `export_model` does.
+
+    Raises:
+        UserError: as `export_model`.
+        ExportRejected: as `export_model`.
+    """
+    prepared = prepare_export(settings)
+    cfg, spec = prepared.cfg, prepared.spec
+    import_plugins(cfg)
+    model, paths = trained_model(prepared, settings)
+    images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
+    kind = 'Backbone' if settings.backbone_only else cfg.model.type
+    expected = parity.predict(model, images, kind)  # before it is folded
+    content = onnx_file.write(model, cfg, spec, kind, settings.size, settings.normalised)
+    try:
+        predicted = parity.predict(EffViMExportedModel(content), images, kind)
+    except Exception as error:  # onnxruntime's have no type in common
+        raise onnx_file.unsupported(cfg, error) from error
+    outcome = parity.compare(kind, expected, predicted, exported.settings(cfg))
+    console.say('\n  '.join([f'compared with PyTorch on {len(images)} images:', *outcome.lines]))
+    if outcome.faults:
+        raise ExportRejected(
+            '\n  '.join(
+                [
+                    f'{settings.out} is not written, it would differ from {settings.checkpoint}:',
+                    *outcome.faults[:SHOWN],
+                ]
+            )
+        )
+    if settings.int8:
+        content = in_integers(content, prepared, settings)
+    write_atomic(settings.out, content)
+    console.say(f'exported: {settings.out}, {len(content) / 2**20:.1f} MiB')
+    return Path(settings.out)
+
+
+def prepare_export(settings: ExportSettings) -> PreparedRun:
+    """Read and check everything that an export needs, without importing mmdet.
+
+    Raises:
+        UserError: as `export_model`.
+    """
     onnx_file.require()
-    if args.launcher != 'none':
-        raise UserError('--launcher: an export is one process: leave the flag out')
-    if not args.out.endswith('.onnx') or Path(args.out).is_dir():
-        raise UserError(f'--out {args.out}: name a file, *.onnx')
-    if args.size and min(args.size) < SMALLEST:
-        raise UserError(f'--size {args.size[0]} {args.size[1]}: at least {SMALLEST} pixels each')
-    if args.int8 and args.backbone_only:
-        raise UserError('--int8 is judged by results, --backbone-only has none: leave one out')
-    for flag, folder in (('--pictures', args.pictures), ('--int8', args.int8)):
+    settings.check()
+    for flag, folder in (('--images', settings.images), ('--int8', settings.int8)):
         if folder:
-            in_folder(folder, flag)
-    cfg = load_config(args.config)
-    content = checkpoint.read(args.checkpoint)
-    about = adopt(args, content, args.checkpoint)
-    apply_spec(cfg, about)
-    check_model(cfg)
-    if not args.backbone_only:
+            images_in(folder, flag)
+    asked = RunSpec.asked(
+        settings.config,
+        mini=settings.mini,
+        from_scratch=settings.from_scratch,
+        data_root=settings.data_root,
+        options=settings.options,
+    )
+    prepared = prepare(
+        settings.config,
+        asked,
+        ckpt.LoadedCheckpoint(settings.checkpoint, ckpt.read(settings.checkpoint)),
+    )
+    cfg = prepared.cfg
+    if not settings.backbone_only:
         graph.check(cfg.model)
     divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
-    if args.normalised and args.size and any(side % divisor for side in args.size):
+    if settings.normalised and settings.size and any(side % divisor for side in settings.size):
         raise UserError(
-            f'--size {args.size[0]} {args.size[1]}: with --normalised pictures come '
-            f'padded, to multiples of {divisor}'
+            f'--size {settings.size[0]} {settings.size[1]}: with --normalised images come padded, '
+            f'to multiples of {divisor}'
         )
-    check_variant(cfg, content, args.checkpoint)
-    if args.pictures and about.get('classes') and not args.int8:  # the data set is not needed
-        set_classes(cfg, about['classes'])
+    if settings.images and prepared.spec.classes and not settings.int8:  # no dataset is needed
+        set_classes(cfg, prepared.spec.classes)
     else:
-        check_data(cfg, about, [cfg.test_dataloader])
-    ensure_writable(Path(args.out).parent, '--out')
-    folder = work_directory(cfg, args.config, args.work_dir, about['overlays'])
-    cfg.work_dir = str(ensure_writable(folder / 'export', '--work-dir'))
+        check_data(prepared, ['test_dataloader'])
+    ensure_writable(Path(settings.out).parent, '--out')
+    folder = prepared.work_directory(settings.work_dir) / 'export'
+    cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
     cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
     fit_to_machine(cfg)
-    return cfg, about
+    return prepared
 
 
-def trained(cfg: Config, about: dict[str, Any], args: Namespace) -> tuple[Any, list[str]]:
-    """The trained model, on the CPU, and paths of pictures to compare on.
+def trained_model(prepared: PreparedRun, settings: ExportSettings) -> tuple[Any, list[str]]:
+    """Build and load the model on the CPU; also paths of images to compare on.
 
     Raises:
-        UserError: the checkpoint does not fit; there are no pictures.
+        UserError: the checkpoint does not fit, or there are no images.
     """
     from effvim.engine.runner import Runner
 
-    running = Runner(cfg, about)
-    running.load_checkpoint(args.checkpoint)
-    if args.pictures:
-        paths = in_folder(args.pictures, '--pictures')
+    running = Runner(prepared.cfg, prepared.spec)
+    running.load_checkpoint(settings.checkpoint)
+    if settings.images:
+        paths = images_in(settings.images, '--images')
     else:
         data = running.test_dataloader.dataset
-        paths = [data.get_data_info(i)['img_path'] for i in range(min(PICTURES, len(data)))]
+        paths = [data.get_data_info(i)['img_path'] for i in range(min(COMPARED, len(data)))]
     return running.model.cpu().eval(), paths
 
 
-def in_folder(folder: str, flag: str) -> list[str]:
-    """Paths of the pictures in a folder.
+def images_in(folder: str | Path, flag: str) -> list[str]:
+    """Paths of the images in a directory.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none; names the flag.
     """
-    from effvim.images import IMAGE_SUFFIXES
-
     paths = [
         str(path)
         for path in sorted(Path(folder).glob('*'))
         if path.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not paths:
-        raise UserError(f'{flag} {folder}: no {", ".join(IMAGE_SUFFIXES)} in this folder')
+        raise UserError(f'{flag} {folder}: no {", ".join(IMAGE_SUFFIXES)} in this directory')
     return paths
 
 
-def in_integers(
-    content: bytes, cfg: Config, about: dict[str, Any], args: Namespace
-) -> tuple[bytes, str]:
-    """The file in 8-bit integers, and what speaks against it: nothing, or that it lost too much."""
-    from torch import nn
+def in_integers(content: bytes, prepared: PreparedRun, settings: ExportSettings) -> bytes:
+    """The file in 8-bit integers.
 
-    from effvim.checkpoints import exported
-    from effvim.export import quantization
-    from effvim.inference.preprocessing import Prepare
-
-    prepare: nn.Module = nn.Identity()
-    if args.normalised:
-        prepare = Prepare(**exported.preparation(cfg.model.data_preprocessor))
-    paths = in_folder(args.int8, '--int8')
-    paths = paths[:: -(-len(paths) // CALIBRATING)]
-    images = [resized(path, cfg, args, i) for i, path in enumerate(paths)]
-    integers, left = quantization.quantise(content, images, prepare)
-    layers = Counter(name.rpartition('/')[0] for name in left)
-    print(
-        'products left in float32:',
-        *(f'{layer}: {count}' for layer, count in layers.items()),
-        sep='\n  ',
+    Raises:
+        ExportRejected: it loses more than `quantization.LOSS` of mAP or mIoU.
+    """
+    cfg, spec = prepared.cfg, prepared.spec
+    assert settings.int8
+    preprocess: nn.Module = nn.Identity()
+    if settings.normalised:
+        preprocess = Prepare(**exported.preparation(cfg.model.data_preprocessor))
+    paths = images_in(settings.int8, '--int8')
+    paths = paths[:: -(-len(paths) // CALIBRATION)]
+    images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
+    integers, in_float = quantization.quantise(content, images, preprocess)
+    layers = Counter(name.rpartition('/')[0] for name in in_float)
+    console.say(
+        '\n  '.join(
+            [
+                'products that stay in float32:',
+                *(f'{layer}: {count}' for layer, count in layers.items()),
+            ]
+        )
     )
-    before = quantization.measured(cfg, about, content)
-    after = quantization.measured(cfg, about, integers)
-    lost = quantization.losses(before, after)
-    for name in lost:
-        print(f'{name}: {before[name]:.4f} in float32, {after[name]:.4f} in integers')
-    worst = max(lost.values())
-    return integers, '' if worst <= quantization.LOSS else (
-        f'in integers it loses {worst:.4f} of 1, more than {quantization.LOSS}'
-    )
+    before = quantization.measured(cfg, spec, content)
+    after = quantization.measured(cfg, spec, integers)
+    losses = quantization.losses(before, after)
+    for name in losses:
+        console.say(f'{name}: {before[name]:.4f} in float32, {after[name]:.4f} in integers')
+    worst = max(losses.values())
+    if worst > quantization.LOSS:
+        raise ExportRejected(
+            f'{settings.out} is not written: in integers it loses {worst:.4f} of 1, more than '
+            f'{quantization.LOSS}'
+        )
+    return integers
 
 
-def resized(path: str, cfg: Config, args: Namespace, number: int) -> Tensor:
-    """A picture, 3 H W, at a size to compare at: the file's, or else near that of the test.
+def example_image(path: str, cfg: Config, settings: ExportSettings, number: int) -> Tensor:
+    """An image, 3 H W, as OpenCV reads it, at a size to compare at.
+
+    That of the file if it takes only one; else about the size of the test, by number.
 
     Raises:
         UserError: it cannot be read.
     """
-    import mmcv
-    import torch
-
-    from effvim.checkpoints.exported import preparation
-    from effvim.images import read_image
-
     image = read_image(path)[..., ::-1]
-    if args.size:
-        height, width = args.size
+    if settings.size:
+        height, width = settings.size
     else:
         scales = [step.scale for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
         if scales:
             image = mmcv.imrescale(image, tuple(scales[0]))
         shrink = SHRINK[number % len(SHRINK)]
         height, width = (max(SMALLEST, round(side * shrink)) for side in image.shape[:2])
-    if args.normalised:  # boxes end where the file's picture does, padding included
-        divisor = preparation(cfg.model.data_preprocessor)['divisor']
+    if settings.normalised:  # boxes end where the file's image does, padding included
+        divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
         height, width = (side + -side % divisor for side in (height, width))
     image = mmcv.imresize(image, (width, height))
     return torch.from_numpy(image).permute(2, 0, 1)

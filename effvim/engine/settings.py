@@ -1,0 +1,112 @@
+"""What training and evaluation can be asked for; importing this needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import UserError
+
+
+@dataclasses.dataclass
+class TrainSettings:
+    """The choices of a training run; see `effvim.train` for what each means."""
+
+    config: str
+    data: str | Path | None = None
+    data_root: str | Path | None = None
+    epochs: int | None = None
+    mini: bool = False
+    from_scratch: bool = False
+    work_dir: str | Path | None = None
+    resume: str | Path | bool | None = None
+    seed: int | None = None
+    amp: bool = False
+    auto_scale_lr: bool = False
+    ema: bool = False
+    skip_bad_batches: int = 0
+    tensorboard: bool = False
+    launcher: str = 'none'
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check(self) -> None:
+        """Check the choices against each other.
+
+        Raises:
+            UserError: two of them contradict each other, or a number is out of range.
+        """
+        if self.data and (self.mini or self.data_root or self.resume):
+            raise UserError(
+                '--data names the dataset and starts a new run: drop --mini, --data-root and '
+                '--resume'
+            )
+        if self.epochs is not None and not self.data:
+            raise UserError(
+                '--epochs goes with --data; otherwise use --cfg-options train_cfg.max_epochs=…'
+            )
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f'--epochs must be at least 1, got {self.epochs}')
+        if self.data and (self.auto_scale_lr or self.launcher != 'none'):
+            raise UserError(
+                '--data chooses the learning rate for one process: drop --auto-scale-lr and '
+                '--launcher, or use --data-root and a schedule of your own'
+            )
+        if self.mini and self.data_root:
+            raise UserError(
+                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
+            )
+        if self.skip_bad_batches < 0 or (self.skip_bad_batches and self.launcher != 'none'):
+            raise UserError(
+                '--skip-bad-batches N takes a number from 0, on one process only: the batches of '
+                'several ranks make one step'
+            )
+
+
+@dataclasses.dataclass
+class EvaluationSettings:
+    """The choices of an evaluation; see `effvim.evaluate` for what each means."""
+
+    checkpoint: str
+    config: str | None = None
+    data_root: str | Path | None = None
+    mini: bool = False
+    from_scratch: bool = False
+    work_dir: str | Path | None = None
+    out: str | Path | None = None
+    show_dir: str | Path | None = None
+    report: str | Path | None = None
+    fuse: bool = False
+    amp: bool = False
+    tta: bool = False
+    raw: bool = False
+    launcher: str = 'none'
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether an exported file is evaluated."""
+        return self.checkpoint.lower().endswith('.onnx')
+
+    def check(self) -> None:
+        """Check the choices against each other.
+
+        Raises:
+            UserError: one of them cannot be had with the others, or for an exported file.
+        """
+        if self.mini and self.data_root:
+            raise UserError(
+                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
+            )
+        if self.report and self.tta:
+            raise UserError('--report shows the predictions of the plain test: drop --tta')
+        if self.out and Path(self.out).is_dir():
+            raise UserError(f'--out {self.out} is a directory: pass the name of a file')
+        if not self.is_exported:
+            return
+        for flag in ('fuse', 'amp', 'tta', 'raw'):
+            if getattr(self, flag):
+                raise UserError(f'--{flag} is for checkpoints, {self.checkpoint} is fixed: drop it')
+        if self.launcher != 'none':
+            raise UserError('--launcher: an exported file is evaluated in one process: drop it')
