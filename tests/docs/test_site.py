@@ -1,14 +1,12 @@
 """The site builds without a warning and asks no other host for anything; what its pages say holds.
 
-Commands of pages and README, in blocks and in sentences: each is read by the parser of its own
-tool, and every file and config that it names is there. tests/test_docs_commands.py runs them.
+Commands of pages and README, in blocks and in sentences: each is parsed by the command's own parser,
+and every file and config that it names exists. test_commands.py runs them.
 """
 
 import ast
-import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -16,113 +14,108 @@ from html.parser import HTMLParser
 import pytest
 
 from backbone import UserError
-from effvim.cli.main import COMMANDS
-from effvim.cli.options import Parser
+from effvim.cli import main
+from effvim.config.packaged import MODEL_SUFFIXES, check_config_exists, config_path
+from tests.helpers.documentation import (
+    COMMANDS,
+    PAGES,
+    TEXTS,
+    arguments,
+    mentions,
+    parsers,
+)
 from tests.helpers.paths import ROOT
 
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
-TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']  # what the site shows
-TOOLS = {'convert_weights': 'convert'}  # files of tools/ by the module that parses
-PLACES = {  # what a page leaves open, and what a reader may put there
-    'CONFIG': 'configs/retinanet_effvim_m4.py',
-    'CKPT': 'epoch_2.pth',
-    'FILE': 'file.png',
-    'SOURCE': 'a.pth',
-    'DEST.safetensors': 'b.safetensors',
-    'IMAGE|DIR|"GLOB"': 'picture.jpg',
-    'PICTURES': 'pictures',
-    '…': '',
-    'RUN': 'work_dirs/a',
-}
-TOOL = r'(?:^|\s)(?:effvim|tools/\w+\.py|-m (?:effvim|backbone)\.\w+)\s'
 
-
-def commands(text):
-    """Calls of one of the tools with arguments, joined where they go on, without remarks."""
-    blocks = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
-    lines = [
-        line.split('  #')[0]
-        for language, block in blocks.findall(text)
-        if language in ('', 'bash', 'sh')
-        for line in block.replace('\\\n', ' ').splitlines()
-    ]
-    told = re.findall(r'`([^`]+)`', blocks.sub('', text))  # of which some only name a tool
-    lines += [line for line in told if not re.fullmatch(r'effvim \w+', line)]
-    for line in lines:
-        line = ' '.join(line.split())
-        if re.search(rf'{TOOL}\S', line):
-            yield line
-
-
-COMMANDS = sorted(
-    {(str(page.relative_to(ROOT)), line) for page in TEXTS for line in commands(page.read_text())}
-)
-
-
-def arguments(line):
-    """Module of effvim and arguments of a command line, its open places filled."""
-    line = re.sub(r'\[CKPT …\]|\[CKPT\]', 'CKPT', line)
-    for optional in re.findall(r'\[([^\]]*)\]', line):  # as if given, the first of choices
-        line = line.replace(f'[{optional}]', optional.split(' | ')[0])
-    for place, filled in PLACES.items():
-        line = re.sub(rf'(?<!\S){re.escape(place)}(?!\S)', lambda _, new=filled: new, line)
-    words = shlex.split(line)
-    for i, word in enumerate(words):
-        if match := re.fullmatch(r'tools/(\w+)\.py', word):
-            assert (ROOT / word).is_file()
-            return f'effvim.{TOOLS.get(match[1], match[1])}', words[i + 1 :]
-        if word == 'effvim':
-            assert words[i + 1] in COMMANDS
-            return f'effvim.{words[i + 1]}', words[i + 2 :]
-        if word.startswith(('effvim.', 'backbone.')):
-            return word, words[i + 1 :]
-    raise AssertionError(f'no tool in {line}')
-
-
-def parsed(module, given, monkeypatch):
-    """What the tool's own parser makes of the arguments; nothing is run."""
-
-    class Parsed(Exception):
-        pass
-
-    def stop(self, args=None, namespace=None):
-        found, rest = self.parse_known_args(args, namespace)
-        if rest:
-            self.error(f'unrecognized arguments: {rest}')
-        raise Parsed(found)
-
-    monkeypatch.setattr(Parser, 'parse_args', stop)
-    monkeypatch.setattr('argparse.ArgumentParser.parse_args', stop)
-    tool = importlib.import_module(module)
-    with pytest.raises(Parsed) as found:
-        tool.main(given)
-    return found.value.args[0]
+def configs(args):
+    """The configs that a parsed command line names."""
+    if getattr(args, 'config', None):
+        yield args.config
+    model = getattr(args, 'model', None)
+    if model and not model[0].endswith(MODEL_SUFFIXES):
+        yield model[0]
 
 
 @pytest.mark.parametrize('page, line', COMMANDS)
-def test_commands_are_as_the_tools_take_them(page, line, monkeypatch):
+def test_commands_are_as_their_parsers_take_them(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    module, given = arguments(line)
-    args = parsed(module, given, monkeypatch)
-    assert not hasattr(args, 'config') or not args.config or os.path.isfile(args.config)
+    command, words = arguments(line)
+    args = main.parse([command, *words])
+    for config in configs(args):
+        check_config_exists(config_path(config))
     for word in re.findall(r'\b(?:configs|tools|docs)/[\w/.-]+', line):
         assert (ROOT / word).exists()
 
 
-def test_a_wrong_flag_or_config_is_seen(monkeypatch):
+def test_a_wrong_flag_or_config_is_noticed(monkeypatch):
     with pytest.raises(UserError, match='--fusee'):
-        parsed('effvim.test', ['retinanet_effvim_m4', 'a.pth', '--fusee'], monkeypatch)
-    assert {f'effvim.{name}' for name in COMMANDS} | {'backbone.imagenet'} <= {
-        arguments(line)[0] for _, line in COMMANDS
-    }
+        main.parse(['test', 'retinanet_effvim_m4', 'a.pth', '--fusee'])
+    with pytest.raises(UserError, match='not found'):
+        check_config_exists(config_path('retinanet_effvim_m44'))
+    assert set(main.COMMANDS) <= {arguments(line)[0] for _, line in COMMANDS}
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_flags_that_sentences_name_exist(page):
+    for command, words in mentions(page.read_text()):
+        while words and f'{command} {words[0]}' in parsers():
+            command, words = f'{command} {words[0]}', words[1:]
+        known = {
+            flag
+            for name, parser in parsers().items()
+            if name == command or name.startswith(f'{command} ')
+            for action in parser._actions
+            for flag in action.option_strings
+        }
+        named = {word for word in words if word.startswith('--')}
+        assert named <= known, f'{command}: {named - known}'
+
+
+def test_every_flag_is_documented():
+    """Those of `effvim benchmark backbone|model` are described by their help."""
+    text = ' '.join(page.read_text() for page in TEXTS)
+    named = set(re.findall(r'--[a-z][\w-]*', text))
+    for command, parser in parsers().items():
+        if command.startswith('benchmark'):
+            continue
+        flags = {
+            flag
+            for action in parser._actions
+            for flag in action.option_strings
+            if flag.startswith('--') and action.help != '==SUPPRESS=='
+        }
+        assert flags - named <= {'--help', '--version'}, command
+
+
+def test_files_that_pages_name_exist():
+    for page in (*TEXTS, ROOT / 'CONTRIBUTING.md'):
+        for path in re.findall(
+            r'`((?:tests|docs|tools|locks|configs|maintenance)/[\w/.-]+)', page.read_text()
+        ):
+            assert (ROOT / path).exists(), f'{page.name}: {path}'
+
+
+def test_links_of_files_outside_the_site_lead_to_files():
+    for page in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'configs/gallery/README.md'):
+        for target, anchor in re.findall(r'\]\(([^)#:\s]+)(?:#([^)\s]*))?\)', page.read_text()):
+            path = page.parent / target
+            assert path.exists(), f'{page.name}: {target}'
+            if anchor:
+                headings = re.findall(r'^#+ (.+)$', path.read_text(), re.MULTILINE)
+                slugs = [re.sub(r'[^\w -]', '', h).strip().lower().replace(' ', '-') for h in headings]
+                assert anchor in slugs, f'{page.name}: {target}#{anchor}'
+
+
+def test_readme_is_a_front_door():
+    assert (ROOT / 'README.md').stat().st_size <= 8192
 
 
 def test_targets_of_make_exist():
     rules = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
     named = {
         name
-        for page in [*PAGES, ROOT / 'README.md']
-        for name in re.findall(r'(?:^|`)make ([\w-]+)', page.read_text(), re.MULTILINE)
+        for page in [*PAGES, ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
+        for name in re.findall(r'(?:^|`)make\s([\w-]+)', page.read_text(), re.MULTILINE)
     }
     assert named and named <= rules
 
@@ -130,12 +123,12 @@ def test_targets_of_make_exist():
 def messages():
     """Fixed parts of all strings of the code, holes as …, neighbours joined."""
     for folder in ('effvim', 'backbone', 'mmdet_plugin', 'mmseg_plugin'):
-        for path in (ROOT / folder).glob('*.py'):
+        for path in (ROOT / folder).rglob('*.py'):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     yield ''.join(
-                        part.value if isinstance(part, ast.Constant) else '…'
-                        for part in node.values
+                        value.value if isinstance(value, ast.Constant) else '…'
+                        for value in node.values
                     )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
@@ -163,14 +156,14 @@ class Fetched(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.sources = []
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         if tag in ('script', 'img', 'iframe', 'source', 'video', 'audio'):
-            self.found.append(attrs.get('src'))
+            self.sources.append(attrs.get('src'))
         if tag == 'link' and attrs.get('rel') != 'canonical':
-            self.found.append(attrs.get('href'))
+            self.sources.append(attrs.get('href'))
 
 
 @pytest.fixture(scope='module')
@@ -191,11 +184,13 @@ def site(tmp_path_factory):
 
 def test_every_page_is_in_the_site(site):
     assert {p.stem for p in site.glob('*.html')} >= {p.stem for p in PAGES}
-    text = ''.join(p.read_text() for p in site.glob('*.html'))
-    assert 'README:' not in text and 'FILE:' not in text
+    navigation = (ROOT / 'mkdocs.yml').read_text()
+    assert all(f': {page.name}\n' in navigation for page in PAGES)
     gallery = (site / 'gallery.html').read_text()
-    assert all(p.name in gallery for p in (ROOT / 'configs/gallery').glob('*.py'))
-    assert 'A ⊙ B̂' in (site / 'pictures.html').read_text()
+    assert all(p.stem in gallery for p in (ROOT / 'configs/gallery').glob('*.py'))
+    models = (site / 'models.html').read_text()
+    assert all(p.stem in models for p in (ROOT / 'configs').glob('*.py'))
+    assert 'A ⊙ B̂' in (site / 'examples.html').read_text()
     api = (site / 'api.html').read_text()
     assert 'id="backbone.EfficientViM"' in api and 'stochastic depth' in api
 
@@ -205,6 +200,6 @@ def test_nothing_is_fetched_from_another_host(site):
     for page in pages:
         reader = Fetched()
         reader.feed(page.read_text())
-        assert reader.found and not [x for x in reader.found if x and '//' in x], page.name
+        assert reader.sources and not [x for x in reader.sources if x and '//' in x], page.name
     for sheet in site.rglob('*.css'):
         assert not re.search(r'(@import|url\()\s*["\']?(https?:)?//', sheet.read_text()), sheet
