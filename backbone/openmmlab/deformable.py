@@ -1,7 +1,7 @@
-"""Deformable convolution and attention for the stand-in of `backbone.ops`, in mmcv's convention.
+"""Deformable convolution and attention for the stand-in in ops.py, in mmcv's calling convention.
 
-Results are written into the tensors handed in; gradients are those of autograd through the forward
-form, computed anew. All arithmetic is in at least float32.
+Results are written into the tensors passed in; the backward functions run the forward again under
+autograd. All arithmetic is in at least float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _convolve(
     bias: Tensor | None,
     sizes: dict[str, Any],
 ) -> Tensor:
-    """torchvision's; `mask` is None for the first version, without modulation.
+    """torchvision's deformable convolution; `mask` is None for version 1, without modulation.
 
     torchvision reads the groups from the weight's shape and the deformable ones from the offset's.
     """
@@ -42,7 +42,7 @@ def _convolve(
 def _gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
 ) -> tuple[Tensor, ...]:
-    """Of `function(*inputs)` with respect to each of them."""
+    """Gradients of `function(*inputs)` with respect to each input."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         output = function(*leaves)
@@ -70,7 +70,7 @@ def modulated_deform_conv_forward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Modulated deformable convolution, Eq. (1) of arXiv:1811.11168; into `output`.
+    """Modulated deformable convolution, Eq. (1) of arXiv:1811.11168; `output` receives the result.
 
     Args:
         input: (B, C, H, W). weight: (D, C / group, kernel_h, kernel_w). bias: (D,).
@@ -116,13 +116,13 @@ def modulated_deform_conv_backward(
     sizes = dict(
         stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
     )
-    found = _gradients(
+    gradients = _gradients(
         lambda x, o, m, w: _convolve(x, o, m, w, None, sizes),
         (input, offset, mask, weight),
         grad_output,
     )
-    for into, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), found):
-        into.copy_(grad)
+    for target, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), gradients):
+        target.copy_(grad)
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
 
@@ -146,7 +146,7 @@ def deform_conv_forward(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Deformable convolution, Eq. (2) of arXiv:1703.06211; into `output`.
+    """Deformable convolution, Eq. (2) of arXiv:1703.06211; `output` receives the result.
 
     Shapes as in `modulated_deform_conv_forward`; columns, ones and im2col_step are unused.
     """
@@ -176,11 +176,11 @@ def deform_conv_backward_input(
 ) -> None:
     """Gradients of `deform_conv_forward` with respect to `input` and `offset`."""
     sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    found = _gradients(
+    gradients = _gradients(
         lambda x, o: _convolve(x, o, None, weight, None, sizes), (input, offset), grad_output
     )
-    grad_input.copy_(found[0])
-    grad_offset.copy_(found[1])
+    grad_input.copy_(gradients[0])
+    grad_offset.copy_(gradients[1])
 
 
 def deform_conv_backward_parameters(
@@ -205,14 +205,14 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Gradient of `deform_conv_forward` with respect to `weight`, times `scale`."""
     sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    (found,) = _gradients(
+    (gradient,) = _gradients(
         lambda w: _convolve(input, offset, None, w, None, sizes), (grad_weight,), grad_output
-    )  # linear in the weight: any of that shape will do
-    grad_weight.copy_(found * scale)
+    )  # linear in the weight: any weight of that shape will do
+    grad_weight.copy_(gradient * scale)
 
 
 def _attend(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """mmcv's own plain form, Eq. (3) of arXiv:2010.04159."""
+    """mmcv's own implementation in plain PyTorch, Eq. (3) of arXiv:2010.04159."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     dtype = torch.promote_types(value.dtype, torch.float32)
@@ -229,7 +229,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention; (B, Q, heads · D), in the type of `value`.
+    """Multi-scale deformable attention; returns (B, Q, heads · D), in the type of `value`.
 
     Args:
         value: (B, sum of H_l · W_l, heads, D). value_spatial_shapes: (L, 2), height and width.
@@ -252,13 +252,13 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Gradients of `ms_deform_attn_forward`, into the tensors `grad_…`."""
-    found = _gradients(
+    gradients = _gradients(
         lambda v, s, w: _attend(v, value_spatial_shapes, s, w),
         (value, sampling_locations, attention_weights),
         grad_output,
     )
-    for into, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), found):
-        into.copy_(grad)
+    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients):
+        target.copy_(grad)
 
 
 OPERATORS = (

@@ -4,10 +4,13 @@ mmdet, and mmsegmentation 1.2, import `mmcv.ops`, every module of which loads th
 `mmcv._ext` and asserts that its functions exist. Installed from the package registry, mmcv has no
 such extension, and compiling it needs a toolchain and ten minutes. `install()` puts a module with
 the operators that common detectors use in its place: NMS and soft-NMS, RoIAlign (average), RoIPool,
-the sigmoid focal loss, deformable convolution and attention (backbone/deformable.py), in mmcv's
-calling convention (results are written into the tensors handed in, except by `nms`). It must run
-before they are imported. Every other operator can be looked up, as mmcv asserts, and raises
-`MissingOperator` when called. An mmcv that has compiled operators is left as it is.
+the sigmoid focal loss, deformable convolution and attention (deformable.py), in mmcv's calling
+convention (results are written into the tensors passed in, except by `nms`). It must run before
+mmcv.ops is imported. Every other operator can be looked up, as mmcv asserts, and raises
+`MissingOperator` when called.
+
+Compiled operators that load are used untouched. Those that cannot be loaded, e.g. built for another
+PyTorch, are replaced as well, with a warning.
 
 All arithmetic is in at least float32 (`_wide`), on every device: torchvision's kernels lack some
 half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyond 256.
@@ -16,8 +19,10 @@ half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyon
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NoReturn
@@ -33,10 +38,9 @@ _NAME = 'mmcv._ext'
 
 _ORIGIN = 'backbone.openmmlab.ops'  # marks our module, also after a reload of this file
 
-_COMPILE = (
-    'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
-    '--no-build-isolation --no-binary onedl-mmcv onedl-mmcv'
-)
+_REINSTALL = 'pip install --force-reinstall --no-deps --no-cache-dir --no-binary onedl-mmcv'
+_COMPILE = f'MMCV_WITH_OPS=1 {_REINSTALL} --no-build-isolation onedl-mmcv'
+_WITHOUT_OPERATORS = f'MMCV_WITH_OPS=0 {_REINSTALL} onedl-mmcv'
 
 
 class MissingOperator(NotImplementedError):
@@ -44,7 +48,7 @@ class MissingOperator(NotImplementedError):
 
 
 def _wide(*tensors: Tensor) -> torch.dtype:
-    """The type to compute in: the widest of the tensors', float32 at least."""
+    """Return the type to compute in: the widest of the tensors', float32 at least."""
     return functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
 
 
@@ -81,9 +85,9 @@ def softnms(
 
     Args:
         boxes: (N, 4), scores: (N,), as in `nms`.
-        dets: (N, 5), whose first K rows receive boxes and lowered scores, in the order of choice.
-        iou_threshold: of the hard and the linear method: from here on scores are lowered.
-        sigma: of the Gaussian method, Eq. (4).
+        dets: (N, 5), whose first K rows receive boxes and lowered scores, highest-scoring first.
+        iou_threshold: hard and linear methods: from here on scores are lowered.
+        sigma: Gaussian method, Eq. (4).
         min_score: boxes whose score falls below are dropped.
         method: 0 hard, 1 linear, 2 Gaussian.
         offset: as in `nms`.
@@ -92,15 +96,15 @@ def softnms(
         (K,) int64 indices of the kept boxes.
     """
     dtype = _wide(boxes, scores)
-    left, wide = scores.to(dtype).clone(), boxes.to(dtype)
+    remaining, wide = scores.to(dtype).clone(), boxes.to(dtype)
     kept: list[int] = []
     ends = wide + wide.new_tensor([0, 0, offset, offset])
     for _ in range(len(boxes)):
-        best = int(left.argmax())
-        score = left[best].item()
+        best = int(remaining.argmax())
+        score = remaining[best].item()
         if score == -torch.inf:
             break
-        dets[len(kept)] = torch.cat([wide[best], left[best : best + 1]])
+        dets[len(kept)] = torch.cat([wide[best], remaining[best : best + 1]])
         kept.append(best)
         # of two boxes without area it is 0 / 0
         iou = torchvision.ops.box_iou(ends[best : best + 1], ends)[0].nan_to_num(0)
@@ -108,9 +112,9 @@ def softnms(
             factor = torch.exp(-iou.square() / sigma)
         else:
             factor = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
-        left = torch.where(left > -torch.inf, left * factor, left)
-        left[left < min_score] = -torch.inf
-        left[best] = -torch.inf
+        remaining = torch.where(remaining > -torch.inf, remaining * factor, remaining)
+        remaining[remaining < min_score] = -torch.inf
+        remaining[best] = -torch.inf
     return torch.tensor(kept, dtype=torch.int64)
 
 
@@ -123,16 +127,16 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """The maximum in each bin of a RoI (arXiv:1504.08083); into `output` and `argmax`.
+    """Maximum in each bin of a RoI (arXiv:1504.08083); `output` and `argmax` receive the result.
 
     Shapes as in `roi_align_forward`; `argmax` int32, for the backward pass.
     """
     dtype = _wide(input)
-    found, places = torch.ops.torchvision.roi_pool(
+    maxima, positions = torch.ops.torchvision.roi_pool(
         input.to(dtype), rois.to(dtype), spatial_scale, pooled_height, pooled_width
     )
-    output.copy_(found)
-    argmax.copy_(places)
+    output.copy_(maxima)
+    argmax.copy_(positions)
 
 
 def roi_pool_backward(
@@ -233,8 +237,8 @@ def roi_align_backward(
     """
     _check_average(pool_mode)
     dtype = _wide(grad_output)
-    # The compiled operator adds to grad_input, ours overwrites it: mmcv hands over zeros.
-    # On CUDA with torch.use_deterministic_algorithms(True) ours raises, theirs stays silent.
+    # The compiled operator adds to grad_input, ours overwrites it: mmcv passes zeros.
+    # On CUDA with torch.use_deterministic_algorithms(True) ours raises, mmcv's stays silent.
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(
             grad_output.to(dtype),
@@ -303,8 +307,8 @@ def sigmoid_focal_loss_backward(
 
 def _missing(name: str, *args: Any, **kwargs: Any) -> NoReturn:
     raise MissingOperator(
-        f"mmcv's operator '{name}' is compiled code, and not among the few that the stand-in "
-        f'offers. To get it, install mmcv with compiled operators: {_COMPILE}'
+        f"mmcv's operator '{name}' is compiled code that the stand-in does not offer: "
+        f'install mmcv with compiled operators: {_COMPILE}'
     )
 
 
@@ -319,26 +323,47 @@ class _StandIn(ModuleType):
 
 
 def is_installed() -> bool:
-    """Whether the operators in use, `mmcv._ext`, are the stand-in of this file."""
+    """Return whether the operators in use, `mmcv._ext`, are the stand-in of this file."""
     spec = getattr(sys.modules.get(_NAME), '__spec__', None)
     return getattr(spec, 'origin', None) == _ORIGIN
 
 
+def _compiled_operators_load() -> bool:
+    """Import mmcv's compiled operators if there are any; False, with a warning, if that fails."""
+    if importlib.util.find_spec(_NAME) is None:  # imports mmcv
+        return False
+    try:
+        importlib.import_module(_NAME)
+    except (ImportError, OSError) as error:  # another PyTorch or CUDA, a file cut short
+        reason = ' '.join(str(error).split())
+        warnings.warn(
+            f"mmcv's compiled operators cannot be loaded ({reason}): torchvision's are used "
+            f'instead. To get rid of this warning, install an mmcv without them: '
+            f'{_WITHOUT_OPERATORS}',
+            RuntimeWarning,
+            stacklevel=1,  # a module called mmdet_… may be filtered along with mmdet
+        )
+        return False
+    return True
+
+
 def install() -> bool:
-    """Make the stand-in `mmcv._ext`, unless mmcv has compiled operators of its own.
+    """Make mmcv's operators usable: the stand-in becomes `mmcv._ext` where mmcv has none that load.
+
+    Compiled operators that cannot be loaded are replaced, with a warning that names the reason.
 
     Returns:
-        True if the operators in use are ours, now or already; False if mmcv has its own.
+        True if the operators in use are the stand-in's, now or already; False if mmcv's own are.
 
     Raises:
         ModuleNotFoundError: mmcv is not installed.
     """
     if is_installed():
         return True
-    if sys.modules.get(_NAME) or importlib.util.find_spec(_NAME):  # find_spec imports mmcv
+    if _compiled_operators_load():
         return False
     module = _StandIn(_NAME, __doc__)
-    # importlib.util.find_spec, by which mmengine decides what mmcv can do, reads __spec__.
+    # importlib.util.find_spec, with which mmengine asks what mmcv can do, reads __spec__.
     module.__spec__ = ModuleSpec(_NAME, loader=None, origin=_ORIGIN)
     for operator in (
         nms,

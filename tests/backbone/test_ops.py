@@ -3,9 +3,11 @@
 import ast
 import copy
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from backbone.openmmlab import deformable, ops
+from tests.helpers.paths import ROOT
 
 ops.install()
 mmcv_ops = importlib.import_module('mmcv.ops')  # after install, or the import fails
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS = {
     'nms',
     'softnms',
@@ -350,18 +352,20 @@ def run_python(code):
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_mmdet_imports_after_install_even_if_mmcv_failed_before():
     run_python("""
+import importlib.machinery
 import importlib.util
 try:
     import mmcv.ops
-    raise SystemExit('mmcv.ops imports without us')
+    raise SystemExit('mmcv.ops imports without the stand-in')
 except ModuleNotFoundError as e:
     assert e.name == 'mmcv._ext'
-import backbone.ops
-assert backbone.ops.install() and backbone.ops.is_installed()
+from backbone.openmmlab import ops
+assert ops.install() and ops.is_installed()
 assert importlib.util.find_spec('mmcv._ext').name == 'mmcv._ext'
 import mmdet.models
 """)
@@ -377,9 +381,33 @@ def __getattr__(name):
     run_python(f"""
 import mmcv
 mmcv.__path__.append({str(tmp_path)!r})
-import backbone.ops
+from backbone.openmmlab import ops
 for _ in range(2):  # not yet imported, then imported
-    assert backbone.ops.install() is False and not backbone.ops.is_installed()
+    assert ops.install() is False and not ops.is_installed()
     import mmcv._ext
     assert mmcv._ext.nms == 'compiled' and mmcv._ext.__file__.startswith({str(tmp_path)!r})
 """)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'reason'),
+    [
+        ('_ext' + importlib.machinery.EXTENSION_SUFFIXES[0], 'not a library', '_ext.*(short|ELF)'),
+        ('_ext.py', 'raise ImportError("undefined symbol: _ZN5torch")', 'undefined symbol: _ZN5'),
+        ('_ext.py', 'raise OSError("libcudart.so.11: no such file")', 'libcudart.so.11'),
+    ],
+    ids=['damaged', 'another PyTorch', 'another CUDA'],
+)
+def test_compiled_operators_that_do_not_load_are_replaced(name, content, reason, tmp_path):
+    tmp_path.joinpath(name).write_text(content)
+    stderr = run_python(f"""
+import mmcv
+mmcv.__path__.append({str(tmp_path)!r})
+import mmdet_plugin, mmseg_plugin, torch
+from mmcv.ops import nms
+boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]])
+assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist() == [0, 2]
+assert mmdet_plugin.ops.install() and mmdet_plugin.ops.is_installed()
+""")
+    assert stderr.count("mmcv's compiled operators cannot be loaded") == 1, stderr
+    assert re.search(rf'RuntimeWarning: .* cannot be loaded \(.*{reason}.*\): torchvision', stderr)
