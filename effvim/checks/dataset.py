@@ -20,6 +20,7 @@ from effvim.checks.images import AdeJob, CocoJob, Result, examine_all
 from effvim.config.editing import set_classes
 from effvim.config.structure import is_segmentor
 from effvim.datasets import ade, coco
+from effvim.datasets.boxes import BoxProblem, box_problem
 
 SECTION = 'data'
 
@@ -95,11 +96,11 @@ def _coco(
         file=str(path),
     )
     try:
-        coco.check_any(dataset, path, content, classes)
+        coco.check_not_empty(dataset, path, content, classes)
     except UserError as error:
         report.problem(where, str(error))
     folder = root / (dataset.data_prefix.get('img') or '')
-    missing = set(coco.missing_pictures(folder, [image['file_name'] for image in images]))
+    missing = set(coco.missing_images(folder, [image['file_name'] for image in images]))
     report.problem(where, f'pictures are not in {folder}', sorted(missing))
     names = Counter(image['file_name'] for image in images)
     report.problem(
@@ -149,15 +150,16 @@ def _annotations(
         else:
             counts[names[annotation['category_id']]] += 1
         x, y, w, h = annotation['bbox']
-        if min(w, h) < 0:
+        wrong = box_problem((x, y, x + w, y + h), width, height)
+        if wrong is BoxProblem.NEGATIVE:
             negative.append(f'{at}: {annotation["bbox"]}')
-        elif min(x, y) < -1 or x + w > width + 1 or y + h > height + 1:  # one for rounding
+        elif wrong:
             outside.append(f'{at}: {annotation["bbox"]} in {width} × {height}')
         elif min(w, h) < 1 or annotation['area'] <= 0:
             small.append(at)
         if masks:
             outline = annotation.get('segmentation')
-            problem = coco.outline_problem(outline, width, height)
+            problem = coco.segmentation_problem(outline, width, height)
             if problem:
                 undrawn.append(f'{at} {problem}')
             else:
@@ -174,7 +176,7 @@ def _ade(
 ) -> tuple[tuple[str, ...], list[Any]] | None:
     """One split; its classes and pictures, None if it is not to be had."""
     try:
-        pairs = ade.pairs_of(dataset)
+        pairs = ade.find_pairs(dataset)
         classes, number = ade.classes_of(dataset)
         if quick:
             ade.check(dataset)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from backbone.errors import UserError
-from effvim.datasets import ade
+from effvim.datasets import ade, coco
 from effvim.images import examine_image
 
 CHUNK = 32  # pictures that a worker takes at once
@@ -75,10 +75,7 @@ def examine(job: CocoJob | AdeJob) -> Result:
 
 def _pixels(outline: Any, height: int, width: int) -> int:
     """How many pixels a mask has once it is drawn, as mmdet draws it."""
-    if isinstance(outline, dict) and isinstance(outline['counts'], str):
-        return int(rle.area(outline))
-    drawn = rle.frPyObjects(outline, height, width)
-    return int(rle.area(rle.merge(drawn) if isinstance(drawn, list) else drawn))
+    return int(rle.area(coco.encode_mask(outline, width, height)))
 
 
 def examine_all(jobs: Sequence[CocoJob | AdeJob], workers: int, title: str) -> list[Result]:

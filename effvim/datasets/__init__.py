@@ -1,0 +1,1 @@
+"""Datasets as training reads them: COCO, ADE20K and the synthetic one."""

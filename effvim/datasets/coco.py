@@ -1,32 +1,33 @@
-"""COCO annotations and pictures: what can be wrong with them, found before mmdet is imported."""
+"""COCO annotations and images: find what is wrong with them before mmdet is imported."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as rle
 
 from backbone.errors import UserError
+from effvim import console
 
 LAYOUT = (
     'annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg, '
     'val2017/*.jpg'
 )
 
-LIMIT = 2**53  # of whole numbers that survive as floats
+MAX_NUMBER = 2**53  # whole numbers below it survive as floats
 
-LONGEST = 2**20  # side of a picture that OpenCV decodes
+MAX_SIDE = 2**20  # pixels; OpenCV decodes no longer side
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int and abs(value) < LIMIT
+    return type(value) is int and abs(value) < MAX_NUMBER
 
 
 def _is_text(value: Any) -> bool:
@@ -34,24 +35,24 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < LIMIT  # NaN is below nothing
+    return type(value) in (int, float) and abs(value) < MAX_NUMBER  # False for NaN
 
 
 def _is_length(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= LONGEST
+    return _is_number(value) and 0 < value <= MAX_SIDE
 
 
 def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
 
 
-# What every entry of COCO's lists needs, and what of.
+# The fields that mmdet needs in each of COCO's lists: their check, and what it accepts.
 FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'images': {
         'id': (_is_whole, 'a whole number'),
         'file_name': (_is_text, 'text'),
-        'height': (_is_length, f'pixels, 1 to {LONGEST}'),
-        'width': (_is_length, f'pixels, 1 to {LONGEST}'),
+        'height': (_is_length, f'pixels, 1 to {MAX_SIDE}'),
+        'width': (_is_length, f'pixels, 1 to {MAX_SIDE}'),
     },
     'annotations': {
         'id': (_is_whole, 'a whole number'),
@@ -63,9 +64,18 @@ FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'categories': {'id': (_is_whole, 'a whole number'), 'name': (_is_text, 'text')},
 }
 
+# A file that `read_annotations(…, keep=True)` has read, by path, time of change and size.
+_kept: dict[tuple[str, int, int], dict[str, Any]] = {}
 
-def read_annotations(path: Path, root: Path) -> dict[str, Any]:
-    """A COCO annotation file.
+
+def read_annotations(path: Path, root: Path, *, keep: bool = False) -> dict[str, Any]:
+    """Read a COCO annotation file and check every field that mmdet needs.
+
+    Args:
+        path: the file.
+        root: the dataset's directory, for messages.
+        keep: hold the content in memory until the next call, which gets it without parsing again
+            if it is for the same unchanged file. COCO's own takes half a minute and GiBs.
 
     Raises:
         UserError: it or `root` is absent, it is not JSON, it lacks one of COCO's lists or fields,
@@ -84,50 +94,86 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     try:
-        content = json.loads(path.read_bytes())
+        status = path.stat()
+        key = os.path.realpath(path), status.st_mtime_ns, status.st_size
+        content = _kept.pop(key, None)
+        _kept.clear()
+        if content is None:
+            text = path.read_bytes()
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not complete JSON ({error}): fetch it again') from error
-    for key, fields in FIELDS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
-        for i, entry in enumerate(content[key]):
-            if not isinstance(entry, dict) or not fields.keys() <= entry.keys():
-                have = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-                raise UserError(f'{path}: {key}[{i}] needs {sorted(fields)}, has {have}')
-            for field, (fits, meant) in fields.items():
-                if not fits(entry[field]):
-                    raise UserError(
-                        f'{path}: {key}[{i}].{field} must be {meant}, got {entry[field]!r:.99}'
-                    )
-        ids = [entry['id'] for entry in content[key]]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i, count in Counter(ids).items() if count > 1)
-            raise UserError(
-                f'{path}: id {twice} occurs more than once in {key}: one of the '
-                f'entries would be lost; give each an id of its own'
-            )
-    if not content['categories']:
-        raise UserError(f'{path} has no categories')
+    if content is None:
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{path} is not complete JSON ({error}): download it again') from error
+        del text
+        _check_fields(path, content)
+    if keep:
+        _kept[key] = content
     return content
 
 
-def check(dataset: Any) -> tuple[str, ...]:
-    """Check one data set config (CocoDataset) against the disk; returns its classes, in order.
+def _check_fields(path: Path, content: Any) -> None:
+    for key, fields in FIELDS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
+        for i, item in enumerate(content[key]):
+            if not isinstance(item, dict) or not fields.keys() <= item.keys():
+                has = sorted(item) if isinstance(item, dict) else type(item).__name__
+                raise UserError(f'{path}: {key}[{i}] needs {sorted(fields)}, has {has}')
+            for field, (is_valid, expected) in fields.items():
+                if not is_valid(item[field]):
+                    raise UserError(
+                        f'{path}: {key}[{i}].{field} must be {expected}, got {item[field]!r:.99}'
+                    )
+        ids = [item['id'] for item in content[key]]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i, count in Counter(ids).items() if count > 1)
+            raise UserError(
+                f'{path}: id {twice} occurs more than once in {key}: all but one of them would be '
+                f'lost; give each an id of its own'
+            )
+    if not content['categories']:
+        raise UserError(f'{path} has no categories')
+
+
+def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
+    """Check the datasets of several loaders; return the classes, which must agree.
 
     Raises:
-        UserError: as `read_annotations`; no annotation at all, pictures missing, or classes in the
+        UserError: as `check`, or two files list the classes in different orders.
+    """
+    seen: dict[tuple[str, str], tuple[str, ...]] = {}
+    for loader in loaders:
+        where = (loader.dataset.get('data_root'), loader.dataset.get('ann_file'))
+        if where not in seen:
+            seen[where] = check(loader.dataset)
+    (first, classes), *others = seen.items()
+    for where, other in others:
+        if other != classes:
+            raise UserError(
+                f'{where[1]} and {first[1]} do not list the same categories in the '
+                f'same order: {_some(other)}; {_some(classes)}'
+            )
+    return classes
+
+
+def check(dataset: Any) -> tuple[str, ...]:
+    """Check one dataset config (CocoDataset) against the disk; return its classes, in order.
+
+    Raises:
+        UserError: as `read_annotations`; no annotation at all, images missing, or classes in the
             config that the file does not have.
     """
     root = Path(dataset.get('data_root') or '')
     path = root / (dataset.get('ann_file') or '')
     content = read_annotations(path, root)
     classes = classes_of(dataset, path, content)
-    check_any(dataset, path, content, classes)
+    check_not_empty(dataset, path, content, classes)
     folder = root / (dataset.data_prefix.get('img') or '')
     names = [image['file_name'] for image in content['images']]
-    missing = missing_pictures(folder, names)
+    missing = missing_images(folder, names)
     if missing:
         raise UserError(
             f'{len(missing)} of {len(names)} images that {path} names are not in '
@@ -137,16 +183,15 @@ def check(dataset: Any) -> tuple[str, ...]:
         _check_masks(path, content)
     dropped = sum(a['area'] <= 0 or min(a['bbox'][2:]) < 1 for a in content['annotations'])
     if dropped:
-        print(
-            f'note: {path}: {dropped} of {len(content["annotations"])} annotations have no area '
-            f'or a side below 1 pixel: mmdet leaves them out',
-            file=sys.stderr,
+        console.note(
+            f'{path}: {dropped} of {len(content["annotations"])} annotations have no area or a '
+            f'side below 1 pixel: mmdet ignores them'
         )
     return classes
 
 
 def classes_of(dataset: Any, path: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """The classes of a data set config in the order of its annotation file.
+    """The classes of a dataset config, in the order of its annotation file.
 
     Raises:
         UserError: the config asks for some that the file does not have.
@@ -163,56 +208,63 @@ def classes_of(dataset: Any, path: Path, content: dict[str, Any]) -> tuple[str, 
     return tuple(name for name in names if name in wanted)
 
 
-def check_any(dataset: Any, path: Path, content: dict[str, Any], classes: Sequence[str]) -> None:
-    """See that something is left of a data set: a picture large enough, with an annotation.
+def check_not_empty(
+    dataset: Any, path: Path, content: dict[str, Any], classes: Sequence[str]
+) -> None:
+    """Check that something is left to load: an image of sufficient size with an annotation.
 
     Raises:
         UserError: nothing is.
     """
     ids = {c['id'] for c in content['categories'] if c['name'] in classes}
     annotated = {a['image_id'] for a in content['annotations'] if a['category_id'] in ids}
-    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    min_size = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     if not any(
-        i['id'] in annotated and min(i['height'], i['width']) >= least for i in content['images']
+        i['id'] in annotated and min(i['height'], i['width']) >= min_size for i in content['images']
     ):
         raise UserError(
-            f'{path} has no annotation of {_some(classes)} in a picture of at least '
-            f'{least} pixels: there is nothing to train on or to measure'
+            f'{path} has no annotation of {_some(classes)} in an image of at least '
+            f'{min_size} pixels: there is nothing to train on or to evaluate'
         )
 
 
-def uses_masks(dataset: Any) -> bool:
-    """Whether a data set config loads masks."""
-    return any(step.get('with_mask') for step in dataset.get('pipeline', []))
-
-
-def missing_pictures(folder: Path, names: Sequence[str]) -> list[str]:
-    """Which of the pictures are not in `folder`."""
-    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+def missing_images(folder: Path, names: Sequence[str]) -> list[str]:
+    """Which of the images are not in `folder`."""
+    present = {file.name for file in os.scandir(folder)} if folder.is_dir() else set()
     return [n for n in names if n not in present and not (folder / n).is_file()]
 
 
+def uses_masks(dataset: Any) -> bool:
+    """Whether a dataset config loads masks."""
+    return any(step.get('with_mask') for step in dataset.get('pipeline', []))
+
+
 def _check_masks(path: Path, content: dict[str, Any]) -> None:
-    """Every object needs an outline; mmdet would ignore a bad one, or learn an empty mask."""
+    """Every object needs a mask; mmdet would ignore a malformed one, or learn an empty one."""
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     if not any(annotation.get('segmentation') for annotation in content['annotations']):
         raise UserError(
-            f'{path} has boxes without outlines, the config learns masks: take a '
-            f'detector of boxes, e.g. retinanet_effvim_m4 or rtmdet_effvim_m4'
+            f'{path} has boxes without segmentation, but the config learns masks: use a '
+            f'box detector, e.g. retinanet_effvim_m4 or rtmdet_effvim_m4'
         )
     for annotation in content['annotations']:
-        problem = outline_problem(
-            annotation.get('segmentation'), *sizes.get(annotation['image_id'], (math.inf, math.inf))
-        )
+        size = sizes.get(annotation['image_id'], (math.inf, math.inf))
+        problem = segmentation_problem(annotation.get('segmentation'), *size)
         if problem:
             raise UserError(
                 f'{path}: the mask of annotation {annotation["id"]} (image '
-                f'{annotation["image_id"]}) {problem}: mend it or take it out'
+                f'{annotation["image_id"]}) {problem}: fix it or remove it'
             )
 
 
-def outline_problem(segmentation: Any, width: float, height: float) -> str:
-    """What is wrong with polygons [[x1, y1, x2, y2, …], …] or a run-length mask; '' if nothing."""
+def segmentation_problem(segmentation: Any, width: float, height: float) -> str:
+    """Say what is wrong with an annotation's `segmentation`; '' if nothing.
+
+    Args:
+        segmentation: polygons [[x1, y1, x2, y2, …], …], or a run-length encoded mask.
+        width: of the image; infinite if unknown.
+        height: likewise.
+    """
     if isinstance(segmentation, dict):
         counts, size = segmentation.get('counts'), segmentation.get('size')
         if not isinstance(counts, (list, str)):
@@ -232,14 +284,14 @@ def outline_problem(segmentation: Any, width: float, height: float) -> str:
             return 'has a polygon that is not a list of at least three points x, y'
         if (
             not set(map(type, polygon)) <= {int, float}
-            or not max(map(abs, polygon)) < LIMIT
+            or not max(map(abs, polygon)) < MAX_NUMBER
             or math.isnan(sum(polygon))
         ):
             return 'has a polygon with a point that is not two numbers'
         x, y = polygon[0::2], polygon[1::2]
         if max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height:
             return f'has a polygon outside the {width} × {height} pixels of the image'
-        # drawing it takes memory by its length, as far as it may reach
+        # the memory for drawing it grows with its length, however far it reaches
         if min(x) < -width or min(y) < -height or max(x) > 2 * width or max(y) > 2 * height:
             return f'has a polygon far beyond the {width} × {height} pixels of the image'
     return ''
@@ -267,25 +319,18 @@ def _fills(counts: list[Any] | str, pixels: float) -> bool:
     return bool((runs >= 0).all() and runs.sum() == pixels)
 
 
-def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
-    """Check the data sets of several loaders; returns the classes, which must agree.
+def encode_mask(segmentation: Any, width: int, height: int) -> Any:
+    """Convert a well-formed `segmentation` to the run-length mask that pycocotools works on.
 
-    Raises:
-        UserError: as `check`, or two files list the classes in different orders.
+    Args:
+        segmentation: without `segmentation_problem`.
+        width: of the image.
+        height: of the image.
     """
-    seen: dict[tuple[str, str], tuple[str, ...]] = {}
-    for loader in loaders:
-        where = (loader.dataset.get('data_root'), loader.dataset.get('ann_file'))
-        if where not in seen:
-            seen[where] = check(loader.dataset)
-    (first, classes), *others = seen.items()
-    for where, found in others:
-        if found != classes:
-            raise UserError(
-                f'{where[1]} and {first[1]} do not list the same categories in the '
-                f'same order: {_some(found)}; {_some(classes)}'
-            )
-    return classes
+    if isinstance(segmentation, dict) and isinstance(segmentation['counts'], str):
+        return segmentation
+    encoded = rle.frPyObjects(segmentation, height, width)
+    return rle.merge(encoded) if isinstance(encoded, list) else encoded
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

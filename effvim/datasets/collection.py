@@ -1,4 +1,4 @@
-"""TODO effvim.datasets.collection."""
+"""Python's garbage collector while millions of annotations are in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Python's search for cycles rests: it would walk millions of annotations again and again."""
-    was = gc.isenabled()
+    """Pause the search for reference cycles, which would walk all annotations again and again."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()

@@ -1,8 +1,8 @@
-"""Training data whose order and augmentation depend on the seed, the epoch and the picture alone.
+"""Samplers that make order and augmentation depend on seed, epoch and image alone.
 
-mmengine seeds loader workers: what a picture looks like depends on what its worker loaded before
-it, hence on their number and on where an earlier run ended. And its epochs begin at their first
-batch only.
+mmengine seeds loader workers: how an image is augmented depends on what its worker loaded before
+it, hence on the number of workers and on where an earlier run ended. And mmengine's epochs can only
+begin at their first batch. With these samplers a resumed run sees what an uninterrupted one sees.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from effvim.datasets import transforms
 
 
 class SeededIndex(int):
-    """An index into a data set that brings along the seed of what is random about its picture."""
+    """An index into a dataset that carries the random seed for augmenting its image."""
 
     seed: int
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers start from `seed`; afterwards all is as before.
+    """Seed Python, NumPy and torch inside the block; afterwards their states are as before.
 
-    Without workers pictures are made in the process that trains, whose numbers are the model's.
+    Without workers, images are augmented in the process that trains, whose random numbers are the
+    model's.
     """
     python, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -48,7 +49,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @DATASETS.register_module()
 class EffViMSeededDataset(Dataset):
-    """A data set that makes each picture from the random numbers of its `Sample`."""
+    """A dataset that augments each image with the random seed of its `SeededIndex`."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = DATASETS.build(dataset)
@@ -64,7 +65,7 @@ class EffViMSeededDataset(Dataset):
 
     @property
     def pipeline(self) -> Any:
-        """The data set's own. mmdet's PipelineSwitchHook sets another."""
+        """That of the dataset inside. mmdet's PipelineSwitchHook sets another."""
         return self.dataset.pipeline
 
     @pipeline.setter
@@ -80,14 +81,17 @@ class EffViMSeededDataset(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class EffViMSeededSampler(Sampler):
-    """A sampler whose indices are `Sample`s, seeded by run, epoch and index.
+    """A sampler that yields `SeededIndex`es, seeded by run, epoch and index.
 
-    sampler: the config of the sampler that chooses the order.
+    Args:
+        dataset: the dataset.
+        seed: of the run; None lets the sampler inside draw one.
+        sampler: the config of the sampler inside, which chooses the order.
     """
 
     def __init__(self, dataset: Any, seed: int | None, sampler: Any) -> None:
         self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
-        self.dataset = dataset  # AspectRatioBatchSampler asks for the pictures' sizes
+        self.dataset = dataset  # AspectRatioBatchSampler asks for the images' sizes
         self.seed: int = self.sampler.seed  # drawn there if it was None
         self.epoch = 0
 
@@ -96,39 +100,47 @@ class EffViMSeededSampler(Sampler):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         for index in self.sampler:
-            yield self.sample(index, self.epoch)
+            yield self.seeded_index(index, self.epoch)
 
-    def sample(self, index: int, epoch: int) -> SeededIndex:
-        """`index` in `epoch`."""
-        sample = SeededIndex(index)
-        sample.seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-        return sample
+    def seeded_index(self, index: int, epoch: int) -> SeededIndex:
+        """`index` with its random seed in `epoch`."""
+        seeded_index = SeededIndex(index)
+        entropy = np.random.SeedSequence((self.seed, epoch, index))
+        seeded_index.seed = int(entropy.generate_state(1)[0])
+        return seeded_index
 
     def set_epoch(self, epoch: int) -> None:
-        """As mmengine's samplers."""
+        """Set the epoch, as for mmengine's samplers."""
         self.epoch = epoch
         self.sampler.set_epoch(epoch)
 
 
 @DATA_SAMPLERS.register_module()
 class EffViMSeededInfiniteSampler(EffViMSeededSampler):
-    """The same around mmengine's InfiniteSampler, where an epoch is one pass over the data."""
+    """The same for mmengine's InfiniteSampler; an epoch is one pass over the dataset."""
 
     skipped = 0
 
     def skip(self, number: int) -> None:
-        """Start after the first `number` indices of this process; mmengine's loop asks for it."""
+        """Skip the first `number` indices of this process; mmengine's loop calls it to resume."""
         self.skipped = number
 
     def __iter__(self) -> Iterator[SeededIndex]:
-        rank, processes = get_dist_info()
+        rank, world_size = get_dist_info()
         for position, index in itertools.islice(enumerate(self.sampler), self.skipped, None):
-            yield self.sample(index, (position * processes + rank) // len(self.sampler))
+            yield self.seeded_index(index, (position * world_size + rank) // len(self.sampler))
 
 
 @DATA_SAMPLERS.register_module()
 class EffViMResumableBatchSampler(Sampler):
-    """Batches of another batch sampler; the next epoch starts after the first `done` of them."""
+    """A batch sampler whose next epoch skips the first `done` batches.
+
+    Args:
+        sampler: of the indices.
+        batch_size: their number in a batch.
+        batch_sampler: the config of the batch sampler inside (default: torch's BatchSampler).
+        drop_last: drop an incomplete last batch, with torch's BatchSampler only.
+    """
 
     done = 0
 
@@ -155,13 +167,18 @@ class EffViMResumableBatchSampler(Sampler):
 
 
 def resumable(dataloader: Mapping[str, Any], by_epoch: bool) -> dict[str, Any]:
-    """The config of a training loader that can start anywhere and gives the same pictures."""
-    endless = str(dataloader['sampler']['type']).endswith('InfiniteSampler')
+    """Change a training loader's config so that it can resume anywhere with the same images.
+
+    Args:
+        dataloader: the config, not changed in place.
+        by_epoch: whether the training loop counts epochs; otherwise iterations.
+    """
+    infinite = str(dataloader['sampler']['type']).endswith('InfiniteSampler')
     changed = {
         **dataloader,
         'dataset': dict(type='EffViMSeededDataset', dataset=dataloader['dataset']),
         'sampler': dict(
-            type='EffViMSeededInfiniteSampler' if endless else 'EffViMSeededSampler',
+            type='EffViMSeededInfiniteSampler' if infinite else 'EffViMSeededSampler',
             sampler=dataloader['sampler'],
         ),
     }

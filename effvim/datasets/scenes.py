@@ -1,16 +1,16 @@
-"""The scenes of the embedded data set behind ``--mini``, drawn with a seed.
+"""Draw the scenes of the synthetic dataset behind ``--mini`` from a random seed.
 
-A scene is a textured ground with 1 to 6 objects of three classes. Objects may overlap (later ones
-hide earlier ones) and may be cut by the picture's edge. Outline and surface tell what an object
-is (striped discs, smooth triangles, checked crosses); colour does not. Detectors get small things,
-segmentors larger regions, see ``THINGS`` and ``REGIONS``.
+A scene is a textured background with 1 to 6 objects of three classes. Objects may overlap (later
+ones hide earlier ones) and may be cut by the edge of the image. Shape and texture tell the class of
+an object (striped discs, smooth triangles, checked crosses); colour does not. Detectors get small
+objects, segmentors larger regions, see ``SMALL_OBJECTS`` and ``REGIONS``.
 
 The same seed gives the same bytes on every machine. Therefore this file draws random numbers only
 with ``RandomState.random_sample`` and ``.bytes`` (their streams are frozen by NumPy), computes only
 with ``+ - * /``, comparisons, ``floor`` and exact integer sums (nothing that a maths library, a
 vector unit or a fused multiply-add rounds in its own way), and turns shapes by Pythagorean
-triples instead of sines. Whoever changes what is drawn raises ``VERSION`` in effvim/mini.py, and
-the data sets that users have on disk are drawn anew.
+triples instead of sines. Whoever changes what is drawn raises ``VERSION`` in
+effvim/datasets/synthetic.py; the datasets that users have on disk are then drawn anew.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 
 CLASSES = ('disc', 'triangle', 'cross')
 
-_KINDS = (2, 0, 3)  # the surface of each class, see _texture
+_KINDS = (2, 0, 3)  # the texture of each class, see _texture
 
 MAX_OBJECTS = 6
 
 MIN_SIDE, MAX_SIDE = 12, 100  # pixels, sides of an object's box
 
-MIN_VISIBLE = 0.6  # share of an object's pixels that must stay in sight
+MIN_VISIBLE = 0.6  # fraction of an object's pixels that must stay visible
 
-MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against that of what it hides
+MIN_CONTRAST = 160  # |R - R'| + |G - G'| + |B - B'|, an object's mean against what it hides
 
 TRIES = 30  # for each object after the first; a crowded scene stays with fewer
 
@@ -41,45 +41,49 @@ _TILTS = ((1, 0, 1), (99, 20, 101), (24, 7, 25), (12, 5, 13))  # 0 to 22.6 degre
 class Style(NamedTuple):
     """What a scene looks like.
 
-    sides: of objects in pixels, quantiles between which is interpolated. arm: half the width of a
-    cross's arms, least and most, as a share of half its length. repeats: for each class, how often
-    its pattern fits into the object, least and most. contrast: of that pattern, see _texture.
-    grounds: the surfaces of grounds.
+    Attributes:
+        sides: of objects in pixels, quantiles between which is interpolated.
+        arm: half the width of a cross's arms, least and most, as a fraction of half its length.
+        repeats: for each class, how often its pattern fits into the object, least and most.
+        contrast: of that pattern, see _texture.
+        backgrounds: kinds of texture that the background may have, see _texture.
     """
 
     sides: tuple[int, ...]
     arm: tuple[float, float]
     repeats: tuple[tuple[float, float], ...]
     contrast: int
-    grounds: tuple[int, ...]
+    backgrounds: tuple[int, ...]
 
 
-# Small things, half of them between 26 and 47 pixels, on a ground that may have their surface: what
-# tells them apart is the outline.
-THINGS = Style(
+# Half of them between 26 and 47 pixels, on a background that may have their texture: the shape
+# tells them apart.
+SMALL_OBJECTS = Style(
     sides=(12, 18, 22, 26, 29, 32, 36, 40, 44, 49, 58, 74, 104),
     arm=(0.22, 0.34),
     repeats=((2.5, 4),) * 3,
     contrast=45,
-    grounds=(0, 1, 2, 3),
+    backgrounds=(0, 1, 2, 3),
 )
 
-# Regions of a picture, whose surfaces tell what they are; the maps of stride 16 that a segmentor
-# has resolve no small thing.
+# Regions of an image, whose textures tell what they are; a segmentor's feature maps, of stride 16,
+# resolve no small objects.
 REGIONS = Style(
     sides=(40, 50, 60, 70, 80, 90, 100),
     arm=(0.34, 0.42),
     repeats=((10, 13), (9, 13), (4, 5)),
     contrast=120,
-    grounds=(1,),
+    backgrounds=(1,),
 )
 
 
 class Scene(NamedTuple):
-    """A picture and what is in it.
+    """An image and its objects.
 
-    image: H W 3, uint8, RGB. labels: N indices into CLASSES, from the rearmost object to the
-    foremost. masks: N H W, bool, the visible pixels of each object; no pixel belongs to two.
+    Attributes:
+        image: H W 3, uint8, RGB.
+        labels: N indices into CLASSES, from the rearmost object to the foremost.
+        masks: N H W, bool, the visible pixels of each object; no pixel belongs to two.
     """
 
     image: np.ndarray
@@ -88,15 +92,20 @@ class Scene(NamedTuple):
 
 
 def draw_scene(
-    rng: np.random.RandomState, size: int = 160, empty: bool = False, style: Style = THINGS
+    rng: np.random.RandomState, size: int = 160, empty: bool = False, style: Style = SMALL_OBJECTS
 ) -> Scene:
-    """One scene. Each picture side lies between 4/5 and 11/10 of `size` pixels.
+    """Draw a scene.
 
-    The largest object side is 100 pixels, or 5/8 of `size` if that is less.
+    Args:
+        rng: where all random numbers come from.
+        size: in pixels. Each side of the image lies between 4/5 and 11/10 of it; the longest side
+            of an object is 100 pixels, or 5/8 of `size` if that is less.
+        empty: without objects.
+        style: what it looks like.
     """
     height, width = (_whole(rng, size * 4 // 5, size * 11 // 10) for _ in range(2))
-    ground = style.grounds[_whole(rng, 0, len(style.grounds) - 1)]
-    image = _texture(rng, height, width, ground, _between(rng, 5, 36))  # H W 3
+    kind = style.backgrounds[_whole(rng, 0, len(style.backgrounds) - 1)]
+    image = _texture(rng, height, width, kind, _between(rng, 5, 36))  # H W 3
     objects: list[_Object] = []
     # fewer objects more often: the smaller of two draws
     number = 0 if empty else min(_whole(rng, 1, MAX_OBJECTS) for _ in range(2))
@@ -111,17 +120,23 @@ def draw_scene(
     image = image + grain * (_between(rng, 6, 18) / 255)
     image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     masks = np.zeros((len(objects), height, width), bool)
-    for mask, thing in zip(masks, objects, strict=True):
-        mask[:] = thing.mask
-    return Scene(image, [thing.label for thing in objects], masks)
+    for mask, drawn in zip(masks, objects, strict=True):
+        mask[:] = drawn.mask
+    return Scene(image, [drawn.label for drawn in objects], masks)
 
 
 class _Object(NamedTuple):
-    """label: index into CLASSES. mask: H W, bool, visible pixels. whole: its pixels if unhidden."""
+    """An object of a scene.
+
+    Attributes:
+        label: index into CLASSES.
+        mask: H W, bool, the visible pixels.
+        num_pixels: their number if nothing hid the object.
+    """
 
     label: int
     mask: np.ndarray
-    whole: int
+    num_pixels: int
 
 
 def _place_object(
@@ -131,45 +146,45 @@ def _place_object(
     max_side: int,
     style: Style,
 ) -> tuple[np.ndarray, list[_Object]] | None:
-    """The picture (H W 3) and its objects with one more in front.
+    """Try to draw one more object, in front of the others: the new image (H W 3) and its objects.
 
-    None if this attempt would hide too much of an object, stand out too little or miss the sizes.
+    None if it would hide too much of another object, stand out too little or miss the sizes.
     """
     height, width = image.shape[:2]
     label = _whole(rng, 0, len(CLASSES) - 1)
-    cover = _outline(rng, label, max_side, style)  # h w, 0 .. 1
+    cover = _shape(rng, label, max_side, style)  # h w, 0 .. 1
     h, w = cover.shape
-    fill = _surface(rng, label, h, w, style)  # h w 3
+    fill = _fill(rng, label, h, w, style)  # h w 3
     # at most a quarter of its sides beyond an edge
     top = _whole(rng, -(h // 4), height - h + h // 4)
     left = _whole(rng, -(w // 4), width - w + w // 4)
     if max(h, w) > max_side:
         return None
 
-    seen = slice(max(top, 0), min(top + h, height)), slice(max(left, 0), min(left + w, width))
-    part = tuple(slice(s.start - o, s.stop - o) for s, o in zip(seen, (top, left), strict=True))
+    visible = slice(max(top, 0), min(top + h, height)), slice(max(left, 0), min(left + w, width))
+    inner = tuple(slice(s.start - o, s.stop - o) for s, o in zip(visible, (top, left), strict=True))
     solid = cover >= 0.5
     mask = np.zeros((height, width), bool)
-    mask[seen] = solid[part]
-    after = [thing._replace(mask=thing.mask & ~mask) for thing in objects]
+    mask[visible] = solid[inner]
+    after = [drawn._replace(mask=drawn.mask & ~mask) for drawn in objects]
     after.append(_Object(label, mask, int(solid.sum())))
-    for thing in after:
-        smaller = min(box_of(thing.mask)[2:])
-        if smaller < MIN_SIDE or thing.mask.sum() < MIN_VISIBLE * thing.whole:
+    for drawn in after:
+        smaller = min(box_of(drawn.mask)[2:])
+        if smaller < MIN_SIDE or drawn.mask.sum() < MIN_VISIBLE * drawn.num_pixels:
             return None
 
-    behind = image[seen][solid[part]].astype(np.int64).sum(0)  # integer sums are exact
-    front = fill[part][solid[part]].astype(np.int64).sum(0)
+    behind = image[visible][solid[inner]].astype(np.int64).sum(0)  # integer sums are exact
+    front = fill[inner][solid[inner]].astype(np.int64).sum(0)
     if np.abs(front - behind).sum() < MIN_CONTRAST * mask.sum():
         return None
 
     image = image.copy()
-    image[seen] += (fill[part] - image[seen]) * cover[part][..., None]
+    image[visible] += (fill[inner] - image[visible]) * cover[inner][..., None]
     return image, after
 
 
-def _outline(rng: np.random.RandomState, label: int, max_side: int, style: Style) -> np.ndarray:
-    """Cover of each pixel by a turned shape, cut to its box: h w, float32, quarters in 0 .. 1."""
+def _shape(rng: np.random.RandomState, label: int, max_side: int, style: Style) -> np.ndarray:
+    """How much of each pixel a rotated shape covers, in quarters of 0 .. 1: h w of its box."""
     sides = style.sides
     step = _between(rng, 0, len(sides) - 1)
     low = int(step)
@@ -200,10 +215,10 @@ def _outline(rng: np.random.RandomState, label: int, max_side: int, style: Style
     return counts[top : top + h, left : left + w].astype(np.float32) / 4
 
 
-def _surface(
+def _fill(
     rng: np.random.RandomState, label: int, height: int, width: int, style: Style
 ) -> np.ndarray:
-    """What an object of this class is made of, coarse enough to be seen: H W 3."""
+    """The texture of an object of this class, coarse enough to be visible: H W 3."""
     side = (height + width) / 2
     period = side / _between(rng, *style.repeats[label])
     return _texture(rng, height, width, _KINDS[label], period, style.contrast)
@@ -219,8 +234,13 @@ def _texture(
 ) -> np.ndarray:
     """Two related colours mixed by a pattern, under a gradient of light: H W 3, float32, 0 .. 255.
 
-    kind: 0 clouds, 1 blotches, 2 stripes, 3 checks. period: of the pattern, in pixels. contrast:
-    how far the two colours are apart in each channel, give or take 35.
+    Args:
+        rng: where all random numbers come from.
+        height: H, in pixels.
+        width: W, in pixels.
+        kind: 0 clouds, 1 blotches, 2 stripes, 3 checks.
+        period: of the pattern, in pixels.
+        contrast: difference of the two colours in each channel, give or take 35.
     """
     grey = _between(rng, 25, 230)
     strength = _between(rng, 0.1, 0.85)

@@ -1,4 +1,4 @@
-"""Transforms that name the picture or the label map that cannot be read."""
+"""Loading transforms that name the image or label map that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effvim.images import check_jpeg_end
 
 
 def check_while_loading(dataset: Any) -> None:
-    """Put the transforms below around those that load, in the pipeline of `dataset`."""
+    """Wrap the loading transforms in the pipeline of `dataset` with the checks below."""
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     for i, transform in enumerate(transforms):
         if isinstance(transform, mmcv.transforms.LoadImageFromFile):
@@ -25,7 +25,7 @@ def check_while_loading(dataset: Any) -> None:
 
 
 class CheckedImageLoading:
-    """A loading transform whose failure names the picture, truncated ones included."""
+    """A transform that loads an image; its error names the file, truncated ones included."""
 
     def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
         self.transform = transform
@@ -35,24 +35,24 @@ class CheckedImageLoading:
         try:
             loaded = self.transform(results)
             check_jpeg_end(path)
-        except Exception as error:  # decoders raise what they like over foreign bytes
+        except Exception as error:  # decoders raise whatever they like on foreign bytes
             raise UserError(
-                f'image {path} cannot be read: {error}; mend or replace it, or take '
-                f'it out of the data set'
+                f'image {path} cannot be read: {error}; repair or replace it, or remove it '
+                f'from the dataset'
             ) from error
         return loaded
 
 
 class CheckedLabelMapLoading:
-    """A loading transform of label maps, see `ade.check_labels`."""
+    """A transform that loads a label map, which it checks as `ade.check_labels` does."""
 
     def __init__(self, transform: mmcv.transforms.LoadAnnotations, dataset: Any) -> None:
         self.transform = transform
-        self.number = len(dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
-        self.reduced = dataset.reduce_zero_label
+        self.num_labels = len(dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
+        self.reduce_zero_label = dataset.reduce_zero_label
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
         height, width = results['ori_shape'][:2]
         path = Path(results['seg_map_path'])
-        ade.check_labels(path, (width, height), self.number, self.reduced)
+        ade.check_labels(path, (width, height), self.num_labels, self.reduce_zero_label)
         return self.transform(results)

@@ -1,27 +1,27 @@
-"""`tools/demo.py`: a web page on which people drop a picture and see what is found in it."""
+"""Example images that the web page offers."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from backbone.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
 MAX_EXAMPLES = 12
 
-NUM_SCENES = 6  # drawn, where no folder with examples is given
+NUM_SCENES = 6  # synthetic images, if no directory is given
 
 
 def collect_examples(given: str | None, folder: Path, segments: bool) -> list[Path]:
-    """Pictures to offer, put below `folder`: copies of those in `given`, or drawn ones.
+    """Put example images into `folder`/examples and list them.
+
+    Args:
+        given: directory whose first images are copied (default: synthetic images).
+        folder: where `examples` is created.
+        segments: synthetic images for a segmentor instead of a detector.
 
     Raises:
-        UserError: there is none in `given`.
+        UserError: there is no image in `given`.
     """
     from effvim.images import IMAGE_SUFFIXES
 
@@ -29,26 +29,27 @@ def collect_examples(given: str | None, folder: Path, segments: bool) -> list[Pa
     folder.mkdir()
     if given is None:
         return draw_examples(folder, segments)
-    there = Path(given).iterdir() if Path(given).is_dir() else ()
-    found = sorted(p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not found:
+    files = Path(given).iterdir() if Path(given).is_dir() else ()
+    images = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not images:
         raise UserError(
-            f'--examples {given}: no such folder, or no picture in it ({", ".join(IMAGE_SUFFIXES)})'
+            f'--examples {given}: no such directory, or no image in it '
+            f'({", ".join(IMAGE_SUFFIXES)})'
         )
-    return [Path(shutil.copy(path, folder)) for path in found[:MAX_EXAMPLES]]
+    return [Path(shutil.copy(path, folder)) for path in images[:MAX_EXAMPLES]]
 
 
 def draw_examples(folder: Path, segments: bool) -> list[Path]:
-    """Scenes like those of the embedded data set, but in neither of its splits."""
+    """Draw scenes like those of the synthetic dataset, but in neither of its splits."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    from effvim.datasets.scenes import REGIONS, THINGS, draw_scene
+    from effvim.datasets.scenes import REGIONS, SMALL_OBJECTS, draw_scene
 
     paths = [folder / f'scene_{i}.png' for i in range(1, NUM_SCENES + 1)]
     for i, path in enumerate(paths):
         rng = np.random.RandomState([0, 2, i])
-        scene = draw_scene(rng, style=REGIONS if segments else THINGS)
+        scene = draw_scene(rng, style=REGIONS if segments else SMALL_OBJECTS)
         # enlarged, so that what is drawn into it is legible
         ImageOps.scale(Image.fromarray(scene.image), 4).save(path)
     return paths

@@ -123,8 +123,8 @@ def test_runs_of_masks(height, width, seed, share, enlarged):
     counts = rle.encode(mask)['counts'].decode()
     wrong = dict(segmentation=dict(counts=counts, size=[mask.shape[0] + 1, width]))
     good = dict(counts=counts, size=list(mask.shape))
-    assert coco.outline_problem(good, width, mask.shape[0]) == ''
-    assert 'runs' in coco.outline_problem(wrong['segmentation'], width, mask.shape[0] + 1)
+    assert coco.segmentation_problem(good, width, mask.shape[0]) == ''
+    assert 'runs' in coco.segmentation_problem(wrong['segmentation'], width, mask.shape[0] + 1)
 
 
 @given(
@@ -137,7 +137,7 @@ def test_runs_of_masks(height, width, seed, share, enlarged):
 def test_runs_that_pass_give_a_mask_of_zeros_and_ones(counts, height, width):
     """pycocotools fills what runs leave open with foreign memory."""
     outline = dict(counts=counts, size=[height, width])
-    if coco.outline_problem(outline, width, height):
+    if coco.segmentation_problem(outline, width, height):
         return
     if isinstance(counts, list):
         outline = rle.frPyObjects(outline, height, width)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 
 from backbone.errors import UserError
 from effvim.config.reading import import_plugins, load_config
 from effvim.datasets import ade, synthetic
+from effvim.images import image_size
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 CONFIG = str(ROOT / 'configs/semfpn_effvim_m1.py')
@@ -22,7 +23,7 @@ SPLITS = ('training', 'validation')
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
-    """Drawn scenes as JPEG and PNG, which the published config expects."""
+    """A synthetic dataset as JPEG and PNG, which the published config expects."""
     folder = tmp_path_factory.mktemp('a')
     source = synthetic.draw_ade(folder / 'bmp', num_train=8, num_val=2)
     for path in source.rglob('*.bmp'):
@@ -35,7 +36,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def root(drawn, tmp_path):
-    """A data set of one's own to spoil."""
+    """A copy of the dataset to spoil."""
     return Path(shutil.copytree(drawn, tmp_path / 'ade'))
 
 
@@ -80,7 +81,7 @@ def test_folder_absent_or_empty(capsys, root, kind, split):
     assert f'{kind}/{split} holds no' in error(capsys, root)
 
 
-@pytest.mark.parametrize('kind, other', [('images', 'picture'), ('annotations', 'annotation')])
+@pytest.mark.parametrize('kind, other', [('images', 'image'), ('annotations', 'label map')])
 def test_counterparts_missing(capsys, root, kind, other):
     gone = sorted((root / kind / 'training').iterdir())[:6]
     for path in gone:
@@ -118,21 +119,21 @@ def test_sizes_differ(capsys, root):
     assert f'{width} × {height}:' in message
 
 
-def test_a_turned_picture_has_the_size_it_is_loaded_with(root):
+def test_a_rotated_image_has_the_size_it_is_loaded_with(root):
     """Cameras store portraits lying on their side and say so; OpenCV stands them up."""
-    image, labels = first(root, 'images'), first(root, 'annotations')
-    picture = Image.open(image)
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    path, labels = first(root, 'images'), first(root, 'annotations')
+    upright = Image.open(path)
+    rotated = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 270 degrees
-    turned.save(image, exif=exif)
-    assert Image.open(image).size == picture.size[::-1] != picture.size
-    assert ade.size_of(image) == picture.size
-    ade.check_labels(labels, ade.size_of(image), 4, True)
+    exif[0x0112] = 6  # to be shown rotated by 270 degrees
+    rotated.save(path, exif=exif)
+    assert Image.open(path).size == upright.size[::-1] != upright.size
+    assert image_size(path) == upright.size
+    ade.check_labels(labels, image_size(path), 4, True)
 
 
 @pytest.mark.parametrize('how', ['truncated', 'rubbish', 'empty', 'coloured', 'sixteen bits'])
-def test_annotation_that_is_none(capsys, root, how):
+def test_a_file_that_is_not_a_label_map(capsys, root, how):
     path = first(root, 'annotations')
     whole = path.read_bytes()
     if how == 'coloured':
@@ -144,7 +145,7 @@ def test_annotation_that_is_none(capsys, root, how):
     assert str(path) in error(capsys, root)
 
 
-def test_picture_that_is_none(capsys, root):
+def test_a_file_that_is_not_an_image(capsys, root):
     path = first(root, 'images')
     path.write_bytes(b'x' * 999)
     assert str(path) in error(capsys, root)
@@ -152,7 +153,7 @@ def test_picture_that_is_none(capsys, root):
 
 def test_single_files_are_found_when_they_are_loaded(capsys, root, monkeypatch):
     """Beyond the few that are read before: in the pipeline, also in a worker process."""
-    monkeypatch.setattr(ade, 'PROBED', 1)
+    monkeypatch.setattr(ade, 'NUM_PROBED', 1)
     path = sorted((root / 'annotations/validation').iterdir())[1]
     respelt(path, lambda labels: labels + 150)
     torch.save({'state_dict': weights(), 'meta': {}}, 'c.pth')
@@ -168,7 +169,7 @@ def test_single_files_are_found_when_they_are_loaded(capsys, root, monkeypatch):
         ],
     )
     err = capsys.readouterr().err.strip()
-    assert status == 2 and err.startswith('error: annotation') and str(path) in err
+    assert status == 2 and err.startswith('error: label map') and str(path) in err
     assert err.count('\n') == 0
 
 
@@ -198,7 +199,7 @@ def test_classes_of_the_config(capsys, root, lines, parts):
     assert all(part in message for part in parts), message
 
 
-def test_data_sets_of_different_classes(capsys, root):
+def test_datasets_of_different_classes(capsys, root):
     Path('own.py').write_text(
         f"_base_ = '{CONFIG}'\nval_dataloader = dict(dataset=dict("
         "metainfo=dict(classes=('wall', 'sky'))))\n"
@@ -214,12 +215,12 @@ def test_some_of_the_150_classes(root):
         metainfo=dict(classes=('sky', 'wall')),
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
     )
-    assert ade.check(data_set(data)) == ('sky', 'wall')
+    assert ade.check(dataset_config(data)) == ('sky', 'wall')
     respelt(first(root, 'annotations'), lambda labels: labels + 100)
-    ade.check(data_set(data))
+    ade.check(dataset_config(data))
 
 
-def data_set(settings):
+def dataset_config(settings):
     from mmengine.config import ConfigDict
 
     return ConfigDict(settings)
@@ -252,7 +253,7 @@ def test_checkpoint_of_other_classes(capsys, root):
     assert status == 2 and 'cat' in message and 'wall' in message and 'load_from' in message
 
 
-def test_mini_keeps_a_folder_of_somebody_else(capsys):
+def test_mini_keeps_a_directory_of_somebody_else(capsys):
     path = Path('data/mini-ade/precious.txt')
     path.parent.mkdir(parents=True)
     path.write_text('mine')

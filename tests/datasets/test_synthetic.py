@@ -1,4 +1,4 @@
-"""The embedded data set: the same bytes everywhere, true annotations, safe on the user's disk."""
+"""The synthetic dataset: same bytes everywhere, correct annotations, safe on the user's disk."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from effvim.datasets import synthetic
+from effvim.datasets import scenes, synthetic
+from tests.helpers.paths import ROOT
 
-REPO = Path(__file__).resolve().parents[1]
 SPLITS = ('train2017', 'val2017')
 
 # The promise that machines agree: all files of draw_coco(num_train=6, num_val=3, seed=7), and of
 # draw_ade. If this fails on some machine, the drawing depends on it, and that is the bug. After an
-# intended change of the drawing raise mini.VERSION and write the new sums here.
+# intended change of the drawing raise synthetic.VERSION and write the new sums here.
 SMALL = {'num_train': 6, 'num_val': 3, 'seed': 7}
 ADE_SHA256 = '974007460071a3cee7d26285275a15873f34ace0d93ebd16c3b51ae801a85ca3'
 SMALL_SHA256 = 'c96c7988390711f491d0653a83d9e252b062f2dad3c3c1989e05931c77bc1279'
@@ -44,10 +44,10 @@ def drawing(
     root: Path, hash_seed: str = '0', draw: str = 'draw_coco', **parameters: int
 ) -> subprocess.Popen[str]:
     """Another process that draws into root."""
-    code = f'from effvim import mini; mini.{draw}({str(root)!r}, **{parameters})'
+    code = f'from effvim.datasets import synthetic; synthetic.{draw}({str(root)!r}, **{parameters})'
     return subprocess.Popen(
         [sys.executable, '-c', code],
-        cwd=REPO,
+        cwd=ROOT,
         env={**os.environ, 'PYTHONHASHSEED': hash_seed},
         stderr=subprocess.PIPE,
         text=True,
@@ -65,14 +65,14 @@ def load(root: Path, split: str) -> COCO:
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set that `--mini` uses, drawn once for this file."""
+    """A synthetic dataset, drawn once for this file."""
     return synthetic.draw_coco(tmp_path_factory.mktemp('mini') / 'coco')
 
 
 @pytest.fixture(scope='module')
-def scenes() -> list[mini.Scene]:
+def drawn_scenes() -> list[scenes.Scene]:
     rng = np.random.RandomState(99)
-    return [mini.draw_scene(rng) for _ in range(500)]
+    return [scenes.draw_scene(rng) for _ in range(500)]
 
 
 # ---------------------------------------------------------------- the same bytes everywhere
@@ -85,8 +85,8 @@ LAYOUTS = pytest.mark.parametrize(
 
 @LAYOUTS
 def test_bytes_are_those_pinned(tmp_path: Path, draw: str, expected: str) -> None:
-    assert sha256(getattr(mini, draw)(tmp_path / 'a', **SMALL)) == expected
-    assert sha256(getattr(mini, draw)(tmp_path / 'b', **SMALL)) == expected
+    assert sha256(getattr(synthetic, draw)(tmp_path / 'a', **SMALL)) == expected
+    assert sha256(getattr(synthetic, draw)(tmp_path / 'b', **SMALL)) == expected
 
 
 @LAYOUTS
@@ -97,29 +97,29 @@ def test_bytes_do_not_depend_on_the_process(tmp_path: Path, draw: str, expected:
     assert sha256(tmp_path / '1') == sha256(tmp_path / '4242') == expected
 
 
-def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(tmp_path: Path) -> None:
     first = synthetic.draw_coco(tmp_path / 'a', **SMALL)
     second = synthetic.draw_coco(tmp_path / 'b', **{**SMALL, 'seed': 8})
-    pictures = [
+    digests = [
         {hashlib.sha256(p.read_bytes()).digest() for p in folder.rglob('*.bmp')}
         for folder in (first, second)
     ]
-    assert len(pictures[0]) == len(pictures[1]) == 9
-    assert not pictures[0] & pictures[1]
+    assert len(digests[0]) == len(digests[1]) == 9
+    assert not digests[0] & digests[1]
 
 
 def test_a_larger_set_begins_with_the_smaller(tmp_path: Path) -> None:
     small = synthetic.draw_coco(tmp_path / 'a', **SMALL)
     large = synthetic.draw_coco(tmp_path / 'b', **{**SMALL, 'num_train': 9})
-    for picture in small.rglob('*.bmp'):
-        assert picture.read_bytes() == (large / picture.relative_to(small)).read_bytes()
+    for image in small.rglob('*.bmp'):
+        assert image.read_bytes() == (large / image.relative_to(small)).read_bytes()
 
 
 def test_drawing_leaves_numpys_global_stream_alone() -> None:
     np.random.seed(3)
     expected = np.random.random_sample()
     np.random.seed(3)
-    mini.draw_scene(np.random.RandomState(0))
+    scenes.draw_scene(np.random.RandomState(0))
     assert np.random.random_sample() == expected
 
 
@@ -127,9 +127,9 @@ def test_drawing_leaves_numpys_global_stream_alone() -> None:
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_annotations_agree_with_masks_and_pictures(root: Path, split: str) -> None:
+def test_annotations_agree_with_masks_and_images(root: Path, split: str) -> None:
     coco = load(root, split)
-    assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(mini.CLASSES)
+    assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(scenes.CLASSES)
     assert sorted(coco.getCatIds()) == [1, 2, 3]
     names = {i['file_name'] for i in coco.dataset['images']}
     assert names == {p.name for p in (root / split).iterdir()}
@@ -138,14 +138,14 @@ def test_annotations_agree_with_masks_and_pictures(root: Path, split: str) -> No
     assert len({a['id'] for a in annotations}) == len(annotations)
 
     for image in coco.dataset['images']:
-        with Image.open(root / split / image['file_name']) as picture:
-            assert picture.mode == 'RGB' and picture.format == 'BMP'
-            assert picture.size == (image['width'], image['height'])
-        taken = np.zeros((image['height'], image['width']), int)
+        with Image.open(root / split / image['file_name']) as opened:
+            assert opened.mode == 'RGB' and opened.format == 'BMP'
+            assert opened.size == (image['width'], image['height'])
+        covered = np.zeros((image['height'], image['width']), int)
         for annotation in coco.imgToAnns[image['id']]:
             assert isinstance(annotation['segmentation']['counts'], str)
             mask = coco.annToMask(annotation)
-            taken += mask
+            covered += mask
             assert annotation['area'] == mask.sum()
             rows, columns = np.nonzero(mask)
             x, y, w, h = annotation['bbox']
@@ -154,27 +154,27 @@ def test_annotations_agree_with_masks_and_pictures(root: Path, split: str) -> No
             assert rle.toBbox(annotation['segmentation']).tolist() == [x, y, w, h]
             assert 12 <= min(w, h) and max(w, h) <= 100
             assert annotation['iscrowd'] == 0
-        assert taken.max() <= 1, 'a pixel belongs to two objects'
+        assert covered.max() <= 1, 'a pixel belongs to two objects'
 
 
 def test_label_maps_are_the_masks_of_their_scenes(tmp_path: Path) -> None:
-    """1 is ground, then the classes in order."""
+    """1 is the background, then the classes in order."""
     root = synthetic.draw_ade(tmp_path / 'ade', **SMALL)
-    assert synthetic.ADE_CLASSES == ('ground', *mini.CLASSES)
+    assert synthetic.ADE_CLASSES == ('ground', *scenes.CLASSES)
     for split, (name, count) in enumerate((('training', 6), ('validation', 3))):
-        pictures = sorted((root / 'images' / name).iterdir())
+        images = sorted((root / 'images' / name).iterdir())
         maps = sorted((root / 'annotations' / name).iterdir())
-        assert [p.name for p in pictures] == [m.name for m in maps] and len(maps) == count
-        for index, (picture, labels) in enumerate(zip(pictures, maps)):
+        assert [i.name for i in images] == [m.name for m in maps] and len(maps) == count
+        for index, (image, labels) in enumerate(zip(images, maps)):
             rng = np.random.RandomState([7, split, index])
-            empty = split == 0 and rng.random_sample() < synthetic.EMPTY_SHARE
-            scene = mini.draw_scene(rng, empty=empty, style=mini.REGIONS)
+            empty = split == 0 and rng.random_sample() < synthetic.EMPTY_FRACTION
+            scene = scenes.draw_scene(rng, empty=empty, style=scenes.REGIONS)
             expected = np.ones(scene.image.shape[:2], np.uint8)
             for label, mask in zip(scene.labels, scene.masks, strict=True):
                 expected[mask] = label + 2
             with Image.open(labels) as opened:
                 assert opened.mode == 'L' and np.array_equal(np.asarray(opened), expected)
-            with Image.open(picture) as opened:
+            with Image.open(image) as opened:
                 assert np.array_equal(np.asarray(opened), scene.image)
 
 
@@ -211,16 +211,16 @@ def test_some_boxes_overlap(root: Path) -> None:
     assert 0.01 < close / total < 0.3
 
 
-def test_train_and_val_share_no_picture(root: Path) -> None:
+def test_train_and_val_share_no_image(root: Path) -> None:
     train, val = (list((root / split).iterdir()) for split in SPLITS)
     digests = {hashlib.sha256(p.read_bytes()).digest() for p in train + val}
     assert len(digests) == 640
     assert not {p.name for p in train} & {p.name for p in val}
 
 
-def test_colour_tells_nothing_about_the_class(scenes: list[mini.Scene]) -> None:
-    colours: list[list[np.ndarray]] = [[] for _ in mini.CLASSES]
-    for scene in scenes:
+def test_colour_tells_nothing_about_the_class(drawn_scenes: list[scenes.Scene]) -> None:
+    colours: list[list[np.ndarray]] = [[] for _ in scenes.CLASSES]
+    for scene in drawn_scenes:
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             colours[label].append(scene.image[mask].mean(0))
     values = [np.array(c) for c in colours]  # per class: n 3
@@ -237,20 +237,20 @@ def test_colour_tells_nothing_about_the_class(scenes: list[mini.Scene]) -> None:
     assert np.concatenate(hits).mean() < 0.4
 
 
-def test_objects_stand_out_but_not_always_much(scenes: list[mini.Scene]) -> None:
+def test_objects_stand_out_but_not_always_much(drawn_scenes: list[scenes.Scene]) -> None:
     contrasts = []
-    for scene in scenes:
-        ground = scene.image[~scene.masks.any(0)].astype(float).mean(0)
+    for scene in drawn_scenes:
+        background = scene.image[~scene.masks.any(0)].astype(float).mean(0)
         for mask in scene.masks:
-            contrasts.append(np.abs(scene.image[mask].mean(0) - ground).sum())
+            contrasts.append(np.abs(scene.image[mask].mean(0) - background).sum())
     low, high = np.percentile(contrasts, (10, 90))
     assert 40 < low < 140 and high > 200
 
 
 def test_scene_without_objects_and_of_other_size() -> None:
-    scene = mini.draw_scene(np.random.RandomState(1), empty=True)
+    scene = scenes.draw_scene(np.random.RandomState(1), empty=True)
     assert scene.labels == [] and scene.masks.shape == (0, *scene.image.shape[:2])
-    scene = mini.draw_scene(np.random.RandomState(1), size=64)
+    scene = scenes.draw_scene(np.random.RandomState(1), size=64)
     assert 51 <= min(scene.image.shape[:2]) and max(scene.image.shape[:2]) <= 70
     assert scene.image.dtype == np.uint8 and scene.masks.dtype == bool
     assert len(scene.labels) == len(scene.masks) >= 1
@@ -264,17 +264,17 @@ def test_second_call_draws_nothing(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in [root, *root.rglob('*')]}
     assert synthetic.draw_coco(str(root), **SMALL) == root
     assert {p: p.stat().st_mtime_ns for p in [root, *root.rglob('*')]} == before
-    assert os.listdir(tmp_path) == ['coco'], 'a temporary folder was left'
+    assert os.listdir(tmp_path) == ['coco'], 'a temporary directory was left'
 
 
-def test_other_parameters_or_version_or_a_lost_picture_draw_anew(
+def test_other_parameters_or_version_or_a_lost_image_draw_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = synthetic.draw_coco(tmp_path / 'coco', **{**SMALL, 'seed': 8})
     assert sha256(synthetic.draw_coco(root, **SMALL)) == SMALL_SHA256
     next((root / 'val2017').iterdir()).unlink()
     assert sha256(synthetic.draw_coco(root, **SMALL)) == SMALL_SHA256
-    monkeypatch.setattr(mini, 'VERSION', synthetic.VERSION + 1)
+    monkeypatch.setattr(synthetic, 'VERSION', synthetic.VERSION + 1)
     synthetic.draw_coco(root, **SMALL)
     assert json.loads((root / 'mini.json').read_text())['version'] == synthetic.VERSION
     assert os.listdir(tmp_path) == ['coco']
@@ -314,18 +314,18 @@ def test_interrupted_by_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mini, 'draw_scene', interrupt)
+        patch.setattr(synthetic, 'draw_scene', interrupt)
         with pytest.raises(KeyboardInterrupt):
             synthetic.draw_coco(tmp_path / 'coco', **SMALL)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize('leftover', ['nothing', 'empty folder', 'older data set'])
+@pytest.mark.parametrize('leftover', ['nothing', 'empty directory', 'older dataset'])
 def test_two_processes_at_once(tmp_path: Path, leftover: str) -> None:
     root = tmp_path / 'coco'
-    if leftover == 'empty folder':
+    if leftover == 'empty directory':
         root.mkdir()
-    elif leftover == 'older data set':
+    elif leftover == 'older dataset':
         synthetic.draw_coco(root, **{**SMALL, 'seed': 8})
     processes = [drawing(root, **SMALL) for _ in range(2)]
     for process in processes:
@@ -334,7 +334,7 @@ def test_two_processes_at_once(tmp_path: Path, leftover: str) -> None:
     assert os.listdir(tmp_path) == ['coco']
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
     root = tmp_path / 'coco'
     (root / 'annotations').mkdir(parents=True)
     (root / 'annotations' / 'instances_train2017.json').write_text('mine')
@@ -345,7 +345,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ['coco']
 
 
-def test_what_somebody_put_into_our_folder_is_not_deleted(tmp_path: Path) -> None:
+def test_what_somebody_put_into_our_directory_is_not_deleted(tmp_path: Path) -> None:
     root = synthetic.draw_coco(tmp_path / 'coco', **SMALL)
     (root / 'work_dir').mkdir()
     synthetic.draw_coco(root, **SMALL)  # complete, hence used as it is
