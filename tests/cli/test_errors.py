@@ -301,7 +301,7 @@ def spec_of_before(**changes):
     [
         (['--mini'], {}, '--mini'),
         (['--from-scratch'], {}, '--from-scratch'),
-        (['--data-root', 'x'], {'overlays': ['from_scratch', 'mini']}, 'embedded'),
+        (['--data-root', 'x'], {'overlays': ['from_scratch', 'mini']}, 'synthetic'),
     ],
 )
 def test_flags_that_contradict_the_checkpoint(capsys, flags, made, expected):
