@@ -1,54 +1,53 @@
 """Every command of the site and README is run, page by page in the order of the page.
 
-All but those that NOT_RUN names, so that a new one is run or has a reason. Small: M1 for M4, a few
-drawn pictures, two steps, from random weights. The pages lay out what they start from, data/coco
-and the like; what a placeholder stands for is in tests/test_docs.py. The longest
-pages are marked slow.
+All but those that NOT_RUN names, so that a new one is run or has a reason. At a small scale: M1 for
+M4, a few synthetic images, two steps, randomly initialised. The pages assume data/coco and the like;
+what their placeholders stand for is in tests/helpers/documentation.py. The longest pages are marked
+slow.
 """
 
-import importlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from effvim.cli.main import run_main
 from effvim.datasets import synthetic
-from effvim.engine import training as train_tool  # noqa: F401
-from tests.docs.test_site import COMMANDS, TEXTS, arguments, commands
+from tests.helpers.cli import run_command
 from tests.helpers.custom_data import draw_yolo
+from tests.helpers.documentation import COMMANDS, TEXTS, arguments, commands
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import ADE, TEST, call
 
-NOT_RUN = {  # by words in them, and why
-    'torchrun ': 'several processes, see tests/test_distributed.py',
+NOT_RUN = {  # words of a command: the reason
+    'torchrun ': 'several processes, see tests/engine/test_distributed.py',
     'srun ': 'needs Slurm',
-    'benchmark': 'takes minutes; tests/test_benchmark.py runs small ones',
-    'backbone.imagenet': 'needs ImageNet; tests/test_classifier.py draws pictures of its layout',
-    '.safetensors': 'needs what others published; tests/test_weights.py makes files of such names',
-    '[--int8 PICTURES]': 'two commands of docs/deployment.md, of which each is run',
-    'tools/test.py CONFIG model.onnx': 'there, too',
-    'tools/demo.py': 'serves until it is stopped, see tests/test_page.py',
+    '--resume': 'needs an interrupted run, see tests/engine/test_resume.py',
+    'benchmark backbone': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
+    'benchmark model': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
+    'benchmark evaluation': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
+    'imagenet ': 'needs ImageNet; tests/backbone/test_classifier.py generates its layout',
+    '.safetensors': 'needs published files; tests/backbone/test_weights.py generates such files',
+    'test CONFIG model.onnx': 'needs the exported file of docs/export.md, which is run',
+    'effvim demo': 'serves until it is stopped, see tests/inference/test_web_page.py',
 }
-LONG = (ROOT / 'docs/deployment.md', ROOT / 'README.md')
-STEPPING = ('effvim.train', 'effvim.memory', 'effvim.check')
+LONG = ('README.md', 'docs/export.md', 'docs/index.md', 'docs/fine_tuning.md')
+OWN_TESTS = {'docs/custom_data.md': 'tests/formats, tests/slow/test_custom_data_training.py'}
+STEPPING = ('train', 'benchmark', 'check')
 
 
-def small(config, given):
-    """Flags that make training by a config a matter of seconds; some are said already."""
+def small(config, words):
+    """Flags that make a training by a config a matter of seconds, besides those in `words`."""
     kind = next((kind for kind in TEST if kind in config), 'retinanet')
     options = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
-    options += [
-        *TEST[kind],
-        *(
-            ADE
-            if kind == 'semfpn'
-            else ['train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
-        ),
-    ]
-    if '--data' in given:
-        return ['--from-scratch', '--epochs', '1', '--cfg-options', *options[:3]]
+    if '--data' in words:
+        return ['--from-scratch', '--epochs', '1', '--cfg-options', *options]
+    options += TEST[kind]
+    options += (
+        ADE
+        if kind == 'semfpn'
+        else ['train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
+    )
     options += ['train_dataloader.batch_size=2'] + [
         f'{split}_dataloader.dataset.pipeline.{step}.scale=(96,96)'
         for split, step in (('train', 2), ('val', 1), ('test', 1))
@@ -67,85 +66,103 @@ def start(tmp_path_factory):
     for root, name in ((coco, 'mini-coco'), (ade, 'mini-ade')):
         (folder / 'data' / name).symlink_to(root)
     config = str(ROOT / 'configs/retinanet_effvim_m1.py')
-    call(
-        'train',
-        config,
-        '--data-root',
-        coco,
-        '--work-dir',
-        folder / 'work_dirs/a',
-        *small(config, []),
-    )
+    work_dir = folder / 'work_dirs/a'
+    call('train', config, '--data-root', coco, '--work-dir', work_dir, *small(config, []))
+    shutil.copytree(work_dir, folder / 'work_dirs/b')
     return folder
 
 
 @pytest.fixture
 def here(start, tmp_path, monkeypatch):
-    """The current folder, as the pages take it to be."""
+    """The current directory, as the pages assume it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').symlink_to(start / 'data')
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    (tmp_path / 'pictures').symlink_to(start / 'data/coco/train2017')
+    (tmp_path / 'images').symlink_to(start / 'data/coco/train2017')
     shutil.copytree(start / 'work_dirs', 'work_dirs')
+    for name in ('retinanet_effvim_m1', 'retinanet_effvim_m1-mini'):  # pages that do not train
+        shutil.copytree(start / 'work_dirs/a', Path('work_dirs') / name)
     shutil.copy('work_dirs/a/epoch_2.pth', '.')
-    shutil.copy(next(Path('pictures').iterdir()), 'picture.jpg')
+    shutil.copy('work_dirs/a/retinanet_effvim_m1.py', '.')
+    shutil.copy(next(Path('images').iterdir()), 'image.jpg')
     for name in ('shapes', 'FOLDER'):
         draw_yolo(tmp_path / name, 6)
 
 
-def fitted(line):
-    """Module and arguments of a command, at the size of a test."""
-    module, given = arguments(line)
-    given = [
-        word.replace('m4', 'm1').replace('iter_1200', 'iter_3').replace('epoch_12', 'epoch_2')
-        for word in given
-    ]
-    if module in STEPPING and given:
-        if module == 'effvim.train' and '--work-dir' not in given:
-            flags = [flag[1:] for flag in ('--mini', '--data') if flag in given]
-            folder = ''.join([f'work_dirs/{Path(given[0]).stem}', *flags])
-            given += ['--work-dir', folder]
-        given = [word for word in given if word != '--mini'] + small(given[0], given)
-    return module, given
+def scaled_down(line):
+    """The command and arguments of a line, at the scale of a test."""
+    command, words = arguments(line)
+    for old, new in (
+        ('m4', 'm1'),
+        ('iter_1200', 'iter_3'),
+        ('epoch_12', 'epoch_2'),
+        ('epoch_100', 'epoch_1'),
+    ):
+        words = [word.replace(old, new) for word in words]
+    if command in STEPPING and words:
+        config = words[1] if command == 'benchmark' else words[0]
+        if command == 'train' and '--work-dir' not in words:
+            folder = f'work_dirs/{Path(config).stem}' + '-mini' * ('--mini' in words)
+            shutil.rmtree(folder, ignore_errors=True)
+            words += ['--work-dir', folder]
+        words = [word for word in words if word != '--mini'] + small(config, words)
+    return command, words
+
+
+def outputs(command, words):
+    """The files and directories that a command has to write."""
+    yield from (words[words.index(flag) + 1] for flag in ('--report', '--work-dir') if flag in words)
+    if command != 'check' and '--out' in words:
+        yield words[words.index('--out') + 1]
 
 
 @pytest.mark.parametrize(
     'page',
     [
-        pytest.param(
-            page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page in LONG)
-        )
+        pytest.param(page, id=name, marks=[pytest.mark.slow] * (name in LONG))
         for page in TEXTS
-        if page.name != 'custom_data.md'
+        if (name := str(page.relative_to(ROOT))) not in OWN_TESTS
     ],
-)  # see tests/test_data*.py
+)
 def test_commands_of_a_page(page, here, capfd):
     done = []
     for line in commands(page.read_text()):
         if any(words in line for words in NOT_RUN):
             continue
-        module, given = fitted(line)
-        same = [module, *(Path(word).stem if i == 0 else word for i, word in enumerate(given))]
-        if same in done:  # but for the way to name a config
+        command, words = scaled_down(line)
+        same = [command, *(Path(word).stem if i == 0 else word for i, word in enumerate(words))]
+        if same in done:  # apart from the way to name a config
             continue
         done.append(same)
-        status = run_main(importlib.import_module(module).main, given)
-        assert status == 0, f'{line}\n{capfd.readouterr().err}'
-        for flag in {'--out', '--report', '--work-dir'} & set(given):
-            assert Path(given[given.index(flag) + 1]).exists(), line
-        if 'metrics.json' in given:
-            numbers = json.loads(Path('metrics.json').read_text())
-            assert ('mIoU' in numbers) == ('semfpn' in given[0])
-            assert ('coco/segm_mAP' in numbers) == ('mask_rcnn' in given[0])
-        if module == 'effvim.infer' and 'found' in given:
-            source = Path(given[2])
-            number = len(list(source.iterdir())) if source.is_dir() else 1
-            assert len(list(Path('found/pictures').iterdir())) == number
-            results = 'labels' if 'semfpn' in given[0] else 'detections.bbox.json'
-            assert Path('found', results).exists() or '--json' not in given
-            shutil.rmtree('found')
+        assert run_command(command, words) == 0, f'{line}\n{capfd.readouterr().err}'
+        for output in outputs(command, words):
+            assert Path(output).exists(), line
+        if 'metrics.json' in words:
+            metrics = json.loads(Path('metrics.json').read_text())
+            assert ('mIoU' in metrics) == ('semfpn' in words[0])
+            assert ('coco/segm_mAP' in metrics) == ('mask_rcnn' in words[0])
+        if command == 'infer' and 'results' in words:
+            check_results(words)
+            shutil.rmtree('results')
+
+
+def check_results(words):
+    """Compare what `effvim infer … --out results` wrote with its source."""
+    given = Path(words[2 if not Path(words[0]).is_file() or 'CONFIG' in words[0] else 1])
+    number = len(list(given.iterdir())) if given.is_dir() else 1
+    if '*' in str(given):
+        number = len(list(given.parent.glob(given.name)))
+    assert len(list(Path('results/images').iterdir())) == number
+    if '--json' in words:
+        name = 'labels' if 'semfpn' in words[0] else 'detections.bbox.json'
+        assert Path('results', name).exists()
 
 
 @pytest.mark.parametrize('words', NOT_RUN)
-def test_reasons_are_of_commands_that_are_there(words):
+def test_reasons_are_for_commands_that_exist(words):
     assert [line for _, line in COMMANDS if words in line]
+
+
+@pytest.mark.parametrize('page', [*LONG, *OWN_TESTS])
+def test_exceptions_are_for_pages_that_exist(page):
+    assert page in [name for name, _ in COMMANDS]

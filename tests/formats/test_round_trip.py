@@ -54,7 +54,7 @@ def test_walkthrough(shapes, regions, capsys):
     for line in lines:
         assert run(line) == 0, capsys.readouterr().err
     assert len(list(Path('seen').rglob('*.png'))) == 6
-    assert len(list(Path('seen_parts').rglob('*.png'))) == 6
+    assert len(list(Path('seen_masks').rglob('*.png'))) == 6
 
 
 def test_yolo_polygons_become_outlines(shapes):

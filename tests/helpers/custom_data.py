@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from effvim.cli.main import main, run_main
+from effvim.cli import main
 from effvim.datasets.scenes import CLASSES, REGIONS, box_of, draw_scene
 from tests.helpers.paths import ROOT
 
@@ -74,7 +74,7 @@ def assert_same(found, truth):
 
 
 def run(line):
-    return run_main(main, ['data', *shlex.split(line)])
+    return main.run(['data', *shlex.split(line)])
 
 
 def page(command):
