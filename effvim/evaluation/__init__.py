@@ -1,0 +1,1 @@
+"""Error analysis and the HTML report of an evaluation."""

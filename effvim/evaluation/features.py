@@ -1,9 +1,9 @@
-"""What the backbone makes of one picture: its maps, and what its hidden states take in."""
+"""What the backbone computes for one image: feature maps and the weights of hidden states."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,29 +13,33 @@ from torch import Tensor
 from backbone import EfficientViM
 
 
-class Stage(NamedTuple):
-    """One stage, of the first picture of a batch.
+class StageFeatures(NamedTuple):
+    """One stage of the backbone, for the first image of a batch.
 
-    map: C H W, what the stage's blocks give. taken: N H W, A ⊙ B̂ of its last block's HSM-SSD: the
-    weight at which each position enters each hidden state.
+    Attributes:
+        map: C H W, the output of the stage's blocks.
+        selection: N H W, A ⊙ B̂ of the HSM-SSD in its last block: the weight with which each
+            position enters each hidden state.
     """
 
     map: np.ndarray
-    taken: np.ndarray
+    selection: np.ndarray
 
 
-def look_inside(backbone: EfficientViM, run: Callable[[], Any]) -> tuple[list[Stage], Any]:
-    """The stages as `run`, which calls the network, goes through them; and what it returns."""
+def capture_features(
+    backbone: EfficientViM, run: Callable[[], Any]
+) -> tuple[list[StageFeatures], Any]:
+    """Call `run`, which must call the network; returns the stages' features and its result."""
     maps: list[Tensor] = []
-    taken: list[Tensor] = []
+    selections: list[Tensor] = []
 
     def keep_map(_: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
         maps.append(output[0][0])
 
     def keep_selection(mixer: Any) -> Callable[..., None]:
-        def hook(_: Any, inputs: Any, normalised: Tensor) -> None:  # what the mixer reads
+        def hook(_: Any, inputs: Any, normalised: Tensor) -> None:  # the mixer's input
             weights, _ = mixer.selection(normalised[:1].permute(0, 2, 3, 1))  # 1 L N
-            taken.append(weights[0].T.unflatten(1, normalised.shape[2:]))
+            selections.append(weights[0].T.unflatten(1, normalised.shape[2:]))
 
         return hook
 
@@ -48,7 +52,7 @@ def look_inside(backbone: EfficientViM, run: Callable[[], Any]) -> tuple[list[St
             ):
                 hooks.callback(handle.remove)
         result = run()
-    arrays: Iterator[list[np.ndarray]] = (
-        [part.float().cpu().numpy() for part in pair] for pair in zip(maps, taken)
-    )
-    return [Stage(*pair) for pair in arrays], result
+    return [
+        StageFeatures(*(values.float().cpu().numpy() for values in pair))
+        for pair in zip(maps, selections)
+    ], result

@@ -1,14 +1,16 @@
-"""One HTML page about an evaluation, `tools/test.py --report`: all in the file, nothing fetched."""
+"""The HTML report of an evaluation: one file that holds everything, nothing is fetched."""
 
 from __future__ import annotations
 
 import base64
-import html
+import dataclasses
+import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -17,265 +19,278 @@ from PIL import Image
 
 from backbone import EfficientViM
 from effvim.checkpoints.versions import versions
-from effvim.config.structure import is_segmentor
-from effvim.engine.hooks.report_hook import EffViMReportHook
+from effvim.config.run_spec import RunSpec
 from effvim.evaluation import error_analysis, figures
-from effvim.evaluation.features import look_inside
+from effvim.evaluation.features import capture_features
 from effvim.images import read_image
-from effvim.visualization.rendering import draw_comparison
+from effvim.visualization.comparison import draw_comparison
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em;
-  color: #222; background: #fff }
-h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
-figure { margin: 1em 0 } img { max-width: 100%; height: auto } figcaption { color: #555 }
-table { border-collapse: collapse } td, th { padding: .1em .8em .1em 0; text-align: left }
-.numbers td { text-align: right; font-variant-numeric: tabular-nums }
-nav a { margin-right: 1em }
-"""
+TEMPLATE = Path(__file__).with_name('report.html.j2')
+
+KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 
 
-class Page:
-    """The page's parts, in the order in which they are read."""
+@dataclasses.dataclass
+class Evaluation:
+    """What the report is about.
 
-    def __init__(
-        self,
-        runner: Any,
-        hook: EffViMReportHook,
-        records: list[error_analysis.Record],
-        metrics: Mapping[str, float],
-    ) -> None:
-        self.about, self.hook, self.records, self.metrics = runner.about, hook, records, metrics
-        self.dataset = runner.test_dataloader.dataset
-        self.model = getattr(runner.model, 'module', runner.model)
-        self.classes: list[str] = list(runner.about['classes'])
-        self.metric_objects = runner.test_evaluator.metrics
-        self.segments = is_segmentor(runner.cfg)
-        self.parts: list[tuple[str, str, str]] = []  # id, heading, HTML
+    Attributes:
+        spec: the run that was evaluated.
+        checkpoint: its checkpoint or exported file.
+        model: the network, with `test_step`.
+        dataset: the test set.
+        segments: whether the network is a segmentor.
+        metrics: by name.
+        comparisons: of each image of the dataset with its ground truth.
+        precision: by kind, bbox or segm: COCO's array T R K A M, see `EffViMCocoMetric`.
+        iou_thresholds: along its first axis.
+        samples: number of images that are shown.
+        mistakes: number of mistakes that are shown.
+        score_thr: objects that score lower are neither drawn nor compared.
+    """
 
-    def text(self) -> str:
-        """The whole file."""
-        self.add(
-            'numbers',
-            'Numbers',
-            _table(
-                (
-                    (name, '–' if v == -1 else f'{v:.4f}')
-                    for name, v in self.metrics.items()
-                    if '.' not in name
-                ),
-                'table-numbers',
-            ),
-        )
-        for kind, precision in () if self.segments else self.precision():
-            self.curves(kind, precision)
-        if self.segments:
-            self.class_iou()
-        self.confusion()
-        self.beside_truth()
-        self.surest()
-        self.inside()
-        title = html.escape(f'{self.about["config"]}: {Path(self.hook.checkpoint).name}')
-        links = ''.join(f'<a href="#{i}">{html.escape(h)}</a>' for i, h, _ in self.parts)
-        body = '\n'.join(
-            f'<section id="{i}"><h2>{html.escape(h)}</h2>\n{content}</section>'
-            for i, h, content in self.parts
-        )
-        return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n'
-            f'{self.run()}\n<nav>{links}</nav>\n{body}\n</body></html>\n'
-        )
+    spec: RunSpec
+    checkpoint: str
+    model: Any
+    dataset: Any
+    segments: bool
+    metrics: Mapping[str, float]
+    comparisons: Sequence[error_analysis.Comparison]
+    precision: Mapping[str, np.ndarray]
+    iou_thresholds: Sequence[float]
+    samples: int = 8
+    mistakes: int = 12
+    score_thr: float = 0.3
 
-    def add(self, name: str, heading: str, *content: str) -> None:
-        """One more part, its id being `name`."""
-        self.parts.append((name, heading, '\n'.join(content)))
-
-    def run(self) -> str:
-        """What was tested, on what, with what."""
-        about = self.about
-        names = ', '.join(self.classes[:8]) + (' …' if len(self.classes) > 8 else '')
-        drawn = ' (drawn scenes: they show that training learns, nothing more)'
-        return _table(
-            {
-                'checkpoint': self.hook.checkpoint,
-                'config': ' '.join([about['config'], *(f'+ {name}' for name in about['overlays'])]),
-                'changed keys': ', '.join(f'{k}={v}' for k, v in about['options'].items())
-                or 'none',
-                **(
-                    {
-                        'fitted to the data': ', '.join(
-                            f'{k}={v}' for k, v in about['fitted'].items()
-                        )
-                    }
-                    if about.get('fitted')
-                    else {}
-                ),
-                'pictures': f'{len(self.dataset)}' + drawn * ('mini' in about['overlays']),
-                'classes': f'{len(self.classes)}: {names}',
-                'versions': 'Python ' + ', '.join(versions().values()),
-            }.items(),
-            'run',
-        )
-
-    def precision(self) -> Iterable[tuple[str, np.ndarray]]:
-        """COCO's arrays by kind, bbox or segm, of metrics that keep them."""
-        for metric in self.metric_objects:
-            yield from getattr(metric, 'precision', {}).items()
-
-    def curves(self, kind: str, precision: np.ndarray) -> None:
-        """Precision over recall, and the AP of each class."""
-        what = {'bbox': 'boxes', 'segm': 'masks'}[kind]
-        thresholds = self.metric_objects[0].iou_thrs
-        self.add(
-            f'curves-{kind}',
-            f'Precision and recall, {what}',
-            _figure(
-                f'pr-{kind}',
-                figures.precision_recall(precision, thresholds),
-                'Mean over classes. The area below a curve is its AP.',
-            ),
-        )
-        ap = figures.class_ap(precision)
-        fifty = figures.class_ap(precision[:1])
-        rows = ((name, f'{ap[i]:.4f}', f'{fifty[i]:.4f}') for i, name in enumerate(self.classes))
-        self.add(
-            f'classes-{kind}',
-            f'Classes, {what}',
-            _figure(f'ap-{kind}', figures.bars(self.classes, ap, 'AP', 1), 'AP of each class.'),
-            _details(_table(rows, f'table-{kind}', ('class', 'AP', 'AP50'))),
-        )
-
-    def class_iou(self) -> None:
-        """The IoU of each class."""
-        iou = np.array([self.metrics.get(f'IoU.{name}', np.nan) for name in self.classes])
-        rows = ((name, f'{value:.4f}') for name, value in zip(self.classes, iou))
-        self.add(
-            'classes-iou',
-            'Classes',
-            _figure('iou', figures.bars(self.classes, iou, 'IoU, %', 100), 'IoU of each class.'),
-            _details(_table(rows, 'table-iou', ('class', 'IoU, %'))),
-        )
-
-    def confusion(self) -> None:
-        """Which class is taken for which."""
-        size = len(self.classes) + (not self.segments)
-        counts = error_analysis.confusion(self.records, size)
-        caption = (
-            'Rows are true classes, in per cent of their pixels.'
-            if self.segments
-            else f'Rows are true classes. Found objects of score {self.hook.score_thr} or more, matched '
-            f'at IoU {error_analysis.IOU}; “nothing” as found: missed; as truth: found where there is no '
-            f'such object, or once more.'
-        )
-        self.add(
-            'mistaken',
-            'What is taken for what',
-            _figure('confusion', figures.confusion(counts, [*self.classes, 'nothing']), caption),
-        )
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        """Class names by label."""
+        return list(self.spec.classes)
 
     @torch.no_grad()
     def sample(self, index: int) -> Any:
-        """Picture number `index` with truth and prediction."""
+        """The data sample of an image, with ground truth and prediction."""
         return self.model.test_step(pseudo_collate([self.dataset[index]]))[0]
 
-    def beside_truth(self) -> None:
-        """Pictures spread over the data set."""
-        numbers = np.unique(np.linspace(0, len(self.dataset) - 1, self.hook.samples).round())
-        self.add(
-            'samples',
-            'Predictions beside the truth',
-            *(
-                _figure(
-                    f'sample-{int(i)}',
-                    draw_comparison(self.sample(int(i)), self.classes, self.hook.score_thr),
-                )
-                for i in numbers
-            ),
-        )
 
-    def surest(self) -> None:
-        """The most confident mistakes."""
-        if self.segments:
-            shown = []
-            for i, mistake in error_analysis.surest(self.records, self.hook.limit // 2):
-                sample = self.sample(i)
-                truth, found = (p.data[0].cpu() for p in (sample.gt_sem_seg, sample.pred_sem_seg))
-                sureness = sample.seg_logits.data.cpu().float().softmax(0).amax(0)
-                sureness[(truth == found) | (truth == 255)] = np.nan
-                shown.append((read_image(sample.img_path), sureness.numpy(), mistake))
-            drawn = figures.wrong_pixels(shown) if shown else None
-            caption = 'The pictures where most is wrong, pixels weighed by their probability.'
-        else:
-            names = [*self.classes, 'nothing']
-            cuts = []
-            for i, mistake in error_analysis.surest(self.records, self.hook.limit):
-                sample = self.sample(i)
-                cuts.append((read_image(sample.img_path), sample.gt_instances.cpu(), mistake))
-            drawn = figures.wrong_objects(cuts, names) if cuts else None
-            caption = 'Found: solid; the truth nearby: dashed. The surest first.'
-        self.add(
-            'surest',
-            'The most confident mistakes',
-            _figure('mistakes', drawn, caption) if drawn else '<p>None.</p>',
-        )
+@dataclasses.dataclass
+class Plot:
+    """A figure or image of the report."""
 
-    def inside(self) -> None:
-        """Feature maps and what the hidden states take in, of the first picture."""
-        backbone = next((m for m in self.model.modules() if isinstance(m, EfficientViM)), None)
-        if backbone is None:
-            return
-        data = self.model.data_preprocessor(pseudo_collate([self.dataset[0]]), False)
-        stages, _ = look_inside(backbone, lambda: backbone(data['inputs']))
-        height, width = data['data_samples'][0].img_shape[:2]
-        picture = Image.fromarray(read_image(data['data_samples'][0].img_path))
-        seen = figures.Seen(
-            np.asarray(picture.resize((width, height))), tuple(data['inputs'].shape[2:])
-        )
-        self.add(
-            'features',
-            'Feature maps',
-            _figure(
-                'feature-maps',
-                figures.feature_maps(stages, seen),
-                'Of the first picture, before the neck: the mean over channels, and the four channels '
-                'that vary most.',
-            ),
-        )
-        self.add(
-            'states',
-            'What the hidden states take in',
-            _figure(
-                'attention',
-                figures.attention(stages, seen),
-                'A ⊙ B̂ of the last HSM-SSD of each stage: with which weight a position enters a hidden '
-                'state; red adds, blue subtracts. The five states of each stage that take in most.',
-            ),
-        )
+    id: str
+    content: Figure | Image.Image
+    caption: str = ''
 
 
-def _figure(name: str, figure: Figure, caption: str = '') -> str:
+@dataclasses.dataclass
+class Table:
+    """A table of the report; the first cell of each row is its name."""
+
+    id: str
+    rows: Sequence[Sequence[str]]
+    head: Sequence[str] = ()
+    is_numeric: bool = True
+
+
+@dataclasses.dataclass
+class Section:
+    """A section of the report; a table below plots is folded."""
+
+    id: str
+    heading: str
+    plots: Sequence[Plot] = ()
+    table: Table | None = None
+
+
+def report_page(evaluation: Evaluation) -> str:
+    """The report as HTML."""
+    title = f'{evaluation.spec.config}: {Path(evaluation.checkpoint).name}'
+    return render(title, run_table(evaluation), list(sections(evaluation)))
+
+
+def render(title: str, run: Table, sections: Sequence[Section]) -> str:
+    """The HTML page of a report's parts."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters['png'] = png
+    template = environment.from_string(TEMPLATE.read_text('utf-8'))
+    return template.render(title=title, run=run, sections=sections) + '\n'
+
+
+def png(content: Figure | Image.Image) -> str:
+    """A figure or image as PNG in base64."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=130)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(caption)
-    return (
-        f'<figure><img id="{name}" alt="{text or name}" src="data:image/png;base64,{data}">'
-        f'<figcaption>{text}</figcaption></figure>'
+    if isinstance(content, Figure):
+        content.savefig(buffer, format='png', dpi=130)
+    else:
+        content.save(buffer, 'PNG')
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def run_table(evaluation: Evaluation) -> Table:
+    """What was evaluated, on what data, with which versions."""
+    spec, classes = evaluation.spec, evaluation.classes
+    names = ', '.join(classes[:8]) + (' …' if len(classes) > 8 else '')
+    synthetic = ' (synthetic dataset: it shows that training learns, nothing more)'
+    rows = {
+        'checkpoint': evaluation.checkpoint,
+        'config': ' + '.join([spec.config, *spec.presets]),
+        'config overrides': _assignments(spec.options) or 'none',
+        'fitted to the data': _assignments(spec.fitted),
+        'images': f'{len(evaluation.dataset)}' + synthetic * ('mini' in spec.presets),
+        'classes': f'{len(classes)}: {names}',
+        'versions': 'Python ' + ', '.join(versions().values()),
+    }
+    return Table('run', [row for row in rows.items() if row[1]], is_numeric=False)
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return ', '.join(f'{key}={value}' for key, value in values.items())
+
+
+def sections(evaluation: Evaluation) -> Iterator[Section]:
+    """The sections of the report, in the order in which they are read."""
+    yield metrics_section(evaluation.metrics)
+    if evaluation.segments:
+        yield class_iou_section(evaluation)
+    else:
+        for kind in evaluation.precision:
+            yield from precision_sections(evaluation, kind)
+    yield confusion_section(evaluation)
+    yield samples_section(evaluation)
+    yield mistakes_section(evaluation)
+    yield from feature_sections(evaluation)
+
+
+def metrics_section(metrics: Mapping[str, float]) -> Section:
+    """The main metrics, without those of single classes."""
+    rows = [
+        (name, '–' if value == -1 else f'{value:.4f}')
+        for name, value in metrics.items()
+        if '.' not in name
+    ]
+    return Section('metrics', 'Metrics', table=Table('table-metrics', rows))
+
+
+def precision_sections(evaluation: Evaluation, kind: str) -> Iterable[Section]:
+    """Precision over recall, and the AP of each class; `kind` is bbox or segm."""
+    precision = evaluation.precision[kind]
+    curves = Plot(
+        f'pr-{kind}',
+        figures.precision_recall(precision, evaluation.iou_thresholds),
+        'Mean over classes. The area below a curve is its AP.',
     )
+    ap, ap50 = figures.class_ap(precision), figures.class_ap(precision[:1])
+    bars = Plot(
+        f'ap-{kind}', figures.class_bars(evaluation.classes, ap, 'AP', 1), 'AP of each class.'
+    )
+    rows = [(name, f'{a:.4f}', f'{b:.4f}') for name, a, b in zip(evaluation.classes, ap, ap50)]
+    return [
+        Section(f'curves-{kind}', f'Precision and recall, {KINDS[kind]}', [curves]),
+        Section(
+            f'classes-{kind}',
+            f'Classes, {KINDS[kind]}',
+            [bars],
+            Table(f'table-{kind}', rows, ('class', 'AP', 'AP50')),
+        ),
+    ]
 
 
-def _table(rows: Iterable[Sequence[str]], name: str, head: Sequence[str] = ()) -> str:
-    """Each row's first cell names it; a table called "run" is of text, others are of numbers."""
-    lines = [''.join(f'<th>{html.escape(cell)}</th>' for cell in head)] if head else []
-    for first, *rest in rows:
-        lines.append(
-            f'<th>{html.escape(first)}</th>'
-            + ''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)
+def class_iou_section(evaluation: Evaluation) -> Section:
+    """The IoU of each class of a segmentor."""
+    classes, metrics = evaluation.classes, evaluation.metrics
+    iou = np.array([metrics.get(f'IoU.{name}', np.nan) for name in classes])
+    bars = Plot('iou', figures.class_bars(classes, iou, 'IoU, %', 100), 'IoU of each class.')
+    rows = [(name, f'{value:.4f}') for name, value in zip(classes, iou)]
+    table = Table('table-iou', rows, ('class', 'IoU, %'))
+    return Section('classes-iou', 'Classes', [bars], table)
+
+
+def confusion_section(evaluation: Evaluation) -> Section:
+    """Which classes are confused."""
+    size = len(evaluation.classes) + (not evaluation.segments)
+    counts = error_analysis.confusion_matrix(evaluation.comparisons, size)
+    caption = (
+        'Rows are true classes, in per cent of their pixels.'
+        if evaluation.segments
+        else f'Rows are true classes. Predictions of score {evaluation.score_thr} or more, matched '
+        f'at IoU {error_analysis.IOU}. Column “background”: missed objects; row “background”: '
+        f'predictions where there is no such object, and duplicates.'
+    )
+    figure = figures.confusion_matrix(counts, [*evaluation.classes, 'background'])
+    return Section('confusion-matrix', 'Confusion matrix', [Plot('confusion', figure, caption)])
+
+
+def samples_section(evaluation: Evaluation) -> Section:
+    """Predictions and ground truth of images spread over the dataset."""
+    indices = np.unique(np.linspace(0, len(evaluation.dataset) - 1, evaluation.samples).round())
+    plots = [
+        Plot(
+            f'sample-{i}',
+            draw_comparison(evaluation.sample(i), evaluation.classes, evaluation.score_thr),
         )
-    kind = '' if name == 'run' else ' class="numbers"'
-    return f'<table id="{name}"{kind}>' + '\n'.join(f'<tr>{x}</tr>' for x in lines) + '</table>'
+        for i in indices.astype(int).tolist()
+    ]
+    return Section('samples', 'Ground truth and predictions', plots)
 
 
-def _details(content: str) -> str:
-    return f'<details><summary>as numbers</summary>{content}</details>'
+def mistakes_section(evaluation: Evaluation) -> Section:
+    """The mistakes that the network made with the highest scores."""
+    draw = _wrong_pixels if evaluation.segments else _wrong_objects
+    return Section('worst-mistakes', 'The most confident mistakes', draw(evaluation))
+
+
+def _wrong_objects(evaluation: Evaluation) -> list[Plot]:
+    cases = []
+    for i, mistake in error_analysis.worst_mistakes(evaluation.comparisons, evaluation.mistakes):
+        sample = evaluation.sample(i)
+        cases.append((read_image(sample.img_path), sample.gt_instances.cpu(), mistake))
+    if not cases:
+        return []
+    figure = figures.wrong_objects(cases, [*evaluation.classes, 'background'])
+    caption = 'Predictions are solid, the ground truth nearby is dashed. Highest-scoring first.'
+    return [Plot('mistakes', figure, caption)]
+
+
+def _wrong_pixels(evaluation: Evaluation) -> list[Plot]:
+    cases = []
+    limit = evaluation.mistakes // 2  # each takes two panels
+    for i, mistake in error_analysis.worst_mistakes(evaluation.comparisons, limit):
+        sample = evaluation.sample(i)
+        true, predicted = (p.data[0].cpu() for p in (sample.gt_sem_seg, sample.pred_sem_seg))
+        probability = sample.seg_logits.data.cpu().float().softmax(0).amax(0)
+        probability[(true == predicted) | (true == 255)] = np.nan
+        cases.append((read_image(sample.img_path), probability.numpy(), mistake))
+    if not cases:
+        return []
+    caption = 'The images with the most wrong pixels, weighted by their probability.'
+    return [Plot('mistakes', figures.wrong_pixels(cases), caption)]
+
+
+def feature_sections(evaluation: Evaluation) -> Iterable[Section]:
+    """Feature maps and the weights of the hidden states for the first image; none if exported."""
+    model = evaluation.model
+    backbone = next((m for m in model.modules() if isinstance(m, EfficientViM)), None)
+    if backbone is None:
+        return []
+    data = model.data_preprocessor(pseudo_collate([evaluation.dataset[0]]), False)
+    stages, _ = capture_features(backbone, lambda: backbone(data['inputs']))
+    sample = data['data_samples'][0]
+    height, width = sample.img_shape[:2]
+    image = Image.fromarray(read_image(sample.img_path)).resize((width, height))
+    seen = figures.NetworkInput(np.asarray(image), tuple(data['inputs'].shape[2:]))
+    maps = Plot(
+        'feature-maps',
+        figures.feature_maps(stages, seen),
+        'First image, before the neck: the mean over channels, and the four channels that vary '
+        'most.',
+    )
+    selections = Plot(
+        'attention',
+        figures.selections(stages, seen),
+        'A ⊙ B̂ of the last HSM-SSD of each stage: the weight with which a position enters a hidden '
+        'state; red adds, blue subtracts. The five states of each stage with the largest weights.',
+    )
+    return [
+        Section('features', 'Feature maps', [maps]),
+        Section('states', 'What enters the hidden states', [selections]),
+    ]

@@ -1,136 +1,213 @@
-"""`tools/infer.py`: pictures in, annotated pictures and results for programs out."""
+"""Predict many image files: annotated images for people, results for programs."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import json
+import json as jsonlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
+from effvim import console
+from effvim.inference.coco_results import category_ids, coco_results
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     import numpy as np
+    from PIL import Image
     from rich.progress import Progress
 
     from effvim.inference.prediction import Prediction
-from effvim.inference.coco_results import category_ids, coco_results
+    from effvim.inference.predictor import Predictor
+
+
+def predict_files(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    score_thr: float = 0.3,
+    json: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[str]:
+    """Predict image files, and write the results in the directory tree of the images.
+
+    Files in `out`: `images/NAME.png`, annotated; with `json` also `images.json` and, of detectors,
+    `detections.bbox.json` and `detections.segm.json`, of segmentors `labels/NAME.png`.
+
+    Args:
+        predictor: the network.
+        paths: the images.
+        out: the output directory.
+        score_thr: objects that score lower are dropped.
+        json: also write results for programs: COCO's results or label maps.
+        rank: of this process; each predicts every `world_size`-th image.
+        world_size: number of processes. All call this function with the same images.
+
+    Returns:
+        For each image that could not be read, on every rank: why not, with its path.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    job = InferenceJob(paths, out, predictor.classes, score_thr=score_thr, json=json)
+    job.run(predictor, range(rank, len(paths), world_size))
+    if world_size > 1:
+        from mmengine.dist import all_gather_object
+
+        job.outcome = sum(all_gather_object(job.outcome), Outcome())
+    if rank == 0:
+        job.finish()
+    return job.outcome.unreadable
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What was done with some of the images.
+
+    Attributes:
+        images: COCO's `images`, of those predicted.
+        boxes: COCO's results of boxes.
+        masks: COCO's results of masks.
+        unreadable: why images could not be read, with their paths.
+    """
+
+    images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    boxes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    masks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    unreadable: list[str] = dataclasses.field(default_factory=list)
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(
+            self.images + other.images,
+            self.boxes + other.boxes,
+            self.masks + other.masks,
+            sorted(self.unreadable + other.unreadable),
+        )
 
 
 class InferenceJob:
-    """Predicts and writes; results lie in the output folder as the pictures lie in theirs.
+    """Predicts images and writes the results; arguments as of `predict_files`."""
 
-    Attributes:
-        entries: of pictures done, COCO's `images`.
-        found: of pictures done, COCO's results: boxes and, from networks with masks, masks.
-        broken: (path, why) of pictures that could not be read.
-    """
-
-    def __init__(self, args: Namespace, paths: Sequence[Path], classes: Sequence[str]) -> None:
-        self.out, self.score_thr, self.json = Path(args.out), args.score_thr, args.json
-        self.paths, self.classes = paths, classes
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        classes: Sequence[str],
+        *,
+        score_thr: float = 0.3,
+        json: bool = False,
+    ) -> None:
+        self.paths, self.out, self.classes = paths, out, classes
+        self.score_thr, self.json = score_thr, json
         self.root = Path(os.path.commonpath([path.parent for path in paths]))
-        # as COCO does: the number that is the file's name
+        # as in COCO: the number that is the file's name
         numbers = [int(p.stem) if p.stem.isdecimal() else -1 for p in paths]
-        plain = -1 not in numbers and len(set(numbers)) == len(paths)
-        self.ids = numbers if plain else list(range(1, len(paths) + 1))
+        unique = -1 not in numbers and len(set(numbers)) == len(paths)
+        self.ids = numbers if unique else list(range(1, len(paths) + 1))
         self.category_ids = category_ids(classes)
-        self.entries: list[dict[str, Any]] = []
-        self.found: list[tuple[dict[str, Any], Any]] = []
-        self.broken: list[tuple[str, str]] = []
+        self.outcome = Outcome()
 
-    def run(self, predictor: Any, numbers: Sequence[int]) -> None:
-        """Do the pictures of these numbers; on a terminal under a bar."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = ('pictures', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        quiet = 0 not in numbers  # another process shows its bar
-        with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-            task = bar.add_task('', total=len(numbers))
-            for number, found in predictor.stream(self.readable(numbers, bar)):
-                self.write(number, found)
-                bar.advance(task)
-
-    def readable(self, numbers: Sequence[int], bar: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and pixels of each picture; those that cannot be read are reported."""
-        from effvim.images import read_image
-
-        for number in numbers:
-            try:
-                yield number, read_image(self.paths[number])
-            except UserError as error:
-                self.broken.append((str(self.paths[number]), str(error)))
-                bar.console.print(f'left out: {error}', markup=False, highlight=False)
+    def run(self, predictor: Predictor, indices: Sequence[int]) -> None:
+        """Predict the images of these indices, with a progress bar on the rank of the first."""
+        with console.progress('images', enabled=0 in indices) as bar:
+            bar.add_task('', total=len(indices))
+            for index, prediction in predictor.stream(self._read(indices, bar)):
+                self.write(index, prediction)
                 bar.advance(bar.task_ids[0])
 
-    def write(self, number: int, found: Prediction) -> None:
-        """The files of one picture.
+    def _read(self, indices: Sequence[int], bar: Progress) -> Iterator[tuple[int, np.ndarray]]:
+        """Index and pixels of each image; skips those that cannot be read, with a message."""
+        from effvim.images import read_image
+
+        for index in indices:
+            try:
+                yield index, read_image(self.paths[index])
+            except UserError as error:
+                self.outcome.unreadable.append(str(error))
+                bar.console.print(f'skipped: {error}', markup=False, highlight=False)
+                bar.advance(bar.task_ids[0])
+
+    def write(self, index: int, prediction: Prediction) -> None:
+        """Write the files of one image.
 
         Raises:
-            UserError: the disk does not let us.
+            UserError: a file cannot be written.
         """
-        from PIL import Image
-
-        from effvim.visualization.rendering import palette
-
-        name = self.paths[number].relative_to(self.root)
-        self._save(found.draw(self.score_thr), Path('pictures') / f'{name}.png')
+        name = self.paths[index].relative_to(self.root)
+        self._write_image(f'images/{name}.png', prediction.draw(self.score_thr))
         if not self.json:
             return
-        height, width = found.picture.shape[:2]
-        entry = {'id': self.ids[number], 'file_name': str(name), 'width': width, 'height': height}
-        if found.label_map is None:
-            self.found += coco_results(found.above(self.score_thr), entry['id'], self.category_ids)
+        height, width = prediction.image.shape[:2]
+        image = {'id': self.ids[index], 'file_name': str(name), 'width': width, 'height': height}
+        if prediction.label_map is None:
+            boxes, masks = coco_results(
+                prediction.above(self.score_thr), image['id'], self.category_ids
+            )
+            self.outcome.boxes += boxes
+            self.outcome.masks += masks
         else:
-            few = len(self.classes) <= 256
-            labels = Image.fromarray(found.label_map.astype('uint8' if few else 'uint16'))
-            if few:  # colours to look at; the values are the labels
-                labels.putpalette(palette(len(self.classes)).tobytes())
-            self._save(labels, Path('labels') / f'{name}.png')
-            entry['label_map'] = f'labels/{name}.png'
-        self.entries.append(entry)
+            image['label_map'] = f'labels/{name}.png'
+            self._write_image(image['label_map'], self._label_image(prediction.label_map))
+        self.outcome.images.append(image)
 
-    def _save(self, image: Any, name: Path) -> None:
+    def finish(self) -> None:
+        """Write the JSON files and report how many images were predicted.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        if self.json:
+            self._write_json_files()
+        unreadable = self.outcome.unreadable
+        done = len(self.paths) - len(unreadable)
+        console.say(f'{done} of {len(self.paths)} images done; results: {self.out}')
+        if unreadable:
+            console.error(
+                f'{len(unreadable)} could not be read:', *(f'  {why}' for why in sorted(unreadable))
+            )
+
+    def _write_json_files(self) -> None:
+        images = sorted(self.outcome.images, key=lambda image: image['file_name'])
+        segments = any('label_map' in image for image in images)
+        ids = range(len(self.classes)) if segments else self.category_ids
+        categories = [{'id': id_, 'name': name} for id_, name in zip(ids, self.classes)]
+        self._write_json('images.json', {'images': images, 'categories': categories})
+        for name, results in (('bbox', self.outcome.boxes), ('segm', self.outcome.masks)):
+            if results or (name == 'bbox' and not segments):
+                results = sorted(results, key=lambda result: result['image_id'])
+                self._write_json(f'detections.{name}.json', results)
+
+    def _label_image(self, label_map: np.ndarray) -> Image.Image:
+        """A label map as an image: values are the labels, colours are there to look at."""
+        from PIL import Image
+
+        from effvim.visualization.rendering import class_palette
+
+        if len(self.classes) > 256:
+            return Image.fromarray(label_map.astype('uint16'))
+        image = Image.fromarray(label_map.astype('uint8'))
+        image.putpalette(class_palette(len(self.classes)).tobytes())
+        return image
+
+    def _write_image(self, name: str, image: Image.Image) -> None:
         buffer = io.BytesIO()
         image.save(buffer, 'PNG')
         self._write(name, buffer.getvalue())
 
-    def _write(self, name: str | Path, data: bytes) -> None:
+    def _write_json(self, name: str, content: Any) -> None:
+        self._write(name, (jsonlib.dumps(content, allow_nan=False) + '\n').encode())
+
+    def _write(self, name: str, content: bytes) -> None:
         from effvim.files import write_atomic
 
         try:
-            write_atomic(self.out / name, data)
+            write_atomic(self.out / name, content)
         except OSError as error:
             raise UserError(
-                f'{self.out / name} cannot be written: {error.strerror}; choose '
-                f'another folder with --out'
+                f'{self.out / name} cannot be written: {error.strerror}; choose another '
+                f'directory with --out'
             ) from error
-
-    def finish(self) -> None:
-        """Write what is about all pictures; say what was done and what was not."""
-        segments = any('label_map' in entry for entry in self.entries)
-        if self.json:
-            ids = range(len(self.classes)) if segments else self.category_ids
-            categories = [{'id': i, 'name': name} for i, name in zip(ids, self.classes)]
-            entries = sorted(self.entries, key=lambda entry: entry['file_name'])
-            self._write_json('images.json', {'images': entries, 'categories': categories})
-            found = sorted(self.found, key=lambda pair: pair[0]['image_id'])
-            if not segments:
-                self._write_json('detections.bbox.json', [box for box, _ in found])
-            if found and found[0][1]:
-                self._write_json('detections.segm.json', [mask for _, mask in found])
-        done = len(self.paths) - len(self.broken)
-        print(f'{done} of {len(self.paths)} pictures done; results: {self.out}')
-        if self.broken:
-            print(f'{len(self.broken)} could not be read:', file=sys.stderr)
-        for _, why in sorted(self.broken):
-            print(f'  {why}', file=sys.stderr)
-
-    def _write_json(self, name: str, content: Any) -> None:
-        self._write(name, (json.dumps(content, allow_nan=False) + '\n').encode())

@@ -1,4 +1,4 @@
-"""TODO effvim.inference.coco_results."""
+"""Predictions in COCO's formats: results and run-length encoded masks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from effvim.inference.prediction import Prediction
 
 
 def category_ids(classes: Sequence[str]) -> list[int]:
-    """COCO's own ids for COCO's 80 classes, 1, 2, 3 … for others."""
+    """The category id of each class: COCO's own for COCO's 80 classes, 1, 2, 3 … for others."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
@@ -19,23 +21,33 @@ def category_ids(classes: Sequence[str]) -> list[int]:
     return list(range(1, len(classes) + 1))
 
 
-def coco_results(
-    found: Prediction, image_id: int, ids: Sequence[int]
-) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """COCO's results of one picture: for each object that of its box, and that of its mask."""
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's run-length encoding of a mask, H W, with `counts` as text for JSON."""
     import numpy as np
     from pycocotools import mask as rle
 
-    entries = []
-    for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
-        about = {
+    code = rle.encode(np.asfortranarray(mask, np.uint8))
+    return {**code, 'counts': code['counts'].decode()}
+
+
+def coco_results(
+    prediction: Prediction, image_id: int, ids: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """COCO's results for one image: those of boxes and, from networks with masks, those of masks.
+
+    Args:
+        prediction: of a detector.
+        image_id: COCO's id of the image.
+        ids: the category id of each label, see `category_ids`.
+    """
+    boxes, masks = [], []
+    for i, (x1, y1, x2, y2) in enumerate(prediction.boxes.tolist()):
+        common = {
             'image_id': image_id,
-            'category_id': ids[found.labels[i]],
-            'score': float(found.scores[i]),
+            'category_id': ids[prediction.labels[i]],
+            'score': float(prediction.scores[i]),
         }
-        masked = None
-        if found.masks is not None:
-            code = rle.encode(np.asfortranarray(found.masks[i], np.uint8))
-            masked = {**about, 'segmentation': {**code, 'counts': code['counts'].decode()}}
-        entries.append(({**about, 'bbox': [x1, y1, x2 - x1, y2 - y1]}, masked))
-    return entries
+        boxes.append({**common, 'bbox': [x1, y1, x2 - x1, y2 - y1]})
+        if prediction.masks is not None:
+            masks.append({**common, 'segmentation': encode_mask(prediction.masks[i])})
+    return boxes, masks

@@ -1,4 +1,4 @@
-"""An ONNX file of `tools/export.py` in the place of the model that it was made from."""
+"""Run an exported ONNX file in place of the model that it was made from."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from effvim.inference.preprocessing import Prepare
 
 @MODELS.register_module()
 class EffViMExportedModel(BaseModel):
-    """A file in the place of its model, for `test_step`; picture by picture, as they come.
+    """An exported file with the `test_step` of mmdet's and mmseg's models.
 
-    A picture smaller than a file of a fixed size is padded at the right and the bottom.
+    Images run one at a time. One that is smaller than the fixed size of the file is padded at the
+    right and the bottom.
 
     Args:
-        source: the file or its content.
+        source: the file's path or content.
+
+    Attributes:
+        about: the file's metadata, see `effvim.checkpoints.exported.description`.
     """
 
     def __init__(self, source: str | bytes) -> None:
@@ -35,26 +39,26 @@ class EffViMExportedModel(BaseModel):
         self.about = description(self.session, name)
 
     def run(self, image: Tensor) -> dict[str, Tensor]:
-        """All outputs, by name, for one picture, 3 H W, 0 to 255 as OpenCV reads it."""
+        """All outputs by name for one image. Shape: 3 H W, 0 to 255 as OpenCV reads it."""
         x, size = image[None], self.about['size']
         if self.about['input'] == 'normalised':
             x = Prepare(**self.about['settings']['model.data_preprocessor'])(x)
         if size and list(x.shape[2:]) != size:
-            x = self.padded(x, size)
+            x = self.pad(x, size)
         names = [output.name for output in self.session.get_outputs()]
-        found = self.session.run(names, {'images': np.ascontiguousarray(x.numpy())})
-        return {name: torch.from_numpy(value)[0] for name, value in zip(names, found)}
+        outputs = self.session.run(names, {'images': np.ascontiguousarray(x.numpy())})
+        return {name: torch.from_numpy(value)[0] for name, value in zip(names, outputs)}
 
-    def padded(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """A picture of a fixed size, what is added being what the network sees as 0.
+    def pad(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Pad an image to a fixed size, with what the network sees as 0.
 
         Raises:
-            UserError: it is larger.
+            UserError: the image is larger.
         """
         (height, width), (full_height, full_width) = x.shape[2:], size
         if height > full_height or width > full_width:
             raise UserError(
-                f'a picture of {height} × {width} pixels, as the config resizes it, does not fit '
+                f'an image of {height} × {width} pixels, as the config resizes it, does not fit '
                 f"into the file's {full_height} × {full_width}: set the scale of the Resize in "
                 f'test_dataloader.dataset.pipeline, or export without --size'
             )
@@ -66,22 +70,22 @@ class EffViMExportedModel(BaseModel):
         return canvas
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'predict') -> Any:
-        """Results into each of the data samples, in pixels of the original pictures."""
+        """Put predictions into each of the data samples, in pixels of the original images."""
         for image, sample in zip(inputs, data_samples):
-            found = self.run(image)
-            if 'label_map' in found:
-                sample.pred_sem_seg = PixelData(data=label_map(found['label_map'], sample))
+            outputs = self.run(image)
+            if 'label_map' in outputs:
+                sample.pred_sem_seg = PixelData(data=label_map(outputs['label_map'], sample))
             else:
-                sample.pred_instances = instances(found, sample, self.about['settings'])
+                sample.pred_instances = instances(outputs, sample, self.about['settings'])
         return data_samples
 
     def test_step(self, data: Any) -> Any:
-        """As of mmdet's and mmseg's models."""
+        """As in mmdet's and mmseg's models."""
         return self(**data)
 
 
 def label_map(labels: Tensor, sample: Any) -> Tensor:
-    """Labels at the size of the original picture, those of the nearest pixels.
+    """Resize labels to the original image, each pixel taking the nearest label.
 
     Shape: H W → 1 H' W'.
     """
@@ -91,19 +95,21 @@ def label_map(labels: Tensor, sample: Any) -> Tensor:
 
 
 def instances(
-    found: Mapping[str, Tensor], sample: Any, settings: Mapping[str, Any]
+    outputs: Mapping[str, Tensor], sample: Any, settings: Mapping[str, Any]
 ) -> InstanceData:
-    """Boxes and masks of the original picture, as mmdet's models give them."""
-    count = int(found['count'])
+    """Boxes and masks in the original image, as mmdet's models return them."""
+    count = int(outputs['count'])
     height, width = sample.img_shape[:2]
     scale = torch.tensor(sample.get('scale_factor', (1, 1))).repeat(2)  # x y x y
-    boxes = found['boxes'][:count].minimum(torch.tensor([width, height] * 2))  # not in the padding
+    boxes = outputs['boxes'][:count].minimum(
+        torch.tensor([width, height] * 2)
+    )  # not in the padding
     result = InstanceData(
-        bboxes=boxes / scale, scores=found['scores'][:count], labels=found['labels'][:count]
+        bboxes=boxes / scale, scores=outputs['scores'][:count], labels=outputs['labels'][:count]
     )
-    if 'masks' in found:
+    if 'masks' in outputs:
         result.masks = paste(
-            found['masks'][:count],
+            outputs['masks'][:count],
             result.bboxes,
             sample.ori_shape[:2],
             settings['model.test_cfg.rcnn.mask_thr_binary'],
@@ -112,11 +118,11 @@ def instances(
 
 
 def paste(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float) -> Tensor:
-    """Masks of a whole picture. Shape: masks K 28 28, boxes K 4 → K H W, bool."""
+    """Put masks of boxes into whole images. Shape: masks K 28 28, boxes K 4 → K H W, bool."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
-    for i in range(len(masks)):  # mmdet's way on a CPU
-        part, place = _do_paste_mask(masks[i : i + 1, None], boxes[i : i + 1], *size)
-        pasted[(i, *place)] = part[0] >= threshold
+    for i in range(len(masks)):  # one at a time, as mmdet does on a CPU
+        patch, place = _do_paste_mask(masks[i : i + 1, None], boxes[i : i + 1], *size)
+        pasted[(i, *place)] = patch[0] >= threshold
     return pasted

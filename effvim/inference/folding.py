@@ -1,4 +1,4 @@
-"""A detector or segmentor with nothing left to fold, for inference."""
+"""Make a whole detector or segmentor faster for inference."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from backbone import EfficientViM
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Fold the backbone, then BN of the other parts into the convolutions before; in place.
+    """Fold all BN layers into the convolutions before them, in place, and return the model.
 
-    Outputs stay equal; the model cannot be trained any more. Returns `model`.
+    The backbone's gates are folded, too. Outputs stay equal; the model can no longer be trained.
     """
     for module in list(model.modules()):
         if isinstance(module, EfficientViM):
             module.fuse()
     seen = set()
-    for module in model.modules():  # RTMDet has one convolution under the BNs of all levels
+    for module in model.modules():  # RTMDet shares one convolution between the BNs of all levels
         if isinstance(module, ConvModule):
             if module.conv in seen:
                 module.conv = copy.deepcopy(module.conv)

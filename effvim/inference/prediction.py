@@ -1,4 +1,4 @@
-"""TODO effvim.inference.prediction."""
+"""What a network predicts for one image."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from effvim.visualization.rendering import _with_label_map, _with_objects
+from effvim.visualization.rendering import draw_instances, draw_label_map
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was found in one picture, in pixels of that picture; N objects, the surest first.
+    """The prediction for one image, in pixels of that image; N objects, highest-scoring first.
 
     Attributes:
-        picture: H W 3, uint8, RGB: the picture upright, as its EXIF orientation says.
-        classes: names by label.
-        boxes: N 4, float32, x1 y1 x2 y2; without objects, and from a segmentor, N is 0.
+        image: H W 3, uint8, RGB: the image upright, as its EXIF orientation says.
+        classes: class names by label.
+        boxes: N 4, float32, x1 y1 x2 y2; N is 0 without objects, and for segmentors.
         scores: N, float32, 0 to 1.
         labels: N, int64.
-        masks: N H W, bool; None from networks without masks.
-        label_map: H W, int64, the class of every pixel; None from detectors.
+        masks: N H W, bool; None for networks without masks.
+        label_map: H W, int64, the class of every pixel; None for detectors.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     classes: tuple[str, ...]
     boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 4), np.float32))
     scores: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
@@ -33,7 +33,7 @@ class Prediction:
     label_map: np.ndarray | None = None
 
     def above(self, score_thr: float) -> Prediction:
-        """The same without objects whose score is lower than `score_thr`."""
+        """The same prediction without the objects that score lower than `score_thr`."""
         kept = self.scores >= score_thr
         return dataclasses.replace(
             self,
@@ -44,7 +44,13 @@ class Prediction:
         )
 
     def draw(self, score_thr: float = 0.3) -> Image.Image:
-        """The picture with boxes, names, scores and masks; or label colours and their legend."""
+        """The image with boxes, class names, scores and masks; or with its label map and a legend.
+
+        Objects that score lower than `score_thr` are not drawn.
+        """
         if self.label_map is not None:
-            return _with_label_map(self.picture, self.label_map, self.classes)
-        return _with_objects(self.above(score_thr))
+            return draw_label_map(self.image, self.label_map, self.classes)
+        kept = self.above(score_thr)
+        return draw_instances(
+            self.image, kept.boxes, kept.labels, self.classes, kept.scores, kept.masks
+        )

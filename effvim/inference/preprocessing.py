@@ -1,4 +1,4 @@
-"""TODO effvim.inference.preprocessing."""
+"""The first step of detectors and segmentors as a module that exported graphs contain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 
 class Prepare(nn.Module):
-    """Channel order, mean and standard deviation, padding with 0 at the right and the bottom.
+    """Normalise images and pad them with 0 at the right and the bottom.
 
-    Shape: B 3 H W, 0 to 255 as OpenCV reads pictures → B 3 H' W', multiples of `divisor`.
+    Shape: B 3 H W, 0 to 255 as OpenCV reads images → B 3 H' W', multiples of `divisor`.
+
+    Args:
+        mean: of each channel, in the network's order.
+        std: standard deviation of each channel.
+        reverse: reverse the order of channels first, from BGR to RGB.
+        divisor: height and width are padded to multiples of it.
     """
 
     def __init__(

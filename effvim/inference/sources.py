@@ -1,4 +1,4 @@
-"""TODO effvim.inference.sources."""
+"""Where the images to predict come from: files, directories and glob patterns."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from backbone.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 
 def find_images(inputs: Sequence[str], out: Path) -> list[Path]:
-    """The pictures that `inputs` name, each once, sorted; none of an earlier run's in `out`.
+    """List the images that `inputs` name, sorted, each once.
+
+    Args:
+        inputs: files, directories (searched with all their subdirectories) or glob patterns.
+        out: the output directory; images that an earlier run wrote there are skipped, unless one
+            is named itself.
 
     Raises:
-        UserError: an input that names none.
+        UserError: an input names no image.
     """
     from effvim.images import IMAGE_SUFFIXES
 
-    found = set()
+    images = set()
     own = os.path.abspath(out)
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = [
-                p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            ]
+            files = [p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
         else:
             files = (
-                [path]
-                if path.is_file()
-                else [p for p in map(Path, glob.glob(given, recursive=True)) if p.is_file()]
+                [path] if path.is_file() else [Path(p) for p in glob.glob(given, recursive=True)]
             )
-        named = {Path(os.path.abspath(p)) for p in files}
-        named = {p for p in named if path == p or not p.is_relative_to(own)}
-        if not named:
-            what = (
-                f'there is no picture ({", ".join(IMAGE_SUFFIXES)})'
+        matches = {Path(os.path.abspath(p)) for p in files if p.is_file()}
+        matches = {p for p in matches if path == p or not p.is_relative_to(own)}
+        if not matches:
+            reason = (
+                f'there is no image in this directory ({", ".join(IMAGE_SUFFIXES)})'
                 if path.is_dir()
-                else ('there is no such picture, folder or match')
+                else 'there is no such image or directory, and no file matches it as a pattern'
             )
-            raise UserError(f'{given}: {what}')
-        found |= named
-    return sorted(found)
+            raise UserError(f'{given}: {reason}')
+        images |= matches
+    return sorted(images)

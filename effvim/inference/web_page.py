@@ -1,4 +1,4 @@
-"""The page of `tools/demo.py`: what it shows, and the server that shows it. Needs gradio."""
+"""The web page of `effvim demo` and its server; needs gradio."""
 
 from __future__ import annotations
 
@@ -15,47 +15,54 @@ import gradio as gr
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from pycocotools import mask as rle
 
 from backbone.errors import UserError
 from effvim.images import IMAGE_SUFFIXES, read_image
+from effvim.inference.coco_results import encode_mask
 from effvim.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     from effvim.inference.predictor import Predictor
 
 
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # no other decoder sees an upload
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # no other decoder reads an upload
 
 MAX_MEGAPIXELS = 32
 
-KEPT = 3600  # seconds, uploads and results
+KEEP_SECONDS = 3600  # uploads and results
 
 MAX_VISITORS = 16  # whose last result is kept in memory
 
-# Everything the page needs comes from this server; the browser asks no other.
+# The browser may load from this server only.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
 class Shown(NamedTuple):
-    """What a visitor looks at; seconds: of reading and of the network."""
+    """The result that a visitor looks at.
+
+    Attributes:
+        name: file name of the image.
+        checkpoint: name of the checkpoint.
+        prediction: of that checkpoint for that image.
+        seconds: how long reading and the network took.
+    """
 
     name: str
     checkpoint: str
-    found: Prediction
+    prediction: Prediction
     seconds: tuple[float, float]
 
 
 def build(
     predictors: Mapping[str, Predictor], examples: Sequence[Path], title: str, segments: bool
 ) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        predictors: by the name under which the visitor chooses.
-        examples: pictures to offer; not in gradio's folder, which is emptied.
-        title: its heading.
-        segments: it is about label maps, not objects with scores.
+        predictors: by the name that the visitor chooses from.
+        examples: images to offer; not in gradio's directory, which is emptied.
+        title: heading of the page.
+        segments: the predictors are segmentors: no score threshold.
     """
     names = list(predictors)
 
@@ -65,21 +72,22 @@ def build(
         name = Path(path).name
         started = time.perf_counter()
         try:
-            picture = read_image(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
+            image = read_image(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
         except UserError as error:
             why = html.escape(str(error).replace(path, name))
             gr.Warning(why)
             return why
         read_at = time.perf_counter()
-        found = predictors[checkpoint](picture)
-        return Shown(name, checkpoint, found, (read_at - started, time.perf_counter() - read_at))
+        prediction = predictors[checkpoint](image)
+        seconds = read_at - started, time.perf_counter() - read_at
+        return Shown(name, checkpoint, prediction, seconds)
 
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT)) as page:
-        gr.Markdown(f'# {title}\nDrop a picture, or take one of the examples.')
-        state = gr.State('', time_to_live=KEPT)
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
+        gr.Markdown(f'# {title}\nDrop an image, or choose one of the examples.')
+        state = gr.State('', time_to_live=KEEP_SECONDS)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                picture = gr.File(label='Picture', file_types=list(IMAGE_SUFFIXES), height=140)
+                upload = gr.File(label='Image', file_types=list(IMAGE_SUFFIXES), height=140)
                 choice = gr.Dropdown(
                     names, value=names[0], label='Checkpoint', visible=len(names) > 1
                 )
@@ -104,13 +112,13 @@ def build(
                 with gr.Row():
                     as_png, as_json = (
                         gr.DownloadButton(f'Download {what}', size='md', interactive=False)
-                        for what in ('picture (PNG)', 'result (JSON)')
+                        for what in ('image (PNG)', 'result (JSON)')
                     )
         outputs = [result, summary, as_png, as_json]
         gr.on(
-            [picture.change, choice.change],
+            [upload.change, choice.change],
             predict,
-            [picture, choice],
+            [upload, choice],
             state,
             show_progress_on=result,
             api_name='predict',
@@ -129,15 +137,17 @@ def build(
             show_progress='hidden',
             api_name='show',
         )
-        offered.click(lambda index: str(examples[index]), offered, picture, api_name='example')
+        offered.click(lambda index: str(examples[index]), offered, upload, api_name='example')
     page.state_session_capacity = MAX_VISITORS
     return page
 
 
 def show(shown: Shown | str, score_thr: float) -> tuple[str | None, str, Any, Any]:
-    """The drawn picture, what is to be said about it, and both downloads.
+    """Draw a result; returns the image's file, the text below it, and both downloads.
 
-    shown: instead of a result, why there is none.
+    Args:
+        shown: the result, or why there is none.
+        score_thr: objects that score lower are dropped.
     """
     if isinstance(shown, str):
         png, results = (gr.update(value=None, interactive=False) for _ in range(2))
@@ -145,79 +155,73 @@ def show(shown: Shown | str, score_thr: float) -> tuple[str | None, str, Any, An
     started = time.perf_counter()
     folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
     stem = Path(shown.name).stem
-    drawn = folder / f'{stem}_found.png'
-    shown.found.draw(score_thr).save(drawn, compress_level=1)
+    drawn = folder / f'{stem}_prediction.png'
+    shown.prediction.draw(score_thr).save(drawn, compress_level=1)
     drawing = time.perf_counter() - started
     content = as_dict(shown, score_thr)
-    written = folder / f'{stem}_found.json'
+    written = folder / f'{stem}_prediction.json'
     written.write_text(json.dumps(content))
     times = ' · '.join(
         f'{what} {1000 * seconds:.0f} ms'
         for what, seconds in zip(('reading', 'network', 'drawing'), (*shown.seconds, drawing))
     )
-    height, width = shown.found.picture.shape[:2]
+    height, width = shown.prediction.image.shape[:2]
     png, results = (gr.update(value=str(path), interactive=True) for path in (drawn, written))
     text = f'**{headline(content)}**  \n{width} × {height} pixels · {times}'
     return str(drawn), text, png, results
 
 
 def as_dict(shown: Shown, score_thr: float) -> dict[str, Any]:
-    """What the JSON holds: boxes x y width height, and masks and regions as COCO's RLE."""
-    found = shown.found
-    height, width = found.picture.shape[:2]
+    """A result as JSON: boxes as x y width height; masks and regions as COCO's RLE."""
+    prediction = shown.prediction
+    height, width = prediction.image.shape[:2]
     content: dict[str, Any] = {
-        'picture': shown.name,
+        'image': shown.name,
         'width': width,
         'height': height,
         'checkpoint': shown.checkpoint,
     }
-    if found.label_map is not None:
-        counts = np.bincount(found.label_map.ravel())
+    if prediction.label_map is not None:
+        counts = np.bincount(prediction.label_map.ravel())
         return {
             **content,
             'regions': [
                 {
-                    'class': found.classes[label],
+                    'class': prediction.classes[label],
                     'pixels': int(counts[label]),
-                    'segmentation': encode(found.label_map == label),
+                    'segmentation': encode_mask(prediction.label_map == label),
                 }
                 for label in np.argsort(-counts, kind='stable')
                 if counts[label]
             ],
         }
-    found = found.above(score_thr)
+    prediction = prediction.above(score_thr)
     objects: list[dict[str, Any]] = [
-        {'class': found.classes[label], 'score': score, 'bbox': [x1, y1, x2 - x1, y2 - y1]}
+        {'class': prediction.classes[label], 'score': score, 'bbox': [x1, y1, x2 - x1, y2 - y1]}
         for label, score, (x1, y1, x2, y2) in zip(
-            found.labels, found.scores.tolist(), found.boxes.tolist()
+            prediction.labels, prediction.scores.tolist(), prediction.boxes.tolist()
         )
     ]
-    for entry, mask in zip(objects, () if found.masks is None else found.masks):
-        entry['segmentation'] = encode(mask)
+    for one, mask in zip(objects, () if prediction.masks is None else prediction.masks):
+        one['segmentation'] = encode_mask(mask)
     return {**content, 'score_threshold': score_thr, 'objects': objects}
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's RLE of a mask, H W, as JSON takes it."""
-    code = rle.encode(np.asfortranarray(mask, np.uint8))
-    return {**code, 'counts': code['counts'].decode()}
-
-
 def headline(content: Mapping[str, Any]) -> str:
-    """The result in one line."""
+    """A result in one line."""
     if 'regions' in content:
         pixels = content['width'] * content['height']
         return ', '.join(f'{r["class"]} {r["pixels"] / pixels:.0%}' for r in content['regions'])
-    counts = Counter(entry['class'] for entry in content['objects'])
+    counts = Counter(one['class'] for one in content['objects'])
     number = counts.total()
     if not number:
-        return f'nothing with a score of at least {content["score_threshold"]:.2f}'
+        return f'no object with a score of at least {content["score_threshold"]:.2f}'
     each = ', '.join(f'{count} {name}' for name, count in counts.most_common())
     return f'{number} object{"s" if number > 1 else ""}: {each}'
 
 
 def server(page: gr.Blocks, max_megabytes: float) -> uvicorn.Server:
-    """What serves the page, on the socket that its `run` is given."""
+    """The server of the page; its `run` takes the socket."""
     app = FastAPI(openapi_url=None)
 
     @app.middleware('http')

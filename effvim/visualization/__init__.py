@@ -1,0 +1,1 @@
+"""Training curves, and predictions and ground truth drawn into images."""

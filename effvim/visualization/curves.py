@@ -1,4 +1,4 @@
-"""TODO effvim.visualization.curves."""
+"""Training curves of one run, and several runs compared."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from backbone.errors import UserError
 
+MAIN_METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mIoU', 'mAcc', 'aAcc')
 
-def read_scalars(
-    work_dir: Path, began: str = ''
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """What the runs in `work_dir` logged: training records by iteration, validations by epoch.
+Records = list[dict[str, float]]
 
-    Runs before `began` (mmengine's time stamp, e.g. 20250131_235959) are left out. Where a resumed
-    run repeats iterations of an earlier one, the later run's records count.
+
+def read_scalars(work_dir: Path, began: str = '') -> tuple[Records, Records]:
+    """Read what the runs in a working directory logged: training by iteration, and validations.
+
+    Where a resumed run repeats iterations of an earlier one, the later run's records count.
+
+    Args:
+        work_dir: the working directory.
+        began: mmengine's time stamp, e.g. 20250131_235959; earlier runs are ignored.
     """
-    train: dict[int, dict[str, float]] = {}
-    val: dict[int, dict[str, float]] = {}
+    train: dict[float, dict[str, float]] = {}
+    val: dict[float, dict[str, float]] = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         if path.parts[-3] < began:
             continue
@@ -37,9 +43,15 @@ def read_scalars(
 
 
 def draw_curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
-    """Draw losses, learning rate and metrics of the runs in `work_dir` to `curves.png` there.
+    """Draw losses, learning rate and metrics of a working directory to `curves.png` in it.
 
-    unit: what the steps of validations count, epochs or iterations.
+    Args:
+        work_dir: the working directory.
+        began: as of `read_scalars`.
+        unit: what the steps of validations count, epoch or iteration.
+
+    Returns:
+        The path of `curves.png`.
     """
     train, val = read_scalars(work_dir, began)
     figure = Figure(figsize=(12, 3.6), layout='constrained')
@@ -52,7 +64,7 @@ def draw_curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
     rate.plot(steps, [record.get('lr', np.nan) for record in train], color='tab:gray')
     rate.set(title='learning rate', xlabel='iteration', ylim=(0, None))
     steps = [record['step'] for record in val]
-    names = [k for k in (val[-1] if val else {}) if _is_main_metric(k)]
+    names = [k for k in (val[-1] if val else {}) if k.endswith(MAIN_METRICS)]
     for name in names:
         metrics.plot(steps, [record.get(name, np.nan) for record in val], 'o-', label=name)
     percent = any(name.endswith(('mIoU', 'mAcc', 'aAcc')) for name in names)
@@ -62,48 +74,37 @@ def draw_curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
         if axes.lines:
             axes.legend(frameon=False, fontsize='small')
     for axes in (losses, rate, metrics):
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(alpha=0.3)
+        _declutter(axes)
     path = work_dir / 'curves.png'
     figure.savefig(path, dpi=110)
     return path
 
 
-def draw_runs(folders: Sequence[Path]) -> Figure:
-    """Loss and main metrics of several runs, each in its colour, over iterations.
+def draw_runs(work_dirs: Sequence[Path]) -> Figure:
+    """Draw loss and main metrics of several runs over iterations, each run in its own colour.
 
     Raises:
-        UserError: a folder in which no run has logged anything.
+        UserError: no run has logged anything in one of the working directories.
     """
-    runs = {folder: read_logged(folder) for folder in folders}
-    names = sorted(
-        {
-            name
-            for _, val in runs.values()
-            for record in val
-            for name in record
-            if name.endswith(('mAP', 'mIoU'))
-        }
-    )
+    runs = [read_logged(work_dir) for work_dir in work_dirs]
+    names = sorted(_metric_names(runs, ('mAP', 'mIoU')))
     figure = Figure(figsize=(4.2 * (1 + len(names)), 3.8), layout='constrained')
-    panels = dict(zip(['loss', *names], figure.subplots(1, 1 + len(names), squeeze=False)[0]))
-    for train, val in runs.values():
+    loss, *panels = figure.subplots(1, 1 + len(names), squeeze=False)[0]
+    for train, val in runs:
         ends = {record['epoch']: record['step'] for record in train if 'epoch' in record}
-        steps, losses = ([r[key] for r in train] for key in ('step', 'loss'))
-        line = panels['loss'].plot(steps, losses, '.-', ms=3, lw=1.2)
-        for name in names:
+        steps, losses = ([record[key] for record in train] for key in ('step', 'loss'))
+        line = loss.plot(steps, losses, '.-', ms=3, lw=1.2)
+        for name, axes in zip(names, panels):
             points = [(ends.get(r['step'], r['step']), r[name]) for r in val if name in r]
-            panels[name].plot(
-                *zip(*points) if points else ([], []), 'o-', ms=4, color=line[0].get_color()
-            )
-    for name, axes in panels.items():
+            x, y = zip(*points) if points else ((), ())
+            axes.plot(x, y, 'o-', ms=4, color=line[0].get_color())
+    for name, axes in zip(['loss', *names], [loss, *panels]):
         axes.set(title=name + ', %' * name.endswith('mIoU'), xlabel='iteration')
         axes.set_ylim(0)
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(alpha=0.3)
+        _declutter(axes)
     figure.legend(
-        panels['loss'].lines,
-        [str(folder) for folder in folders],
+        loss.lines,
+        [str(work_dir) for work_dir in work_dirs],
         frameon=False,
         loc='outside lower center',
         fontsize='small',
@@ -112,49 +113,46 @@ def draw_runs(folders: Sequence[Path]) -> Figure:
     return figure
 
 
-def summarize_runs(folders: Sequence[Path]) -> Table:
-    """A row for each run: iterations, last loss, of every main metric the last and the best.
+def summarize_runs(work_dirs: Sequence[Path]) -> Table:
+    """A table with a row for each run: iterations, last loss, last and best main metrics.
 
     Raises:
-        UserError: as `compare`.
+        UserError: as `draw_runs`.
     """
-    runs = {folder: read_logged(folder) for folder in folders}
-    names = list(
-        dict.fromkeys(
-            name
-            for _, val in runs.values()
-            for record in val
-            for name in record
-            if _is_main_metric(name)
-        )
-    )
-    drawn = Table('run', 'iterations', 'loss', *names)
-    for folder, (train, val) in runs.items():
+    runs = [read_logged(work_dir) for work_dir in work_dirs]
+    names = _metric_names(runs, MAIN_METRICS)
+    table = Table('run', 'iterations', 'loss', *names)
+    for work_dir, (train, val) in zip(work_dirs, runs):
         cells = []
         for name in names:
             values = [record[name] for record in val if name in record]
             cells.append(f'{values[-1]:.4f} (best {max(values):.4f})' if values else '–')
         last = train[-1] if train else {}
-        drawn.add_row(
-            str(folder), str(last.get('step', '–')), f'{last["loss"]:.4f}' if last else '–', *cells
-        )
-    return drawn
+        loss = f'{last["loss"]:.4f}' if last else '–'
+        table.add_row(str(work_dir), str(last.get('step', '–')), loss, *cells)
+    return table
 
 
-def read_logged(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """As `scalars`.
+def read_logged(work_dir: Path) -> tuple[Records, Records]:
+    """As `read_scalars`.
 
     Raises:
-        UserError: no run has logged anything in `folder`.
+        UserError: no run has logged anything in the working directory.
     """
-    train, val = read_scalars(folder)
+    train, val = read_scalars(work_dir)
     if not train and not val:
         raise UserError(
-            f'{folder}: no run has logged there (*/vis_data/scalars.json): give the '
-            f'work dirs of training runs'
+            f'{work_dir}: no run has logged there (*/vis_data/scalars.json): pass the working '
+            f'directories of training runs'
         )
     return train, val
 
 
-def _is_main_metric(name: str) -> bool:
-    return name.endswith(('mAP', 'mAP_50', 'mAP_75', 'mIoU', 'mAcc', 'aAcc'))
+def _metric_names(runs: Sequence[tuple[Records, Records]], endings: tuple[str, ...]) -> list[str]:
+    names = (name for _, val in runs for record in val for name in record)
+    return list(dict.fromkeys(name for name in names if name.endswith(endings)))
+
+
+def _declutter(axes: Axes) -> None:
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.3)

@@ -1,193 +1,186 @@
-"""Pictures for people: training curves, predictions beside the truth.
-
-Several runs in one plot: `python -m effvim.plots RUN_DIR RUN_DIR … --out FILE`.
-"""
+"""Predictions and ground truth drawn into images, for every command that shows them."""
 
 from __future__ import annotations
 
 import colorsys
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-from effvim.images import read_image
+if TYPE_CHECKING:
+    import supervision as sv
 
-pass
-from effvim.inference.prediction import Prediction
-
-
-def class_colour(index: int) -> tuple[float, float, float]:
-    """A colour for class `index`; neighbours differ much (golden-ratio steps of hue)."""
-    return colorsys.hsv_to_rgb(index * 0.61803 % 1, 0.85, 1.0)
+MASK_OPACITY = 0.5
 
 
-def save_comparison(
-    sample: Any, classes: Sequence[str], path: Path, score_thr: float = 0.3
-) -> None:
-    """Save `beside_truth` as a PNG, `path`, whose folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(sample, classes, score_thr).savefig(path, dpi=110)
+def class_colour(label: int) -> tuple[float, float, float]:
+    """The colour of a class, RGB from 0 to 1, always the same for the same label.
+
+    Neighbouring labels differ much: hues advance by the golden ratio.
+    """
+    return colorsys.hsv_to_rgb(label * 0.61803 % 1, 0.85, 1.0)
 
 
-def draw_comparison(sample: Any, classes: Sequence[str], score_thr: float = 0.3) -> Figure:
-    """One picture of two panels.
+def class_palette(number: int) -> np.ndarray:
+    """The colours of labels 0 to `number` - 1, number 3, uint8, RGB."""
+    colours = [[255 * value for value in class_colour(label)] for label in range(number)]
+    return np.rint(colours).astype(np.uint8).reshape(-1, 3)
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    scores: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+) -> Image.Image:
+    """Draw boxes, masks and class names into a copy of an image; the highest-scoring on top.
+
+    Of overlapping masks the smaller one is on top. Names stay inside the image and are moved off
+    one another.
 
     Args:
-        sample: mmdet's data sample with `gt_instances` and `pred_instances`, boxes x1 y1 x2 y2 in
-            pixels of the original picture; or mmseg's with label maps of the picture's size.
-        classes: names by label.
-        score_thr: predictions of lower score are left out.
+        image: H W 3, uint8, RGB.
+        boxes: N 4, x1 y1 x2 y2 in pixels.
+        labels: N, indices of `names`.
+        names: class names by label.
+        scores: N, written after the names if given.
+        masks: N H W, bool, if there are any.
     """
-    image = read_image(sample.img_path)
-    height, width = image.shape[:2]
-    scale = 4.5 / max(height, width)
-    figure = Figure(figsize=(2 * width * scale + 0.2, height * scale + 0.35), layout='constrained')
-    left, right = figure.subplots(1, 2)
-    if 'pred_sem_seg' in sample:
-        truth, found = (
-            part.data.squeeze(0).cpu().numpy() for part in (sample.gt_sem_seg, sample.pred_sem_seg)
-        )
-        _draw_label_map(left, image, 'truth', truth, len(classes))
-        _draw_label_map(right, image, 'prediction', found, len(classes))
-        _draw_legend(figure, classes, np.union1d(truth, found))
-    else:
-        _draw_instances(left, right, image, sample, classes, score_thr)
-    return figure
+    if not len(boxes):
+        return Image.fromarray(image)
 
+    import supervision as sv  # a second, mostly of scipy
 
-def _draw_label_map(
-    axes: Axes, image: np.ndarray, title: str, labels: np.ndarray, number: int
-) -> None:
-    """`labels`: H W; pixels whose label is not below `number` stay as they are."""
-    paint = np.zeros((256, 4))
-    paint[:number] = [(*class_colour(i), 0.55) for i in range(number)]
-    axes.imshow(image)
-    axes.imshow(paint[labels])
-    axes.set_title(title, fontsize=9)
-    axes.axis('off')
-
-
-def _draw_legend(figure: Figure, classes: Sequence[str], labels: np.ndarray) -> None:
-    """The classes among `labels`, below the panels, which stay as large as they are."""
-    handles = [Patch(fc=class_colour(i), label=classes[i]) for i in labels if i < len(classes)]
-    columns = max(1, int(figure.get_figwidth()))
-    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns) + 0.1)
-    figure.legend(
-        handles=handles, loc='outside lower center', ncols=columns, fontsize=6, frameon=False
+    # what is drawn last is on top
+    order = np.argsort(scores, kind='stable') if scores is not None else np.arange(len(boxes))
+    instances = sv.Detections(
+        np.asarray(boxes, np.float32)[order],
+        mask=None if masks is None else np.asarray(masks, bool)[order],
+        class_id=np.asarray(labels, int)[order],
     )
+    texts = [names[label] for label in instances.class_id]
+    if scores is not None:
+        texts = [f'{text} {score:.2f}' for text, score in zip(texts, np.asarray(scores)[order])]
+    colours, text_colours = _annotator_colours(len(names))
+    scene: Any = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # as annotators take arrays
+    if masks is not None:
+        scene = sv.MaskAnnotator(colours, MASK_OPACITY).annotate(scene, instances)
+    scene = sv.BoxAnnotator(colours, _line_width(image)).annotate(scene, instances)
+    drawn = Image.fromarray(cv2.cvtColor(scene, cv2.COLOR_BGR2RGB))
+    size = text_size(drawn)
+    return sv.RichLabelAnnotator(
+        colours,
+        text_color=text_colours,
+        font_path=font_file(''.join(names)),
+        font_size=size,
+        text_padding=max(1, size // 6),
+        smart_position=True,
+    ).annotate(drawn, instances, texts)
 
 
-def _draw_instances(
-    left: Axes,
-    right: Axes,
-    image: np.ndarray,
-    sample: Any,
-    classes: Sequence[str],
-    score_thr: float,
-) -> None:
-    truth, found = sample.gt_instances, sample.pred_instances
-    found = found[found.scores >= score_thr]
-    found = found[found.scores.argsort()]  # the surest last, on top of the others
-    _draw_panel(left, image, 'truth', truth, classes)
-    _draw_panel(right, image, f'prediction (score ≥ {score_thr})', found, classes)
+def draw_label_map(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], legend: bool = True
+) -> Image.Image:
+    """Colour the pixels of an image by class, in a copy.
+
+    Args:
+        image: H W 3, uint8, RGB.
+        labels: H W, indices of `names`; pixels with any other label stay as they are.
+        names: class names by label.
+        legend: name the classes that occur below the image, which makes the result higher.
+    """
+    # one look-up, where an annotator would need a mask for each class
+    ignored = labels >= len(names)
+    overlay = class_palette(len(names)).take(np.where(ignored, 0, labels), 0)
+    overlay[ignored] = image[ignored]
+    drawn = Image.fromarray(cv2.addWeighted(image, 1 - MASK_OPACITY, overlay, MASK_OPACITY, 0))
+    return add_legend(drawn, labels, names) if legend else drawn
 
 
-def _draw_panel(
-    axes: Axes, image: np.ndarray, title: str, objects: Any, classes: Sequence[str]
-) -> None:
-    """`objects`: mmdet's instances with bboxes (N, 4), labels (N,), perhaps scores and masks."""
-    axes.imshow(image)
-    axes.set_title(title, fontsize=9)
-    axes.axis('off')
-    boxes = getattr(objects.bboxes, 'tensor', objects.bboxes)
-    for i in range(len(objects)):
-        x1, y1, x2, y2 = (float(v) for v in boxes[i])
-        label = int(objects.labels[i])
-        edge = class_colour(label)
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.4, ec=edge))
-        if 'masks' in objects:
-            mask = objects.masks[i]  # a tensor predicted, BitmapMasks in the truth
-            mask = np.asarray(mask.masks[0] if hasattr(mask, 'masks') else mask.cpu(), bool)
-            axes.imshow(mask[..., None] * (*edge, 0.5))
-        text = classes[label]
-        if 'scores' in objects:
-            text += f' {float(objects.scores[i]):.2f}'
-        axes.text(
-            x1,
-            y1,
-            text,
-            fontsize=6,
-            va='bottom',
-            clip_on=True,
-            bbox=dict(boxstyle='square,pad=0.1', fc=edge, ec='none', alpha=0.8),
-        )
+def add_legend(
+    image: Image.Image, labels: np.ndarray, names: Sequence[str], size: int | None = None
+) -> Image.Image:
+    """Name the classes that occur in `labels` below an image, those of most pixels first.
 
-
-FONT = Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'
-
-
-def palette(number: int) -> np.ndarray:
-    """Colours of so many labels, number 3, uint8, RGB."""
-    return np.rint([[255 * c for c in class_colour(i)] for i in range(number)]).astype(np.uint8)
-
-
-def _font(width: int, height: int) -> ImageFont.FreeTypeFont:
-    """Lettering that stays legible when the picture is shown as large as a screen."""
-    return ImageFont.truetype(FONT, max(10, round(max(width, height) / 55)))
-
-
-def _with_objects(found: Prediction) -> Image.Image:
-    colours = palette(len(found.classes))
-    pixels = found.picture.copy()
-    order = range(len(found.labels))[::-1]  # the surest last, on top of the others
-    if found.masks is not None:
-        for i in order:
-            mask = found.masks[i]
-            pixels[mask] = 0.5 * pixels[mask] + 0.5 * colours[found.labels[i]]
-    image = Image.fromarray(pixels)
-    draw, font = ImageDraw.Draw(image), _font(*image.size)
-    line = max(2, round(max(image.size) / 400))
-    for i in order:
-        x1, y1, x2, y2 = found.boxes[i].tolist()
-        edge = tuple(colours[found.labels[i]].tolist())
-        draw.rectangle((x1, y1, x2, y2), outline=edge, width=line)
-        text = f'{found.classes[found.labels[i]]} {found.scores[i]:.2f}'
-        _, _, width, height = draw.textbbox((2, 0), text, font)
-        # above the box; where there is no room, inside; never beyond the right edge
-        x = max(0, min(x1, image.width - width - 2))
-        y = y1 - height - 2 if y1 > height else y1
-        draw.rectangle((x, y, x + width + 2, y + height + 2), fill=edge)
-        draw.text((x + 2, y), text, 'black', font)
-    return image
-
-
-def _with_label_map(picture: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """The classes that occur are named below, the largest first."""
-    colours = palette(len(classes))
-    image = Image.fromarray((0.5 * picture + 0.5 * colours[labels]).astype(np.uint8))
-    counts = np.bincount(labels.ravel(), minlength=len(classes))
-    present = [int(i) for i in np.argsort(-counts, kind='stable') if counts[i]]
-    font = _font(*image.size)
-    side = round(font.size)
+    size: of the letters, in pixels; default: `text_size` of the image.
+    """
+    counts = np.bincount(labels[labels < len(names)].ravel(), minlength=len(names))
+    present = [int(label) for label in np.argsort(-counts, kind='stable') if counts[label]]
+    if not present:
+        return image
+    side = size or text_size(image)
+    font = text_font(''.join(names[label] for label in present), side)
     places, x, y = [], side // 2, image.height + side // 2
     for label in present:
-        width = round(font.getlength(classes[label])) + 3 * side
-        if x > side and x + width > image.width:
+        advance = round(font.getlength(names[label])) + 3 * side
+        if x > side and x + advance > image.width:
             x, y = side // 2, y + round(1.6 * side)
         places.append((x, y))
-        x += width
+        x += advance
     whole = Image.new('RGB', (image.width, y + round(1.6 * side)), 'white')
     whole.paste(image)
-    draw = ImageDraw.Draw(whole)
+    draw, colours = ImageDraw.Draw(whole), class_palette(len(names)).tolist()
     for label, (x, y) in zip(present, places):
-        draw.rectangle((x, y, x + side, y + side), fill=tuple(colours[label].tolist()))
-        place = (x + round(1.4 * side), y + side // 2)
-        draw.text(place, classes[label], 'black', font, anchor='lm')
+        draw.rectangle((x, y, x + side, y + side), fill=tuple(colours[label]))
+        draw.text((x + round(1.4 * side), y + side // 2), names[label], 'black', font, anchor='lm')
     return whole
+
+
+@functools.cache
+def font_file(text: str) -> str:
+    """A font file with the characters of `text`.
+
+    DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Arabic and more. For other
+    scripts it is the installed font that has most of the characters.
+    """
+    import matplotlib
+
+    default = str(Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf'))
+    if text.isascii():
+        return default
+
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    wanted = set(map(ord, text))
+
+    def missing(path: str) -> int:
+        return len(wanted - FT2Font(path).get_charmap().keys())
+
+    if not missing(default):
+        return default
+    return min([default, *sorted({font.fname for font in fontManager.ttflist})], key=missing)
+
+
+@functools.cache
+def text_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """The font of `font_file` in a size in pixels."""
+    return ImageFont.truetype(font_file(text), size)
+
+
+def text_size(image: Image.Image) -> int:
+    """Height of letters that stay legible when the image fills a screen, in pixels."""
+    return max(10, round(max(image.size) / 55))
+
+
+def _line_width(image: np.ndarray) -> int:
+    return max(2, round(max(image.shape) / 600))
+
+
+@functools.cache
+def _annotator_colours(number: int) -> tuple[sv.ColorPalette, sv.ColorPalette]:
+    """Colours of classes, and black or white for text on each of them."""
+    import supervision as sv
+
+    colours = [sv.Color(*colour) for colour in class_palette(number).tolist()]
+    bright = class_palette(number) @ (0.299, 0.587, 0.114) > 110
+    return sv.ColorPalette(colours), sv.ColorPalette(
+        [sv.Color.BLACK if is_bright else sv.Color.WHITE for is_bright in bright]
+    )

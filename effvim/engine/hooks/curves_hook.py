@@ -1,4 +1,4 @@
-"""TODO effvim.engine.hooks.curves_hook."""
+"""`EffViMCurvesHook`: training curves as an image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from effvim.visualization.curves import draw_curves
 
 @HOOKS.register_module()
 class EffViMCurvesHook(Hook):
-    """Draws `curves.png` in the work dir after each validation and at the end of training."""
+    """Draws `curves.png` in the working directory after each validation and after training."""
 
     priority = 'LOWEST'
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Draw what there is so far."""
+        """Draw the run so far; not where nothing is trained."""
         if runner.rank == 0 and runner.iter:
             self.draw(runner)
 
@@ -32,4 +32,4 @@ class EffViMCurvesHook(Hook):
     def draw(runner: Any) -> None:
         """Draw `curves.png`."""
         unit = 'epoch' if by_epoch(runner) else 'iteration'
-        draw_curves(Path(runner.work_dir), runner.about['began'], unit)
+        draw_curves(Path(runner.work_dir), runner.spec.began, unit)

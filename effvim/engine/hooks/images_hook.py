@@ -1,4 +1,4 @@
-"""TODO effvim.engine.hooks.images_hook."""
+"""`EffViMImagesHook`: images of predictions and ground truth."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from effvim.visualization.rendering import save_comparison
+from effvim.visualization.comparison import save_comparison
 
 
 @HOOKS.register_module()
 class EffViMImagesHook(Hook):
-    """Saves pictures of predictions beside the truth, the first `limit` of each evaluation.
+    """Saves images of ground truth and prediction, the first `limit` of each evaluation.
 
     Args:
-        folder: where to; a later evaluation replaces the pictures of an earlier one.
-        limit: how many; None for all.
-        score_thr: predictions of lower score, 0 to 1, are not drawn.
+        folder: output directory; a later evaluation replaces the images of an earlier one.
+        limit: number of images; None for all.
+        score_thr: predictions that score lower, 0 to 1, are not drawn.
     """
 
     def __init__(self, folder: str, limit: int | None = 8, score_thr: float = 0.3) -> None:
@@ -27,7 +27,7 @@ class EffViMImagesHook(Hook):
         self.count = 0
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Begin anew."""
+        """Count from the start."""
         self.count = 0
 
     before_test_epoch = before_val_epoch
@@ -46,11 +46,10 @@ class EffViMImagesHook(Hook):
 
     def _draw(self, runner: Any, samples: Sequence[Any], size: int) -> None:
         for sample in samples:
-            # processes take turns; at the end some repeat the first pictures
+            # ranks take turns; at the end some repeat the first images
             number = self.count * runner.world_size + runner.rank + 1
             if number > (size if self.limit is None else min(self.limit, size)):
                 return
             self.count += 1
-            classes = runner.about['classes']
             name = f'{number:03d}_{Path(sample.img_path).stem}.png'
-            save_comparison(sample, classes, self.folder / name, self.score_thr)
+            save_comparison(sample, runner.spec.classes, self.folder / name, self.score_thr)
