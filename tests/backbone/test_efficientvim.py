@@ -87,13 +87,13 @@ def test_cancelled_parameter_changes_nothing_and_is_not_trained():
 def test_out_indices_choose_maps_and_leave_no_idle_parameter(indices):
     torch.manual_seed(3)
     whole = randomised(EfficientViM('m1')).eval()
-    part = EfficientViM('m1', out_indices=indices).eval()
-    part.load_state_dict({n: whole.state_dict()[n] for n in part.state_dict()})
+    partial = EfficientViM('m1', out_indices=indices).eval()
+    partial.load_state_dict({n: whole.state_dict()[n] for n in partial.state_dict()})
     x = torch.randn(1, 3, 64, 64)
-    maps, chosen = whole(x), part(x)
+    maps, chosen = whole(x), partial(x)
     assert all(torch.equal(m, maps[i]) for m, i in zip(chosen, indices, strict=True))
     sum(m.sum() for m in chosen).backward()
-    idle = [n for n, p in part.named_parameters() if p.requires_grad and p.grad is None]
+    idle = [n for n, p in partial.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
 
 
@@ -240,7 +240,7 @@ def test_mixer_equals_timm(expand):
 
 
 def test_mixer_in_another_network_learns():
-    """The README's example: a residual mixer inside a network of one's own."""
+    """The example of docs/integration.md: a residual mixer inside a network of one's own."""
 
     class Mixed(nn.Module):
         def __init__(self, channels):
