@@ -1,0 +1,1 @@
+"""What only a checkout needs: the generated tables of the documentation and the benchmark page."""

@@ -1,9 +1,9 @@
-"""The tables of README.md and configs/gallery/README.md, from the configs, their headers, the code.
+"""Writes the generated tables of README.md, docs/ and configs/gallery/README.md.
 
-    python -m effvim.tables
+    python -m maintenance.tables
 
-writes them between the markers. Published figures of a config stand in its header and nowhere else,
-those of the classifiers and what we measured stand here.
+Published scores of a config are in its header and nowhere else; published accuracies of the
+classifiers are in `effvim.benchmark.published`, benchmark results in docs/benchmarks/*.json.
 """
 
 from __future__ import annotations
@@ -11,48 +11,57 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 
 from backbone import ARCHS, EfficientViM, EfficientViMClassifier
 from backbone.imagenet import IMAGE_SIZES
-from effvim.benchmark.counting import macs, parameters
+from effvim import console
+from effvim.benchmark.counting import count_macs, count_parameters
 from effvim.benchmark.published import TOP1
-from effvim.benchmark.tables import row
+from effvim.benchmark.tables import device_of, fastest, number, row, threads_of
 from effvim.config.headers import read_header
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
 from effvim.files import write_atomic
+from maintenance.benchmark_page import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS, GALLERY, BENCHMARKS = (
+    ROOT / 'configs',
+    ROOT / 'configs/gallery',
+    ROOT / 'docs/benchmarks',
+)
 
-BEGIN, END = '<!-- tables: written by make tables -->', '<!-- tables: end -->'
-
-SOURCE = """\
+SOURCES = """\
 Published: the authors' [paper](https://arxiv.org/abs/2411.15241) and
 [repository](https://github.com/mlvlab/EfficientViM), of the last epoch or iteration. MACs are those
 of convolutions and matrix products, of Mask R-CNN with as many proposals and boxes as its test
 settings allow.
 
-Training memory by pictures a process; measured are three steps, by `python -m effvim.memory CONFIG
---cfg-options train_dataloader.batch_size=4` and the like, which works on a GPU too:"""
+Training memory by images per process. Measured figures are the peak of three training steps, by
+`effvim benchmark memory CONFIG --cfg-options train_dataloader.batch_size=N`:"""
 
-# MiB by pictures a process, from `python -m effvim.memory` on real pictures.
-CPU = 'a CPU, whole process'
-
-MEASURED = {
+# Peak MiB by images per process, on real images, from `effvim benchmark memory`.
+MEASURED_MEMORY = {
     'mask_rcnn_effvim_m4': {1: 2776, 2: 4203},
     'retinanet_effvim_m4': {1: 2739, 2: 4846, 4: 7529},
     'semfpn_effvim_m4': {1: 1821, 2: 2503, 4: 3851, 8: 6367},
 }
-
+MEASURED_ON = 'a CPU, whole process'
 BATCHES = (1, 2, 4, 8, 16)
+
+TASKS = {
+    'mask_rcnn': 'instance segmentation, COCO',
+    'retinanet': 'detection, COCO',
+    'semfpn': 'semantic segmentation, ADE20K',
+}
 
 
 def build(path: Path) -> tuple[Config, Any]:
-    """A config and its model, without storage."""
+    """Read a config and build its model on the meta device, without memory for weights."""
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = load_config(str(path))
@@ -62,12 +71,12 @@ def build(path: Path) -> tuple[Config, Any]:
         return cfg, MODELS.build(cfg.model).eval()
 
 
-def forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
-    """What is counted for a detector or segmentor, and at which size.
+def counted_forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
+    """The forward pass whose MACs are counted, and its input size in words.
 
-    Detectors: one picture of 1333 × 800, padded, or of the size that the config pads to; of Mask
-    R-CNN also the heads on all proposals and on the masks of all boxes that the test settings
-    allow. Segmentors: one crop of training.
+    Detectors: an image of 1333 × 800, padded, or of the size that the config pads to; for Mask
+    R-CNN also the heads, on all the proposals and boxes that the test settings allow. Segmentors:
+    a training crop.
     """
     segmentor = is_segmentor(cfg)
     padded = [step.size for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Pad']
@@ -92,21 +101,16 @@ def forward(cfg: Config, model: Any) -> tuple[Callable[[], None], str]:
     return run, f'{width} × {height}'
 
 
-def link(path: Path) -> str:
-    """A config by name."""
-    return f'[{path.stem}](configs/{path.name})'
-
-
-def backbones() -> Iterator[str]:
-    """M1 to M4 as classifiers and under a detector."""
+def classifiers() -> Iterator[str]:
+    """Table of M1 to M4 as classifiers and as backbones."""
     yield row(
         'variant',
         'parameters, classifier',
-        'under a detector',
+        'parameters, backbone',
         'MACs, classifier',
-        'published top-1 after 300 epochs',
-        '450',
-        'distilled',
+        'published top-1, 300 epochs',
+        'published top-1, 450 epochs',
+        'published top-1, distilled',
         'measured by us',
     )
     yield row(*['---'] * 8)
@@ -114,104 +118,198 @@ def backbones() -> Iterator[str]:
         size = IMAGE_SIZES[arch]
         with torch.device('meta'):
             classifier, backbone = EfficientViMClassifier(arch).eval(), EfficientViM(arch)
-            picture = torch.empty(1, 3, size, size)
-        count = macs(partial(classifier, picture))
+            image = torch.empty(1, 3, size, size)
+        macs = count_macs(partial(classifier, image))
         yield row(
             arch.upper(),
-            f'{parameters(classifier):,}',
-            f'{parameters(backbone):,}',
-            f'{count / 1e6:,.0f} M at {size} × {size}',
+            f'{count_parameters(classifier):,}',
+            f'{count_parameters(backbone):,}',
+            f'{macs / 1e6:,.0f} M at {size} × {size}',
             *TOP1[arch],
             'no',
         )
 
 
-def models(paths: list[Path]) -> Iterator[str]:
-    """Every config."""
+def models(paths: Iterable[Path]) -> Iterator[str]:
+    """Table of all configs."""
     yield row('config', 'parameters', 'MACs', 'published', 'measured by us')
     yield row(*['---'] * 5)
     for path in paths:
         cfg, model = build(path)
-        run, size = forward(cfg, model)
-        said = read_header(path)
+        run, size = counted_forward(cfg, model)
+        header = read_header(path)
         yield row(
-            link(path),
-            f'{parameters(model):,}',
-            f'{macs(run) / 1e9:.1f} G at {size}',
-            said.score or '–',
-            said.measured or 'no',
+            f'`{path.stem}`',
+            f'{count_parameters(model):,}',
+            f'{count_macs(run) / 1e9:.1f} G at {size}',
+            header.score or '–',
+            header.measured or 'no',
         )
 
 
-def memory(paths: list[Path]) -> Iterator[str]:
-    """Training memory of the configs that have a published or measured figure."""
+def memory(paths: Iterable[Path]) -> Iterator[str]:
+    """Table of training memory of the configs with a published or measured figure."""
     yield row('config', 'device', *BATCHES)
     yield row(*['---'] * (2 + len(BATCHES)))
     for path in paths:
-        said = read_header(path)
-        if said.memory:
-            batch = said.batch or str(load_config(str(path)).train_dataloader.batch_size)
+        header = read_header(path)
+        if header.memory:
+            batch = header.batch or str(load_config(str(path)).train_dataloader.batch_size)
             yield row(
-                link(path),
-                said.device,
+                f'`{path.stem}`',
+                header.device,
                 *(
-                    f'{said.memory}, published' if batch == str(b) else 'not measured'
+                    f'{header.memory}, published' if batch == str(b) else 'not measured'
                     for b in BATCHES
                 ),
             )
-        if path.stem in MEASURED:
-            cells = MEASURED[path.stem]
+        if path.stem in MEASURED_MEMORY:
+            measured = MEASURED_MEMORY[path.stem]
             yield row(
-                link(path),
-                CPU,
-                *(f'{cells[b]:,} MiB, measured' if b in cells else 'not measured' for b in BATCHES),
+                f'`{path.stem}`',
+                MEASURED_ON,
+                *(
+                    f'{measured[b]:,} MiB, measured' if b in measured else 'not measured'
+                    for b in BATCHES
+                ),
             )
 
 
-def gallery() -> Iterator[str]:
-    """Every config of configs/gallery: what its header says, and which maps its heads read."""
-    yield row('config', 'what', 'parameters', 'neck', 'strides')
+def all_models() -> Iterator[str]:
+    """The tables of docs/models.md: classifiers, configs, training memory."""
+    paths = sorted(CONFIGS.glob('*.py'))
+    yield from (*classifiers(), '', *models(paths), '', SOURCES, '', *memory(paths))
+
+
+def results() -> Iterator[str]:
+    """README's table of results: the configs with a published score."""
+    yield row('config', 'task', 'parameters', 'published', 'measured by us')
     yield row(*['---'] * 5)
-    for path in sorted((ROOT / 'configs/gallery').glob('*.py')):
-        said = path.read_text().split('#\n')[1].split('# No published')[0]
-        what = ' '.join(line.removeprefix('# ') for line in said.splitlines()).rstrip('.')
+    for path in sorted(CONFIGS.glob('*.py')):
+        header = read_header(path)
+        if header.score:
+            _, model = build(path)
+            yield row(
+                f'`{path.stem}`',
+                TASKS[path.stem.partition('_effvim')[0]],
+                f'{count_parameters(model) / 1e6:.1f} M',
+                header.score.partition(' on ')[0],
+                header.measured or 'no',
+            )
+
+
+def speed() -> Iterator[str]:
+    """README's table of speed: the backbone compared with timm's, and two detectors end to end."""
+    backbones = read_results(BENCHMARKS / 'inference.json')
+    detectors = read_results(BENCHMARKS / 'rtmdet.json')
+    yield row('measured', 'input', 'this project', "timm's port", 'speed-up')
+    yield row(*['---'] * 5)
+    setting = dict(mode='forward', dtype='float32', batch=1, height=800, width=1344)
+    for name, forms in (('default form', ['plain']), ('fastest form of each', None)):
+        ours, theirs = (
+            fastest(
+                case
+                for case in backbones['cases']
+                if case['network'] == network
+                and (forms is None or case['form'] in forms)
+                and all(case[key] == value for key, value in setting.items())
+            )
+            for network in ('m4', 'efficientvim_m4')
+        )
+        assert ours and theirs
+        latency, reference = ours['latency_s']['median'], theirs['latency_s']['median']
+        yield row(
+            f'backbone M4, {name}',
+            '800 × 1344',
+            milliseconds(latency),
+            milliseconds(reference),
+            f'{reference / latency:.2f}',
+        )
+    for name, network in (('RetinaNet-M4', 'own'), ('RTMDet-M4', 'rtmdet_effvim_m4')):
+        (case,) = (case for case in detectors['cases'] if case['network'] == network)
+        yield row(
+            f'{name}, image file to boxes',
+            f'{case["height"]} × {case["width"]}',
+            milliseconds(case['latency_s']['total']['median']),
+            '–',
+            '–',
+        )
+    machine = backbones['machine']
+    dates = dict.fromkeys(run['date'] for run in (backbones, detectors))
+    yield from (
+        '',
+        f'Measured by us on {" and ".join(dates)}, {device_of(machine)}, {threads_of(machine)}, '
+        f'batch 1, float32, median latency.',
+    )
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration in words."""
+    return f'{number(1e3 * seconds)} ms'
+
+
+def gallery(links: bool) -> Iterator[str]:
+    """Table of the configs of configs/gallery: method, parameters, neck, strides of its maps."""
+    yield row('config', 'method', 'parameters', 'neck', 'strides')
+    yield row(*['---'] * 5)
+    for path in sorted(GALLERY.glob('*.py')):
+        method = path.read_text().split('#\n')[1].split('# No published')[0]
         cfg, model = build(path)
         neck = cfg.model.get('neck')
         yield row(
-            f'[{path.stem}]({path.name})',
-            what,
-            f'{parameters(model):,}',
+            f'[{path.stem}]({path.name})' if links else f'`{path.stem}`',
+            ' '.join(line.removeprefix('# ') for line in method.splitlines()).rstrip('.'),
+            f'{count_parameters(model):,}',
             f'`{neck.type}`' if neck else 'none',
             ', '.join(map(str, strides(model))),
         )
 
 
 def strides(model: Any) -> list[int]:
-    """Pixels between neighbouring positions of each map that the heads of a model get."""
+    """Strides of the maps that the heads of a model get."""
     side = 512
     maps = model.extract_feat(torch.empty(1, 3, side, side, device='meta'))
     return [side // x.shape[3] for x in maps]
 
 
-def readme() -> Iterator[str]:
-    """The backbones, the models, their memory."""
-    paths = sorted((ROOT / 'configs').glob('*.py'))
-    yield from (*backbones(), '', *models(paths), '', SOURCE, '', *memory(paths))
+class Section(NamedTuple):
+    """Generated lines between two markers of a page."""
+
+    page: Path
+    name: str
+    lines: Callable[[], Iterable[str]]
+
+    def insert(self, text: str) -> str:
+        """The page's text with today's lines between the markers.
+
+        Raises:
+            ValueError: the markers are absent.
+        """
+        begin = f'<!-- {self.name}: written by make tables -->'
+        end = f'<!-- {self.name}: end -->'
+        before, has_begin, rest = text.partition(begin)
+        _, has_end, after = rest.partition(end)
+        if not has_begin or not has_end:
+            raise ValueError(f'{self.page} needs the lines {begin} and {end}')
+        return '\n'.join([f'{before}{begin}', '', *self.lines(), '', f'{end}{after}'])
 
 
-PAGES = {ROOT / 'README.md': readme, ROOT / 'configs/gallery/README.md': gallery}
+SECTIONS = (
+    Section(ROOT / 'README.md', 'results', results),
+    Section(ROOT / 'README.md', 'speed', speed),
+    Section(ROOT / 'docs/models.md', 'tables', all_models),
+    Section(ROOT / 'docs/gallery.md', 'tables', partial(gallery, links=False)),
+    Section(GALLERY / 'README.md', 'tables', partial(gallery, links=True)),
+)
 
 
-def insert(text: str, lines: Iterable[str]) -> str:
-    """A page's text with other lines between the markers."""
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ValueError(f'a page with tables needs the lines {BEGIN} and {END}')
-    return '\n'.join([f'{before}{BEGIN}', '', *lines, '', f'{END}{after}'])
+def main() -> None:
+    """Write the tables into their pages."""
+    for section in SECTIONS:
+        text = section.insert(section.page.read_text('utf-8'))
+        write_atomic(section.page, text.encode())
+        console.say(f'{section.page.relative_to(ROOT)}: {section.name}')
 
 
-def main(_: object = None) -> None:
-    """Write the pages."""
-    for path, lines in PAGES.items():
-        write_atomic(path, insert(path.read_text(), lines()).encode())
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Benchmarks: cases, timing, and one module for each subject that is measured."""

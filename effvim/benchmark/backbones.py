@@ -1,8 +1,7 @@
-"""`tools/benchmark.py backbone`: this network and timm's, in every form, at every size."""
+"""Benchmark of EfficientViM and timm's networks as backbones or classifiers, in every form."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -19,17 +18,19 @@ from effvim.benchmark.cases import (
     CHANNELS_LAST,
     FUSED,
     Case,
+    baseline_case,
     baseline_of,
     cases_of,
     check_network,
-    collect,
-    compilation,
+    compile_arguments,
     parse_form,
-    reference,
+    run_once,
 )
-from effvim.benchmark.counting import macs, parameters
+from effvim.benchmark.counting import count_macs, count_parameters
+from effvim.benchmark.settings import BackboneBenchmark
 
-# Of each family in timm the models with about as many multiplications, the port of ours first.
+# For each variant: timm's port of it, then from other families of timm the models with about as
+# many multiply-accumulates.
 PEERS = {
     'm1': (
         'efficientvim_m1',
@@ -75,17 +76,19 @@ PEERS = {
 }
 
 
-def named(args: Namespace, device: torch.device) -> Iterator[tuple[str, str, bool]]:
-    """Each network with each form, and whether the form was asked for of this very network.
+def networks_and_forms(
+    settings: BackboneBenchmark, device: torch.device
+) -> Iterator[tuple[str, str, bool]]:
+    """Each network with each of its forms, and whether the form was given as NETWORK:FORM.
 
     Raises:
         UserError: an unknown network or form.
     """
-    forms = [parse_form(form, device) for form in args.forms]
-    names = {entry.partition(':')[0] for entry in args.networks}
-    peers = [peer for arch in PEERS if args.peers and arch in names for peer in PEERS[arch]]
-    for entry in dict.fromkeys([*args.networks, *peers]):
-        name, _, form = entry.partition(':')
+    forms = [parse_form(form, device) for form in settings.forms]
+    names = {network.partition(':')[0] for network in settings.networks}
+    peers = [peer for arch in PEERS if settings.peers and arch in names for peer in PEERS[arch]]
+    for network in dict.fromkeys([*settings.networks, *peers]):
+        name, _, form = network.partition(':')
         check_network(name, ARCHS)
         if form:
             yield name, parse_form(form, device), True
@@ -94,10 +97,14 @@ def named(args: Namespace, device: torch.device) -> Iterator[tuple[str, str, boo
 
 
 def build(name: str, classifier: bool = False) -> nn.Module:
-    """A network of random weights: images in, feature maps out, or logits.
+    """A randomly initialised network.
+
+    Args:
+        name: one of `ARCHS`, or a name of timm's.
+        classifier: return logits instead of feature maps.
 
     Raises:
-        UserError: timm cannot make one with feature maps.
+        UserError: timm cannot build it with feature maps.
     """
     torch.manual_seed(0)
     if name in ARCHS:
@@ -105,11 +112,11 @@ def build(name: str, classifier: bool = False) -> nn.Module:
     try:
         return timm.create_model(name, features_only=not classifier)
     except (RuntimeError, AttributeError, AssertionError) as error:
-        raise UserError(f'{name} cannot be built in timm: {error}') from error
+        raise UserError(f'timm cannot build {name}: {error}') from error
 
 
 def can_fuse(network: nn.Module) -> bool:
-    """Whether there is a folded, or in timm's words re-parameterised, form."""
+    """Whether the network has a folded form, which timm calls re-parameterised."""
     return any(
         hasattr(module, method)
         for module in network.modules()
@@ -118,7 +125,12 @@ def can_fuse(network: nn.Module) -> bool:
 
 
 def set_mode(network: nn.Module, mode: str) -> nn.Module:
-    """Evaluation, or training with BN's statistics kept, as the published detectors do."""
+    """Set evaluation mode, or training mode with frozen BN statistics as published detectors use.
+
+    Args:
+        network: changed in place and returned.
+        mode: 'forward' or 'train'.
+    """
     network.train(mode == 'train')
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -126,8 +138,10 @@ def set_mode(network: nn.Module, mode: str) -> nn.Module:
     return network
 
 
-def placed(network: nn.Module, form: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The network in a form, not compiled yet."""
+def apply_form(
+    network: nn.Module, form: str, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """Fold the network and set its precision, device and memory format; does not compile it."""
     if FUSED in form:
         network = (
             network.fuse()
@@ -138,13 +152,13 @@ def placed(network: nn.Module, form: str, dtype: torch.dtype, device: torch.devi
     return network.to(memory_format=torch.channels_last) if CHANNELS_LAST in form else network
 
 
-def runs(
+def make_runs(
     network: nn.Module, case: Case, device: torch.device
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """What is measured of a case, and its forward pass alone.
+    """The function that is timed for a case, and its forward pass alone.
 
     Training is a forward pass and a backward pass from fixed gradients of the maps, without an
-    optimiser; in lower precision under autocast, where inference has the weights in it.
+    optimiser. In lower precision, training uses autocast and inference converts the weights.
     """
     dtype = timing.DTYPES[case.dtype]
     layout = torch.channels_last if CHANNELS_LAST in case.form else torch.contiguous_format
@@ -174,38 +188,38 @@ def runs(
     return step, train_forward
 
 
-def work(network: nn.Module, case: Case, device: torch.device) -> int:
-    """Multiply-accumulates of a case; a training step has, as usual, three times its forward pass.
+def macs_of(network: nn.Module, case: Case, device: torch.device) -> int:
+    """Multiply-accumulates of a case; for a training step three times those of its forward pass.
 
     PyTorch counts backward passes too, but grouped convolutions as if they were dense.
     """
     if case.mode == 'train':
-        forward = case._replace(mode='forward', dtype='float32')  # the weights'
-        return 3 * work(network, forward, device)
-    return macs(runs(network, case, device)[0])
+        forward = case._replace(mode='forward', dtype='float32')  # the dtype of the weights
+        return 3 * macs_of(network, forward, device)
+    return count_macs(make_runs(network, case, device)[0])
 
 
 def prepare(
     first: Case, device: torch.device, classifier: bool
 ) -> tuple[float, Callable[[Case], tuple[Callable[[], float], dict[str, Any]]]]:
-    """A network in its form, see `benchmark_cases.collect`."""
+    """Bring the network of a case into its form, see `cases.run_once`."""
     network = set_mode(build(first.network, classifier), first.mode)
-    count = parameters(network)
+    parameters = count_parameters(network)
     dtype = torch.float32 if first.mode == 'train' else timing.DTYPES[first.dtype]
     began = timer()
-    eager = placed(network, first.form, dtype, device)
-    how = compilation(first.form)
-    network = eager if how is None else cast(nn.Module, torch.compile(eager, **how))
+    eager = apply_form(network, first.form, dtype, device)
+    arguments = compile_arguments(first.form)
+    network = eager if arguments is None else cast(nn.Module, torch.compile(eager, **arguments))
     seconds = timer() - began
 
     def start(case: Case) -> tuple[Callable[[], float], dict[str, Any]]:
         began = timer()
-        run, forward = runs(network, case, device)
+        run, forward = make_runs(network, case, device)
         run()
-        return timing.seconds_of(run), dict(
+        return timing.seconds_sampler(run), dict(
             first_s=timer() - began,
-            parameters=count,
-            macs=work(eager, case, device),
+            parameters=parameters,
+            macs=macs_of(eager, case, device),
             peak_bytes=timing.peak_bytes(run, device),
             saved_bytes=timing.saved_bytes(forward, network) if case.mode == 'train' else None,
         )
@@ -213,58 +227,75 @@ def prepare(
     return seconds, start
 
 
-def expand(args: Namespace, device: torch.device) -> Iterator[list[Case]]:
-    """The cases that the command line asks for; those of one network in one form together.
+def expand(settings: BackboneBenchmark, device: torch.device) -> Iterator[list[Case]]:
+    """The cases of the settings, in groups of one network in one form.
 
-    Forms that a network does not have are left out, unless they were asked for by NETWORK:FORM.
+    Forms that a network does not have are skipped, unless they were given as NETWORK:FORM.
 
     Raises:
         UserError: an unknown network, form or size, or a form that the network lacks.
     """
-    for name, form, asked in named(args, device):
-        fusible = FUSED not in form or can_fuse(build(name, args.classifier))
-        if asked and not fusible:
+    for name, form, explicit in networks_and_forms(settings, device):
+        available = FUSED not in form or can_fuse(build(name, settings.classifier))
+        if explicit and not available:
             raise UserError(f'{name}:{form}: timm has no re-parameterised form of {name}')
-        if fusible:
-            yield from cases_of(name, form, args)
+        if available:
+            yield from cases_of(name, form, settings)
 
 
-def measure(args: Namespace, device: torch.device) -> dict[str, Any]:
-    """Run the cases of the command line; what the JSON holds of them.
+def measure(settings: BackboneBenchmark, device: torch.device) -> dict[str, Any]:
+    """Run the benchmark; returns the content of its JSON file.
 
     Raises:
         UserError: as `expand`, no C++ compiler, or a baseline that is not among the cases.
     """
-    groups = list(expand(args, device))
-    baseline = baseline_of(args.baseline, groups)
-    with timing.compiling(any(compilation(group[0].form) for group in groups)):
-        ready = collect(groups, lambda case: prepare(case, device, args.classifier))
-        found = timing.interleaved(
-            {**ready.measures, 'matmul': timing.matmul(device)}, args.rounds, args.seconds
+    groups = list(expand(settings, device))
+    baseline = baseline_of(settings.baseline, groups)
+    with timing.compiling(any(compile_arguments(group[0].form) for group in groups)):
+        runs = run_once(groups, lambda case: prepare(case, device, settings.classifier))
+        seconds = timing.interleave(
+            {**runs.samplers, 'matmul': timing.matmul_sampler(device)},
+            settings.rounds,
+            settings.seconds,
         )
     return dict(
         kind='backbone',
-        rounds=len(found['matmul']),
+        rounds=len(seconds['matmul']),
         baseline=baseline,
-        matmul=dict(timing.spread(found['matmul']), rounds=found['matmul']),
+        matmul=dict(timing.spread(seconds['matmul']), rounds=seconds['matmul']),
         cases=[
-            summary(about, found[case], found.get(reference(case, baseline)), found['matmul'])
-            for case, about in ready.abouts.items()
+            summarize(
+                record,
+                seconds[case],
+                seconds.get(baseline_case(case, baseline)),
+                seconds['matmul'],
+            )
+            for case, record in runs.records.items()
         ],
-        failed=ready.failed,
+        failed=runs.failed,
     )
 
 
-def summary(
-    about: dict[str, Any], seconds: list[float], baseline: list[float] | None, rate: list[float]
+def summarize(
+    record: dict[str, Any],
+    seconds: list[float],
+    baseline: list[float] | None,
+    matmul_rate: list[float],
 ) -> dict[str, Any]:
-    """A case with its results."""
+    """The record of a case with its results.
+
+    Args:
+        record: see `cases.FirstRuns`.
+        seconds: latency by round.
+        baseline: latency of the baseline by round, None without one.
+        matmul_rate: FLOP/s of a matrix product by round.
+    """
     latency = timing.spread(seconds)
     return dict(
-        about,
+        record,
         seconds=seconds,
         latency_s=latency,
         ratio=timing.ratio(baseline, seconds) if baseline else None,
-        throughput=about['batch'] / latency['median'],
-        share=timing.spread(2 * about['macs'] / s / r for s, r in zip(seconds, rate)),
+        throughput=record['batch'] / latency['median'],
+        share=timing.spread(2 * record['macs'] / s / rate for s, rate in zip(seconds, matmul_rate)),
     )

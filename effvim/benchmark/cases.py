@@ -1,9 +1,8 @@
-"""The cases of a benchmark: networks by forms, precisions, modes and sizes."""
+"""The cases of a benchmark: every combination of network, form, precision, mode and size."""
 
 from __future__ import annotations
 
 import difflib
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,28 +13,38 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from backbone.errors import UserError
+from effvim.benchmark.settings import NetworkBenchmark
+from effvim.console import say
 
 Value = TypeVar('Value')
 
-# What a form may be made of; 'plain' is nothing of it.
+# A form is 'plain' or some of these, joined by '+'.
 FUSED, CHANNELS_LAST = 'fused', 'channels-last'
-
-COMPILED: dict[str, dict[str, Any]] = {
-    'compiled': dict(dynamic=False),  # for each size anew
-    'dynamic': {},  # for the first size, then, with the second, for all
+COMPILED: dict[str, dict[str, Any]] = {  # arguments of torch.compile
+    'compiled': dict(dynamic=False),  # compiles once for each size
+    'dynamic': {},  # compiles for the first size, then, at the second size, for all sizes
     'graphs': dict(dynamic=False, mode='reduce-overhead'),  # CUDA graphs
 }
-
-PARTS = (FUSED, CHANNELS_LAST, *COMPILED)
+MODIFIERS = (FUSED, CHANNELS_LAST, *COMPILED)
 
 
 class Case(NamedTuple):
-    """What is measured."""
+    """One measured combination.
 
-    network: str  # one of `ARCHS`, ours, or a name of timm's
+    Attributes:
+        network: one of `ARCHS` (this project's), or a name of timm's.
+        form: see `parse_form`.
+        dtype: 'float32', 'bfloat16' or 'float16'.
+        mode: 'forward', or 'train' for a forward and a backward pass.
+        batch: images in a batch.
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+    """
+
+    network: str
     form: str
     dtype: str
-    mode: str  # forward, or train: a forward and a backward pass
+    mode: str
     batch: int
     height: int
     width: int
@@ -48,28 +57,28 @@ class Case(NamedTuple):
 
 
 def parse_form(text: str, device: torch.device) -> str:
-    """A form, its parts in the order of `PARTS`.
+    """Read a form; returns it with its modifiers in the order of `MODIFIERS`.
 
     Raises:
-        UserError: an unknown part, two ways to compile, or CUDA graphs without CUDA.
+        UserError: an unknown modifier, two ways to compile, or CUDA graphs without CUDA.
     """
-    parts = {part for part in text.split('+') if part != 'plain'}
-    for part in parts - set(PARTS):
-        near = difflib.get_close_matches(part, ['plain', *PARTS], n=1, cutoff=0)
+    modifiers = {modifier for modifier in text.split('+') if modifier != 'plain'}
+    for modifier in modifiers - set(MODIFIERS):
+        near = difflib.get_close_matches(modifier, ['plain', *MODIFIERS], n=1, cutoff=0)
         raise UserError(
-            f'unknown form {part!r}, the nearest is {near[0]!r}; a form is plain, or '
-            f'some of {", ".join(PARTS)} joined by +'
+            f'unknown form {modifier!r}, did you mean {near[0]!r}? A form is plain, or some of '
+            f'{", ".join(MODIFIERS)} joined by +'
         )
-    if len(parts & COMPILED.keys()) > 1:
-        raise UserError(f'{text} is compiled twice: take one of {", ".join(COMPILED)}')
-    if 'graphs' in parts and device.type != 'cuda':
-        raise UserError(f'{text}: CUDA graphs need a GPU; take compiled instead of graphs')
-    return '+'.join(part for part in PARTS if part in parts) or 'plain'
+    if len(modifiers & COMPILED.keys()) > 1:
+        raise UserError(f'{text} is compiled twice: use one of {", ".join(COMPILED)}')
+    if 'graphs' in modifiers and device.type != 'cuda':
+        raise UserError(f'{text}: CUDA graphs need a GPU; use compiled instead of graphs')
+    return '+'.join(modifier for modifier in MODIFIERS if modifier in modifiers) or 'plain'
 
 
-def compilation(form: str) -> dict[str, Any] | None:
+def compile_arguments(form: str) -> dict[str, Any] | None:
     """The arguments of torch.compile, None for a form that is not compiled."""
-    return next((COMPILED[part] for part in form.split('+') if part in COMPILED), None)
+    return next((COMPILED[name] for name in form.split('+') if name in COMPILED), None)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -83,99 +92,106 @@ def parse_size(text: str) -> tuple[int, int]:
         raise UserError(f'--sizes takes HxW, e.g. 800x1344, or one number for both, got {text!r}')
     height, width = int(numbers[0]), int(numbers[-1])
     if min(height, width) < 32:
-        raise UserError(f'--sizes: {text} is below the 32 pixels that the networks need')
+        raise UserError(f'--sizes: {text} is below the minimum of the networks, 32 pixels')
     return height, width
 
 
-def check_network(name: str, known: Iterable[str]) -> None:
-    """See that `name` is `known` or timm's.
+def check_network(name: str, own_names: Iterable[str]) -> None:
+    """Raise unless `name` is one of `own_names` or a model of timm.
 
     Raises:
-        UserError: it is not; names the nearest that is.
+        UserError: it is neither; suggests the nearest name.
     """
-    ours = list(known)
-    names = [*ours, *timm.list_models()]
+    own = list(own_names)
+    names = [*own, *timm.list_models()]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0)
         raise UserError(
-            f'unknown network {name!r}, the nearest is {near[0]!r}; ours is '
-            f"{' or '.join(ours)}, others go by timm's names"
+            f'unknown network {name!r}, did you mean {near[0]!r}? Pass {" or ".join(own)}, or the '
+            f'name of a timm model'
         )
 
 
-def cases_of(name: str, form: str, args: Namespace) -> Iterator[list[Case]]:
-    """The cases of one network in one form; those that differ in size alone together.
+def cases_of(name: str, form: str, settings: NetworkBenchmark) -> Iterator[list[Case]]:
+    """The cases of one network in one form, in groups that differ only in size.
 
-    A folded network has none in training.
+    A folded network has no cases in mode 'train'.
 
     Raises:
-        UserError: a size that is none or too small.
+        UserError: a malformed or too small size.
     """
-    sizes = [parse_size(size) for size in args.sizes]
-    for dtype, mode in product(args.dtypes, args.modes):
+    sizes = [parse_size(size) for size in settings.sizes]
+    for dtype, mode in product(settings.dtypes, settings.modes):
         if not (FUSED in form and mode == 'train'):
-            yield [Case(name, form, dtype, mode, args.batch, *size) for size in sizes]
+            yield [Case(name, form, dtype, mode, settings.batch, *size) for size in sizes]
 
 
 def baseline_of(given: str | None, groups: Sequence[Sequence[Case]]) -> str:
-    """NETWORK:FORM that the others are compared with, by default the first.
+    """NETWORK:FORM that the others are compared with; default: the first case.
 
     Raises:
-        UserError: it is none of them, or there are none.
+        UserError: it is not one of the cases, or there are no cases.
     """
     labels = dict.fromkeys(f'{group[0].network}:{group[0].form}' for group in groups)
     if not labels:
         raise UserError(
-            'nothing is left to measure: a folded network is not trained, use '
-            '--modes forward or other forms'
+            'no case is left to measure: a folded network cannot be trained; use --modes forward '
+            'or other forms'
         )
     if given and given not in labels:
-        raise UserError(f'--baseline {given} is none of the cases: {", ".join(labels)}')
+        raise UserError(f'--baseline {given} is not one of the cases: {", ".join(labels)}')
     return given or next(iter(labels))
 
 
-def reference(case: Case, baseline: str) -> Case:
-    """The baseline's case that is like `case`; there may be none."""
+def baseline_case(case: Case, baseline: str) -> Case:
+    """The baseline at the setting of `case`; it need not have been measured."""
     name, _, form = baseline.partition(':')
     return case._replace(network=name, form=form)
 
 
 @dataclass
-class Collected(Generic[Value]):
-    """Cases that ran once, and those that could not be compiled."""
+class FirstRuns(Generic[Value]):
+    """The outcome of running every case once.
 
-    abouts: dict[Case, dict[str, Any]] = field(default_factory=dict)  # for the JSON
-    measures: dict[Case, Callable[[], Value]] = field(default_factory=dict)
+    Attributes:
+        records: by case, what is known of it before it is timed, for the JSON file.
+        samplers: by case, a function that measures it once.
+        failed: the cases that torch.compile gave up on, with the error, for the JSON file.
+    """
+
+    records: dict[Case, dict[str, Any]] = field(default_factory=dict)
+    samplers: dict[Case, Callable[[], Value]] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
 
 
-def collect(
+def run_once(
     groups: Sequence[Sequence[Case]],
     prepare: Callable[[Case], tuple[float, Callable[[Case], tuple[Callable[[], Value], Any]]]],
-) -> Collected[Value]:
-    """Run every case once.
+) -> FirstRuns[Value]:
+    """Run every case once, which compiles it and warms it up.
 
     Args:
         groups: see `cases_of`.
-        prepare: brings a network into its form. Gives the seconds that this took and a function
-            that runs a case, for what to measure of it and what is known of it already.
+        prepare: brings the network of a case into its form. Returns the seconds that this took
+            and a function that runs a case for the first time; this one returns the sampler and
+            the record.
 
     Raises:
-        UserError: none could be compiled.
+        UserError: torch.compile gave up on every case.
     """
-    found: Collected[Value] = Collected()
+    runs: FirstRuns[Value] = FirstRuns()
     for group in groups:
         seconds, start = prepare(group[0])
         for case in group:
             try:
-                found.measures[case], about = start(case)
+                runs.samplers[case], record = start(case)
             except TorchDynamoException as error:
                 line = f'{type(error).__name__}: {error}'.partition('\n')[0]
-                found.failed.append(dict(case._asdict(), error=line))
-                print(f'{case}: {line}', flush=True)
+                runs.failed.append(dict(case._asdict(), error=line))
+                say(f'{case}: {line}')
                 continue
-            found.abouts[case] = dict(case._asdict(), form_s=seconds, **about)
-            print(f'{case}: first result after {seconds + about["first_s"]:.2f} s', flush=True)
-    if not found.abouts:
-        raise UserError('torch.compile gave up on every case, see above: take other forms')
-    return found
+            runs.records[case] = dict(case._asdict(), form_s=seconds, **record)
+            say(f'{case}: first result after {seconds + record["first_s"]:.2f} s')
+    if not runs.records:
+        raise UserError('torch.compile gave up on every case, see above: use other forms')
+    return runs

@@ -1,4 +1,4 @@
-"""TODO effvim.benchmark.counting."""
+"""Parameters and multiply-accumulates of a model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def parameters(model: nn.Module) -> int:
-    """How many numbers a model has, trained or not."""
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters of a model, trainable or frozen."""
     return sum(p.numel() for p in model.parameters())
 
 
-def macs(run: Callable[[], Any]) -> int:
+def count_macs(run: Callable[[], Any]) -> int:
     """Multiply-accumulates of the convolutions and matrix products in `run()`."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()

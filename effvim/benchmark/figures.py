@@ -1,4 +1,4 @@
-"""TODO effvim.benchmark.figures."""
+"""Figures of one benchmark run, from the content of its JSON file."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from backbone import ARCHS
-from effvim.benchmark.published import PUBLISHED, TOP1
+from effvim.benchmark.published import BOX_AP, TOP1
 from effvim.benchmark.tables import SUMS, by_setting, heading, setting
 from effvim.config.headers import read_header
 from effvim.config.packaged import CONFIGS
 
-PLOTTED = ('backbone', 'model')
+PLOTTED = ('backbone', 'model')  # kinds of runs that have a figure
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Draw one run: backbones' speed against size and published accuracy, or a model's parts."""
+    """Write the figure of one run: latency of backbones by size and score, or a model's stages."""
     if results['kind'] == 'backbone':
         figure = backbone_curves(results['cases'])
     else:
-        figure = part_bars(results['cases'])
+        figure = stage_bars(results['cases'])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def published() -> dict[str, dict[str, float]]:
-    """Published scores by what they measure and network."""
-    scores: dict[str, dict[str, float]] = {
-        'RetinaNet, box AP': {},
-        'Mask R-CNN, box AP': {},
-        'ImageNet top-1, 450 epochs': {},
-    }
-    detectors = list(scores)[:2]
-    for name, values in PUBLISHED.items():
-        for what, value in zip(detectors, values):
+def published_scores() -> dict[str, dict[str, float]]:
+    """Published scores by metric and network."""
+    retinanet, mask_rcnn, top1 = (
+        'RetinaNet, box AP',
+        'Mask R-CNN, box AP',
+        'ImageNet top-1, 450 epochs',
+    )
+    scores: dict[str, dict[str, float]] = {retinanet: {}, mask_rcnn: {}, top1: {}}
+    for name, values in BOX_AP.items():
+        for metric, value in zip((retinanet, mask_rcnn), values):
             if value is not None:
-                scores[what][name] = value
+                scores[metric][name] = value
     for arch in ARCHS:
-        scores['ImageNet top-1, 450 epochs'][arch] = TOP1[arch][1]
-        for what, config in zip(detectors, ('retinanet', 'mask_rcnn')):
-            said = re.match(
-                r'box AP ([\d.]+)', read_header(CONFIGS / f'{config}_effvim_{arch}.py').score
-            )
-            if said:
-                scores[what][arch] = float(said[1])
+        scores[top1][arch] = TOP1[arch][1]
+        for metric, config in ((retinanet, 'retinanet'), (mask_rcnn, 'mask_rcnn')):
+            header = read_header(CONFIGS / f'{config}_effvim_{arch}.py')
+            box_ap = re.match(r'box AP ([\d.]+)', header.score)
+            if box_ap:
+                scores[metric][arch] = float(box_ap[1])
     return scores
 
 
 def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
-    """Latency by size, each network in its fastest form, then published scores over latency.
+    """Latency by input size, each network in its fastest form, and published scores by latency.
 
-    Of the first mode, precision and batch; scores at the largest size, where two networks have one.
+    Shows the first mode, precision and batch of the run; the scores that at least two networks
+    have, by latency at the largest size.
     """
     groups = by_setting(cases)
     first = next(iter(groups))[:3]
@@ -68,10 +68,10 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
             lines.setdefault(name, []).append((pixels, 1e3 * latency))
     timed = {case['network']: lines[case['network']][-1][1] for case in groups[sizes[-1][1]]}
     scores = {
-        what: {name: score for name, score in found.items() if name in timed}
-        for what, found in published().items()
+        metric: {name: score for name, score in values.items() if name in timed}
+        for metric, values in published_scores().items()
     }
-    scores = {what: found for what, found in scores.items() if len(found) > 1}
+    scores = {metric: values for metric, values in scores.items() if len(values) > 1}
 
     figure = Figure(figsize=(5.5 * (1 + len(scores)), 4.5), layout='constrained')
     axes = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
@@ -98,12 +98,12 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
         ylabel='latency, ms',
     )
     axes[0].legend(frameon=False, fontsize='small')
-    for panel, (what, found) in zip(axes[1:], scores.items()):
-        for name, score in found.items():
+    for panel, (metric, values) in zip(axes[1:], scores.items()):
+        for name, score in values.items():
             panel.plot(timed[name], score, 'o', color=colours[name], ms=9 if name in ARCHS else 6)
             panel.annotate(name, (timed[name], score), xytext=(6, 4), textcoords='offset points')
         _, _, _, height, width = sizes[-1][1]
-        panel.set(title=f'{what}, published', xlabel=f'latency at {height}×{width}, ms')
+        panel.set(title=f'{metric}, published', xlabel=f'latency at {height}×{width}, ms')
         panel.margins(0.2)
     for panel in axes:
         panel.spines[['top', 'right']].set_visible(False)
@@ -111,22 +111,22 @@ def backbone_curves(cases: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def part_bars(cases: list[dict[str, Any]]) -> Figure:
-    """The parts of a whole model, one bar for each case."""
+def stage_bars(cases: list[dict[str, Any]]) -> Figure:
+    """Latency of a whole model by stage, one bar for each case."""
     figure = Figure(figsize=(10, 1.2 + 0.5 * len(cases)), layout='constrained')
     axes = figure.subplots()
     names = [f'{case["network"]}:{case["form"]}\n{heading(setting(case))}' for case in cases]
-    parts = dict.fromkeys(part for case in cases for part in case['latency_s'])
+    stages = dict.fromkeys(stage for case in cases for stage in case['latency_s'])
     left = np.zeros(len(cases))
-    for part in parts:
-        if part not in SUMS:
+    for stage in stages:
+        if stage not in SUMS:
             width = np.array(
-                [1e3 * case['latency_s'].get(part, {'median': 0})['median'] for case in cases]
+                [1e3 * case['latency_s'].get(stage, {'median': 0})['median'] for case in cases]
             )
-            axes.barh(names, width, left=left, label=part)
+            axes.barh(names, width, left=left, label=stage)
             left += width
     axes.invert_yaxis()
-    axes.set(xlabel='ms')
+    axes.set(xlabel='latency, ms')
     figure.legend(frameon=False, fontsize='small', loc='outside right upper')
     axes.spines[['top', 'right']].set_visible(False)
     return figure

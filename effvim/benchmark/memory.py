@@ -1,43 +1,61 @@
-"""TODO effvim.benchmark.memory."""
+"""Peak memory of training a config, measured in a few steps."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 
-from effvim.cli import (
-    train,
-)
-from effvim.engine import training
+from effvim.engine.memory import peak_memory, reset_peak_memory, training_stepper
+from effvim.engine.settings import TrainSettings
+from effvim.engine.training import prepare_training
 
-if TYPE_CHECKING:
-    pass
-from effvim.engine.memory import STEPS, stepper
+STEPS = 3  # the optimiser's state is allocated in the first
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Take the steps, print the peak.
+class TrainingMemory(NamedTuple):
+    """Peak memory of training.
+
+    Attributes:
+        config: file name of the config.
+        batch_size: images in a batch.
+        mebibytes: peak memory in MiB.
+        device: the GPU, or a CPU, whose figure is that of the whole process.
+    """
+
+    config: str
+    batch_size: int
+    mebibytes: int
+    device: str
+
+    def __str__(self) -> str:
+        return f'{self.config}, batch {self.batch_size}: {self.mebibytes:,} MiB on {self.device}'
+
+
+def measure_training_memory(settings: TrainSettings) -> TrainingMemory:
+    """Train a few steps and return the peak memory.
+
+    Pretrained weights are not downloaded: they take as much memory as random ones. Nothing is
+    written to the working directory.
 
     Raises:
-        UserError: as tools/train.py.
+        UserError: as training.
     """
-    args = train.parse(argv)
-    args.cfg_options.append('model.backbone.init_cfg=None')
-    with tempfile.TemporaryDirectory() as args.work_dir:  # a run of this config may be there
-        cfg, about = training.prepare(args)
-
-        from effvim.engine.memory import peak_memory, reset_peak_memory
-
-        running, step = stepper(cfg, about)
+    options = {**settings.options, 'model.backbone.init_cfg': None}
+    with tempfile.TemporaryDirectory() as directory:
+        prepared = prepare_training(
+            dataclasses.replace(settings, work_dir=directory, options=options)
+        )
+        running, step = training_stepper(prepared.cfg, prepared.spec)
         loader = running.train_dataloader
         reset_peak_memory()
         for _, batch in zip(range(STEPS), loader):
             step(batch)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process'
-    print(
-        f'{about["config"]}, batch {cfg.train_dataloader.batch_size}: {peak_memory():,} MiB on '
-        f'{device}'
+    return TrainingMemory(
+        prepared.spec.config,
+        prepared.cfg.train_dataloader.batch_size,
+        peak_memory(),
+        torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU, whole process',
     )

@@ -1,10 +1,10 @@
-"""`tools/benchmark.py model`: a whole detector or segmentor, part by part."""
+"""Benchmark of whole detectors and segmentors, stage by stage."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
-from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,30 +27,31 @@ from effvim.benchmark.cases import (
     CHANNELS_LAST,
     FUSED,
     Case,
+    baseline_case,
     baseline_of,
     cases_of,
     check_network,
-    collect,
-    compilation,
+    compile_arguments,
     parse_form,
-    reference,
+    run_once,
 )
-from effvim.benchmark.counting import macs, parameters
+from effvim.benchmark.counting import count_macs, count_parameters
+from effvim.benchmark.settings import ModelBenchmark
 from effvim.checkpoints import checkpoint, exported
-from effvim.config.editing import apply_options, parse_options, set_classes
+from effvim.config.editing import parse_options, set_classes
 from effvim.config.packaged import config_path
 from effvim.config.precision import use_float32_rois
-from effvim.config.prepare import apply_spec
-from effvim.config.reading import import_plugins, load_config
-from effvim.config.run_spec import adopt
-from effvim.config.validation import check_model
-from effvim.config.weights import check_variant
+from effvim.config.prepare import prepare
+from effvim.config.reading import import_plugins
+from effvim.config.run_spec import RunSpec
 from effvim.console import quiet
 from effvim.inference.exported_model import EffViMExportedModel
+from effvim.inference.folding import fuse
 
-OWN = 'own'  # stands for the config's backbone among names of timm's
+OWN = 'own'  # in the place of a timm name: the config's own backbone
 
-# What is the network in a detector or segmentor; all else of a prediction is post-processing.
+# The modules of a detector or segmentor whose forward passes are the network; the rest of a
+# prediction is post-processing.
 MODULES = {
     'backbone': ('backbone',),
     'neck': ('neck',),
@@ -65,8 +66,8 @@ MODULES = {
     ),
 }
 
-# In the order in which a picture, or a training batch, goes through them.
-PARTS = (
+# In the order in which an image, or a training batch, passes through them.
+STAGES = (
     'loading',
     'pre-processing',
     *MODULES,
@@ -75,56 +76,55 @@ PARTS = (
     'losses',
     'backward',
 )
+ENCLOSING = {'post-processing', 'losses'}  # timed together with the network that they call
 
-AROUND = {'post-processing', 'losses'}  # timed with the network, or the file, inside
 
-
-class Clock:
-    """Adds up the seconds that parts take, until they are read."""
+class StageClock:
+    """Adds up the seconds of each stage until they are read."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
+    def __call__(self, stage: str) -> Iterator[None]:
         start = timer()
         yield
-        self.seconds[part] += timer() - start
+        self.seconds[stage] += timer() - start
 
     def watch(self, model: Any) -> None:
         """Time the modules of `MODULES` from now on.
 
         Their `forward` is wrapped, since a segmentor does not call its head through hooks.
         """
-        for part, names in MODULES.items():
+        for stage, names in MODULES.items():
             for name in names:
                 with contextlib.suppress(AttributeError):  # no model has all of them
                     module = model.get_submodule(name)
-                    module.forward = self.timed(part, module.forward)
+                    module.forward = self.timed(stage, module.forward)
         if isinstance(model, EffViMExportedModel):
             model.run = self.timed('exported file', model.run)  # type: ignore[method-assign]
 
-    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, whose time counts for `part`."""
+    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, with its time added to `stage`."""
 
         def inner(*args: Any, **kwargs: Any) -> Any:
-            with self(part):
+            with self(stage):
                 return function(*args, **kwargs)
 
         return inner
 
     def read(self) -> dict[str, float]:
-        """Seconds by part, then those of the `network`, if it is no file, and the `total`."""
+        """Seconds by stage, of the `network` (unless it is a file) and in `total`; starts anew."""
         seconds, self.seconds = self.seconds, defaultdict(float)
-        network = sum(seconds[part] for part in MODULES if part in seconds)
-        for part in AROUND & seconds.keys():
-            seconds[part] -= network + seconds.get('exported file', 0)
-        parts = {part: seconds[part] for part in PARTS if part in seconds}
+        network = sum(seconds[stage] for stage in MODULES if stage in seconds)
+        for stage in ENCLOSING & seconds.keys():
+            seconds[stage] -= network + seconds.get('exported file', 0)
+        stages = {stage: seconds[stage] for stage in STAGES if stage in seconds}
         sums = {'network': network} if network else {}
-        return {**parts, **sums, 'total': sum(parts.values())}
+        return {**stages, **sums, 'total': sum(stages.values())}
 
 
-class TimmMaps(nn.Module):
+class TimmBackbone(nn.Module):
     """A network of timm in the place of a config's backbone."""
 
     def __init__(self, name: str) -> None:
@@ -135,63 +135,77 @@ class TimmMaps(nn.Module):
         return tuple(self.network(x))
 
 
-def settle(args: Namespace) -> tuple[Config, dict[str, Tensor] | None]:
-    """The config, as its checkpoint says if there is one, and the weights.
+@dataclasses.dataclass
+class Source:
+    """What a model is built from.
 
-    Without a checkpoint nothing is sure of itself; the score threshold is then 0, so that the steps
-    behind the network have as much to do as the test settings allow.
+    Attributes:
+        cfg: its config.
+        weights: state dict of the checkpoint, None for random weights.
+        path: of the checkpoint, for messages.
+    """
+
+    cfg: Config
+    weights: dict[str, Tensor] | None = None
+    path: str | None = None
+
+
+def read_source(settings: ModelBenchmark) -> Source:
+    """Read the config and the checkpoint.
+
+    Without a checkpoint the score threshold becomes 0: scores of random weights are low, and
+    post-processing then handles as many boxes as the test settings allow.
 
     Raises:
         UserError: a mistake in the config, the options or the checkpoint.
     """
-    cfg = load_config(args.config)
-    args.mini, args.from_scratch, args.data_root = False, False, None
-    if not args.checkpoint:
-        apply_options(cfg, parse_options(args.cfg_options))
-        check_model(cfg)
-        test = cfg.model.get('test_cfg', {})
-        for part in (test, test.get('rcnn', {})):
-            if 'score_thr' in part:
-                part.score_thr = 0.0
-        return cfg, None
-    content = checkpoint.read(args.checkpoint)
-    about = adopt(args, content, args.checkpoint)
-    apply_spec(cfg, about)
-    if about['classes']:
-        set_classes(cfg, about['classes'])
-    check_model(cfg)
-    check_variant(cfg, content, args.checkpoint)
-    return cfg, content['state_dict']
+    asked = RunSpec.asked(settings.config, options=parse_options(list(settings.options)))
+    loaded = checkpoint.load(settings.checkpoint) if settings.checkpoint else None
+    prepared = prepare(settings.config, asked, loaded)
+    cfg = prepared.cfg
+    if loaded:
+        if prepared.spec.classes:
+            set_classes(cfg, prepared.spec.classes)
+        return Source(cfg, loaded.content['state_dict'], settings.checkpoint)
+    test_cfg = cfg.model.get('test_cfg', {})
+    for thresholds in (test_cfg, test_cfg.get('rcnn', {})):
+        if 'score_thr' in thresholds:
+            thresholds.score_thr = 0.0
+    return Source(cfg)
 
 
-def assemble(cfg: Config, name: str, weights: dict[str, Tensor] | None, path: str) -> Any:
-    """The model with the backbone of that name, in evaluation mode.
+def assemble(source: Source, name: str) -> Any:
+    """The model of a source in evaluation mode, with the named backbone.
+
+    Args:
+        source: see `Source`; its weights are loaded unless the backbone is replaced.
+        name: 'own' or the config's name for the config's own backbone, else a name of timm's.
 
     Raises:
-        UserError: the backbone's maps have other strides than the config's, or the weights, read
-            from `path`, do not fit.
+        UserError: the backbone's maps have other strides than the config's, or the weights do not
+            fit.
     """
     from mmengine.registry import MODELS
 
-    cfg = cfg.copy()
+    cfg = source.cfg.copy()
     cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
     if name == OWN or is_config(name):
         model = MODELS.build(cfg.model)
         try:
-            model.load_state_dict(weights or model.state_dict())
+            model.load_state_dict(source.weights or model.state_dict())
         except RuntimeError as error:
-            raise UserError(f'{path} does not fit the config: {error}') from error
+            raise UserError(f'{source.path} does not fit the config: {error}') from error
         return model.eval()
-    backbone = TimmMaps(name)
+    backbone = TimmBackbone(name)
     own = feature_info(
         cfg.model.backbone.get('arch', 'm4'), cfg.model.backbone.get('out_indices', (0, 1, 2))
     )
     strides = backbone.network.feature_info.reduction()
     if strides != [info.stride for info in own]:
         raise UserError(
-            f'{name} gives maps of strides {strides}, the config needs '
-            f'{[info.stride for info in own]}: take one that gives these, such as '
+            f'{name} returns maps of strides {strides}, the config needs '
+            f'{[info.stride for info in own]}: use a network with these strides, e.g. '
             f'efficientvim_m4 or shvit_s4'
         )
     cfg.model.neck.in_channels = backbone.network.feature_info.channels()
@@ -200,35 +214,33 @@ def assemble(cfg: Config, name: str, weights: dict[str, Tensor] | None, path: st
     return model.eval()
 
 
-def form_of(model: Any, form: str, device: torch.device) -> Any:
-    """The model in a form; compiled is its backbone alone."""
+def apply_form(model: Any, form: str, device: torch.device) -> Any:
+    """Bring the model into a form; only its backbone is compiled."""
     if FUSED in form:
-        if isinstance(model.backbone, TimmMaps):
+        if isinstance(model.backbone, TimmBackbone):
             reparameterize_model(model.backbone, inplace=True)
         else:
-            from effvim.inference.folding import fuse
-
             fuse(model)
     model.to(device)
     if CHANNELS_LAST in form:
         model.to(memory_format=torch.channels_last)
-    how = compilation(form)
-    if how is not None:
-        model.backbone = torch.compile(model.backbone, **how)
+    arguments = compile_arguments(form)
+    if arguments is not None:
+        model.backbone = torch.compile(model.backbone, **arguments)
     return model
 
 
-def picture(folder: Path, height: int, width: int) -> Path:
-    """A made-up photograph of that shape, its short side 480 pixels as COCO's."""
+def write_image(directory: Path, height: int, width: int) -> Path:
+    """Write a random JPEG of that aspect ratio, with a short side of 480 pixels as COCO's."""
     scale = 480 / min(height, width)
     size = round(width * scale), round(height * scale)
     coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
-    path = folder / f'{height}x{width}.jpg'
+    path = directory / f'{height}x{width}.jpg'
     Image.fromarray(coarse).resize(size).save(path, quality=90)
     return path
 
 
-def pipeline(cfg: Config, height: int, width: int) -> Callable[[dict[str, Any]], Any]:
+def build_pipeline(cfg: Config, height: int, width: int) -> Callable[[dict[str, Any]], Any]:
     """The config's test pipeline without annotations, resizing to at most that size."""
     from mmengine.dataset import Compose
 
@@ -246,23 +258,25 @@ def pipeline(cfg: Config, height: int, width: int) -> Callable[[dict[str, Any]],
 
 
 def autocast(model: Any, case: Case) -> torch.autocast:
-    """Lower precision, if the case asks for it."""
+    """Autocast to the precision of a case; disabled for float32."""
     dtype = timing.DTYPES[case.dtype]
     device = next(model.parameters(), torch.empty(0)).device.type  # an exported file has none
     return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
 
-def predicting(model: Any, cfg: Config, case: Case, path: Path, clock: Clock) -> Callable[[], None]:
-    """From the picture at `path` to results."""
+def make_prediction(
+    model: Any, cfg: Config, case: Case, image: Path, clock: StageClock
+) -> Callable[[], None]:
+    """A function that predicts the image file, from loading to results."""
     from mmengine.dataset import pseudo_collate
 
-    steps = pipeline(cfg, case.height, case.width)
+    pipeline = build_pipeline(cfg, case.height, case.width)
 
     @torch.inference_mode()
     def predict() -> None:
         with clock('loading'):
             data = pseudo_collate(
-                [steps(dict(img_path=str(path), img_id=0)) for _ in range(case.batch)]
+                [pipeline(dict(img_path=str(image), img_id=0)) for _ in range(case.batch)]
             )
         with clock('pre-processing'):
             data = model.data_preprocessor(data, False)
@@ -272,8 +286,8 @@ def predicting(model: Any, cfg: Config, case: Case, path: Path, clock: Clock) ->
     return predict
 
 
-def made_up_batch(model: Any, case: Case) -> dict[str, Any]:
-    """Pictures of noise with ten objects of one class each, or a label map of noise."""
+def random_batch(model: Any, case: Case) -> dict[str, Any]:
+    """Random images with ten objects of one class each, or with a random label map."""
     shape = (3, case.height, case.width)
     if not hasattr(model, 'decode_head'):
         with quiet():
@@ -291,13 +305,13 @@ def made_up_batch(model: Any, case: Case) -> dict[str, Any]:
     return dict(inputs=list(images), data_samples=[sample.clone() for _ in images])
 
 
-def training(
-    model: Any, case: Case, clock: Clock
+def make_training_step(
+    model: Any, case: Case, clock: StageClock
 ) -> tuple[Callable[[], None], Callable[[], Tensor]]:
-    """From a batch to gradients, and the forward pass alone."""
-    batch = made_up_batch(model, case)
+    """A function from a batch to gradients, and one for its forward pass alone."""
+    batch = random_batch(model, case)
     if hasattr(model, 'decode_head'):
-        model.data_preprocessor.size = (case.height, case.width)  # else padded to the crop's
+        model.data_preprocessor.size = (case.height, case.width)  # else padded to the crop size
 
     @torch.enable_grad()
     def forward() -> Tensor:
@@ -316,178 +330,174 @@ def training(
     return step, forward
 
 
-def sampler(run: Callable[[], Any], clock: Clock) -> Callable[[], dict[str, float]]:
-    """Gives, when called, the median seconds of each part, after one run that does not count."""
+def stage_sampler(run: Callable[[], Any], clock: StageClock) -> Callable[[], dict[str, float]]:
+    """A function that returns the median seconds of each stage, after a warm-up run."""
 
     def sample() -> dict[str, float]:
         run()
         clock.read()
-        found: list[dict[str, float]] = []
+        repeats: list[dict[str, float]] = []
         start = timer()
-        while not found or timer() - start < timing.REPEATED:
+        while not repeats or timer() - start < timing.MIN_RUN_TIME:
             run()
-            found.append(clock.read())
-        return {part: median(seconds[part] for seconds in found) for part in found[0]}
+            repeats.append(clock.read())
+        return {stage: median(seconds[stage] for seconds in repeats) for stage in repeats[0]}
 
     return sample
 
 
-def prepare(
-    cfg: Config,
-    weights: dict[str, Tensor] | None,
-    source: str,
-    first: Case,
-    device: torch.device,
-    folder: Path,
+def prepare_model(
+    source: Source, first: Case, device: torch.device, directory: Path
 ) -> tuple[float, Callable[[Case], tuple[Callable[[], dict[str, float]], dict[str, Any]]]]:
-    """A model in its form, see `benchmark_cases.collect`.
+    """Bring the model of a case into its form, see `cases.run_once`.
 
-    `source`: where the `weights` are from; `folder`: where pictures are put.
+    Args:
+        source: what the model is built from.
+        first: the case.
+        device: where the model runs.
+        directory: where test images are written.
     """
     if first.dtype != 'float32':
-        cfg = cfg.copy()
-        use_float32_rois(cfg)
+        source = dataclasses.replace(source, cfg=source.cfg.copy())
+        use_float32_rois(source.cfg)
     began = timer()
-    if is_file(first.network):
-        exported.check_config(cfg, exported.content(first.network)['export'], first.network)
+    if is_exported(first.network):
+        exported.check_config(source.cfg, exported.content(first.network)['export'], first.network)
         model: Any = EffViMExportedModel(first.network)
         seconds = timer() - began
     else:
-        model = assemble(cfg, first.network, weights, source)
+        model = assemble(source, first.network)
         began = timer()
-        model = form_of(model, first.form, device)
+        model = apply_form(model, first.form, device)
         seconds = timer() - began
         model.train(first.mode == 'train')
         set_mode(model.backbone, first.mode)
-    clock = Clock()
+    clock = StageClock()
     clock.watch(model)
 
     def start(case: Case) -> tuple[Callable[[], dict[str, float]], dict[str, Any]]:
         began = timer()
         if case.mode == 'train':
-            run, forward = training(model, case, clock)
+            run, forward = make_training_step(model, case, clock)
         else:
-            run = predicting(model, cfg, case, picture(folder, case.height, case.width), clock)
+            image = write_image(directory, case.height, case.width)
+            run = make_prediction(model, source.cfg, case, image, clock)
         run()
-        return sampler(run, clock), dict(
+        countable = not is_exported(case.network)
+        return stage_sampler(run, clock), dict(
             first_s=timer() - began,
-            macs=None if is_file(case.network) else macs(run),
-            parameters=None if is_file(case.network) else parameters(model),
-            peak_bytes=None if is_file(case.network) else timing.peak_bytes(run, device),
+            macs=count_macs(run) if countable else None,
+            parameters=count_parameters(model) if countable else None,
+            peak_bytes=timing.peak_bytes(run, device) if countable else None,
             saved_bytes=timing.saved_bytes(forward, model) if case.mode == 'train' else None,
         )
 
     return seconds, start
 
 
-def is_file(name: str) -> bool:
-    """Whether a case is a file of tools/export.py."""
+def is_exported(name: str) -> bool:
+    """Whether a case is an exported file."""
     return name.endswith('.onnx')
 
 
 def is_config(name: str) -> bool:
-    """Whether a case is another config, with random weights."""
+    """Whether a case is another config, which is measured with random weights."""
     return config_path(name).endswith('.py')
 
 
-def expand(args: Namespace, device: torch.device) -> Iterator[list[Case]]:
-    """The cases that the command line asks for; those of one model in one form together.
+def expand(settings: ModelBenchmark, device: torch.device) -> Iterator[list[Case]]:
+    """The cases of the settings, in groups of one model in one form.
 
-    An exported file has one form and one precision, of its own.
+    Each of `settings.cases` is NAME or NAME:FORM, where NAME is 'own' (the config's backbone), a
+    name of timm's (in the place of that backbone) or another config; or an exported file, which
+    has a form and a precision of its own.
 
     Raises:
-        UserError: an unknown backbone, form or size; a file without the checkpoint behind it.
+        UserError: an unknown backbone, form or size; a file without its checkpoint.
     """
-    for entry in args.cases:
-        if is_file(entry):
-            if not args.checkpoint or device.type != 'cpu':
+    for entry in settings.cases:
+        if is_exported(entry):
+            if not settings.checkpoint or device.type != 'cpu':
                 raise UserError(
-                    f'{entry} is measured on a CPU, beside the checkpoint that it was '
-                    f'made from: give that after the config'
+                    f'{entry} is measured on a CPU and compared with its checkpoint: pass the '
+                    f'checkpoint that it was exported from after the config'
                 )
-            own = Namespace(**{**vars(args), 'modes': ['forward'], 'dtypes': ['float32']})
-            yield from cases_of(entry, 'plain', own)
+            fixed = dataclasses.replace(settings, modes=['forward'], dtypes=['float32'])
+            yield from cases_of(entry, 'plain', fixed)
             continue
         name, _, form = entry.partition(':')
         if not is_config(name):
             check_network(name, [OWN])
-        yield from cases_of(name, parse_form(form or 'plain', device), args)
+        yield from cases_of(name, parse_form(form or 'plain', device), settings)
 
 
-def measure(args: Namespace, device: torch.device) -> dict[str, Any]:
-    """Run the cases of the command line; what the JSON holds of them.
+def measure(settings: ModelBenchmark, device: torch.device) -> dict[str, Any]:
+    """Run the benchmark; returns the content of its JSON file.
 
     Raises:
-        UserError: as `expand` and `settle`, no C++ compiler, or a baseline that is not among the
-            cases.
+        UserError: as `expand` and `read_source`, no C++ compiler, or a baseline that is not among
+            the cases.
     """
     from mmengine.registry import init_default_scope
 
-    groups = list(expand(args, device))
-    baseline = baseline_of(args.baseline, groups)
-    cfg, weights = settle(args)
+    groups = list(expand(settings, device))
+    baseline = baseline_of(settings.baseline, groups)
+    main = read_source(settings)
     others = {
-        name: settle(Namespace(**{**vars(args), 'config': config_path(name), 'checkpoint': None}))[
-            0
-        ]
+        name: read_source(dataclasses.replace(settings, config=config_path(name), checkpoint=None))
         for name in {group[0].network for group in groups}
         if is_config(name)
     }
-    for each in others.values():
-        if each.default_scope != cfg.default_scope:
+    for other in others.values():
+        if other.cfg.default_scope != main.cfg.default_scope:
             raise UserError(
-                f'--cases: {each.filename} is no {cfg.default_scope} config as '
-                f'{args.config}: measure it by itself'
+                f'--cases: {other.cfg.filename} is not a {main.cfg.default_scope} config like '
+                f'{main.cfg.filename}: measure it in a run of its own'
             )
-    import_plugins(cfg)
-    init_default_scope(cfg.default_scope)
+    import_plugins(main.cfg)
+    init_default_scope(main.cfg.default_scope)
     with (
-        timing.compiling(any(compilation(group[0].form) for group in groups)),
-        tempfile.TemporaryDirectory() as folder,
+        timing.compiling(any(compile_arguments(group[0].form) for group in groups)),
+        tempfile.TemporaryDirectory() as directory,
     ):
-        ready = collect(
+        runs = run_once(
             groups,
-            lambda case: prepare(
-                others.get(case.network, cfg),
-                None if case.network in others else weights,
-                args.checkpoint,
-                case,
-                device,
-                Path(folder),
+            lambda case: prepare_model(
+                others.get(case.network, main), case, device, Path(directory)
             ),
         )
-        found = timing.interleaved(ready.measures, args.rounds, args.seconds)
+        rounds = timing.interleave(runs.samplers, settings.rounds, settings.seconds)
     return dict(
         kind='model',
-        config=Path(args.config).name,
-        weights='weights of a checkpoint, of other backbones random'
-        if args.checkpoint
+        config=Path(main.cfg.filename).name,
+        weights='weights of a checkpoint (other backbones: random weights)'
+        if settings.checkpoint
         else 'random weights, all scores counted',
-        rounds=len(next(iter(found.values()))),
+        rounds=len(next(iter(rounds.values()))),
         baseline=baseline,
         cases=[
-            summary(about, found[case], found.get(reference(case, baseline)))
-            for case, about in ready.abouts.items()
+            summarize(record, rounds[case], rounds.get(baseline_case(case, baseline)))
+            for case, record in runs.records.items()
         ],
-        failed=ready.failed,
+        failed=runs.failed,
     )
 
 
-def summary(
-    about: dict[str, Any],
+def summarize(
+    record: dict[str, Any],
     rounds: list[dict[str, float]],
     baseline: list[dict[str, float]] | None,
 ) -> dict[str, Any]:
-    """A case with its results, part by part."""
-    seconds = {part: [each[part] for each in rounds] for part in rounds[0]}
+    """The record of a case with its results by stage; `rounds`: seconds by stage, in each round."""
+    seconds = {stage: [each[stage] for each in rounds] for stage in rounds[0]}
     return dict(
-        about,
+        record,
         seconds=seconds,
-        latency_s={part: timing.spread(values) for part, values in seconds.items()},
+        latency_s={stage: timing.spread(values) for stage, values in seconds.items()},
         ratio=baseline
         and {
-            part: timing.ratio([each[part] for each in baseline], seconds[part])
-            for part in ('network', 'total')
-            if part in seconds
+            stage: timing.ratio([each[stage] for each in baseline], seconds[stage])
+            for stage in ('network', 'total')
+            if stage in seconds
         },
     )

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its pictures, from the JSON files of `tools/benchmark.py`."""
+"""Markdown tables of one benchmark run, from the content of its JSON file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import numpy as np
 
 from backbone import ARCHS
 from effvim.benchmark.backbones import PEERS
-from effvim.benchmark.cases import compilation
+from effvim.benchmark.cases import compile_arguments
 from effvim.benchmark.timing import ratio
 
-SUMS = ('network', 'total')  # among the parts of a model
+SUMS = ('network', 'total')  # in a model's latencies, after those of its stages
 
 
 def section(results: dict[str, Any]) -> str:
-    """The tables of one run, in Markdown."""
+    """The tables of one run under its command line, date and machine."""
     machine = results['machine']
-    device = machine['processor'] if machine['device'] == 'CPU' else machine['device']
     versions = ', '.join(f'{name} {v.split(" ")[-1]}' for name, v in results['versions'].items())
     return '\n'.join(
         [
             f'`{results["command"]}`',
             '',
-            f'{results["date"]}, {device}, {machine["threads"]} of {machine["cores"]} cores '
+            f'{results["date"]}, {device_of(machine)}, {threads_of(machine)} '
             f'({machine["instructions"]}), {machine["system"]}; {versions}; '
             f'{results["rounds"]} rounds.',
             *TABLES[results['kind']](results),
@@ -33,21 +32,31 @@ def section(results: dict[str, Any]) -> str:
     )
 
 
+def device_of(machine: dict[str, Any]) -> str:
+    """The name of the GPU or processor that a run measured."""
+    return machine['processor'] if machine['device'] == 'CPU' else machine['device']
+
+
+def threads_of(machine: dict[str, Any]) -> str:
+    """The number of threads that a run used."""
+    return f'{machine["threads"]} of {machine["cores"]} cores'
+
+
 def failures(failed: list[dict[str, Any]] | None) -> Iterator[str]:
-    """What could not be compiled."""
+    """The cases that torch.compile gave up on."""
     if failed:
-        yield from ('', '`torch.compile` gave up on', '')
+        yield from ('', '`torch.compile` gave up on:', '')
         for case in failed:
             yield f'- {label(case)}, {heading(setting(case))}: `{case["error"]}`'
 
 
 def number(value: float) -> str:
-    """Three digits, or as many as stand before the point."""
+    """A number with three significant digits, or all those before the decimal point."""
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def spread(values: dict[str, float] | None, scale: float = 1) -> str:
-    """Median and quartiles."""
+    """Median (first–third quartile)."""
     if values is None:
         return '–'
     median, q1, q3 = (number(scale * values[key]) for key in ('median', 'q1', 'q3'))
@@ -59,24 +68,24 @@ def mebibytes(value: int | None) -> str:
     return '–' if value is None else number(value / 2**20)
 
 
-def header_row(*cells: str) -> Iterator[str]:
-    """An empty line and the first two rows of a table."""
+def header_rows(*cells: str) -> Iterator[str]:
+    """An empty line and the first two lines of a table."""
     yield from ('', row(*cells), row(*['---'] * len(cells)))
 
 
 def label(case: dict[str, Any]) -> str:
-    """Network and form, ours in bold."""
+    """Network and form, this project's in bold."""
     name = f'{case["network"]}:{case["form"]}'
     return f'**{name}**' if case['network'] in (*ARCHS, 'own') else name
 
 
 def setting(case: dict[str, Any]) -> tuple[Any, ...]:
-    """What cases must have in common to be compared."""
+    """Mode, precision, batch and size: what cases must share to be compared."""
     return tuple(case[key] for key in ('mode', 'dtype', 'batch', 'height', 'width'))
 
 
 def by_setting(cases: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """The cases in groups that can be compared."""
+    """The cases in groups of the same setting."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for case in cases:
         groups.setdefault(setting(case), []).append(case)
@@ -84,40 +93,41 @@ def by_setting(cases: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], list[di
 
 
 def heading(group: tuple[Any, ...]) -> str:
-    """A setting in words."""
+    """The title of a setting's table."""
     mode, dtype, batch, height, width = group
     return f'{mode}, {dtype}, {batch}×{height}×{width}'
 
 
 def is_compiled(case: dict[str, Any]) -> bool:
     """Whether the form is one of torch.compile's."""
-    return compilation(case['form']) is not None
+    return compile_arguments(case['form']) is not None
 
 
 def fastest(cases: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The case of least median latency; None of none."""
+    """The case with the lowest median latency; None if there are no cases."""
     return min(cases, key=lambda case: case['latency_s']['median'], default=None)
 
 
 def backbone_tables(results: dict[str, Any]) -> Iterator[str]:
-    """Every case; best against best; what several sizes or precisions show."""
+    """Tables of all cases, of each network's best form, and across precisions and sizes."""
     cases = results['cases']
     yield ''
     yield (
-        f'A product of two 2048 × 2048 matrices in float32: '
-        f'{spread(results["matmul"], 1e-9)} GFLOP/s. Ratios: to {results["baseline"]}.'
+        f'Product of two 2048 × 2048 matrices in float32: '
+        f'{spread(results["matmul"], 1e-9)} GFLOP/s. Baseline of the speed-ups: '
+        f'{results["baseline"]}.'
     )
     for group, members in by_setting(cases).items():
         yield from ('', f'### {heading(group)}')
-        yield from header_row(
+        yield from header_rows(
             'network:form',
             'latency, ms',
-            'ratio',
+            'speed-up',
             'images/s',
-            'share',
-            'peak, MiB',
-            'saved, MiB',
-            'MACs of an image, M',
+            'efficiency',
+            'peak memory, MiB',
+            'saved for backward, MiB',
+            'MACs per image, M',
             'parameters, M',
             'first result, s',
         )
@@ -139,7 +149,7 @@ def backbone_tables(results: dict[str, Any]) -> Iterator[str]:
 
 
 def best_table(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """Ours in its best form against each other network in its own."""
+    """Each EfficientViM in its best form compared with each other network in its best form."""
     rows = []
     for group, members in by_setting(cases).items():
         names = dict.fromkeys(case['network'] for case in members)
@@ -180,22 +190,22 @@ def best_table(cases: list[dict[str, Any]]) -> Iterator[str]:
                 )
             )
     if rows:
-        yield from ('', '### Best against best')
-        yield from header_row(
+        yield from ('', '### Speed-up, each network in its best form')
+        yield from header_rows(
             'setting',
             'ours',
             'other',
-            'uncompiled over its plain form',
-            'uncompiled over its best uncompiled',
-            'over its best compiled',
-            'best over best',
-            'saved, share of its plain form',
+            'uncompiled, over its plain form',
+            'uncompiled, over its best uncompiled form',
+            'over its best compiled form',
+            'over its best form',
+            'memory saved for backward, relative to its plain form',
         )
         yield from rows
 
 
 def precision_table(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """Each network's fastest form in lower precision against its fastest in float32."""
+    """Each network's fastest form in lower precision compared with its fastest in float32."""
     groups = by_setting(cases)
     rows = []
     for group, members in groups.items():
@@ -203,8 +213,8 @@ def precision_table(cases: list[dict[str, Any]]) -> Iterator[str]:
         wide = groups.get((mode, 'float32', *size), [])
         for name in dict.fromkeys(case['network'] for case in members if dtype != 'float32'):
             narrow_best, wide_best = (
-                fastest(case for case in some if case['network'] == name)
-                for some in (members, wide)
+                fastest(case for case in candidates if case['network'] == name)
+                for candidates in (members, wide)
             )
             if narrow_best and wide_best:
                 rows.append(
@@ -216,24 +226,24 @@ def precision_table(cases: list[dict[str, Any]]) -> Iterator[str]:
                     )
                 )
     if rows:
-        yield from ('', '### Lower precision over float32')
-        yield from header_row('fastest form', 'setting', 'fastest in float32', 'ratio')
+        yield from ('', '### Speed-up of lower precision over float32')
+        yield from header_rows('fastest form', 'setting', 'fastest form in float32', 'speed-up')
         yield from rows
 
 
 def sizes_table(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """What a network takes for sizes that it has not seen, and how time grows with pixels."""
+    """The cost of sizes that a network has not seen yet, and how latency grows with pixels."""
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for case in cases:
         runs.setdefault((label(case), case['mode'], case['dtype'], case['batch']), []).append(case)
     if max(map(len, runs.values())) < 3:
         return
-    yield from ('', '### Size after size')
-    yield from header_row(
+    yield from ('', '### New input sizes')
+    yield from header_rows(
         'network:form',
         'setting',
-        'time to all first results, s',
-        'slope of log time over log pixels',
+        'time to the first result at all sizes, s',
+        'slope of log latency over log pixels',
     )
     for (name, *rest), members in runs.items():
         pixels = [case['height'] * case['width'] for case in members]
@@ -249,27 +259,31 @@ def sizes_table(cases: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def model_tables(results: dict[str, Any]) -> Iterator[str]:
-    """A whole detector or segmentor, part by part."""
-    yield from ('', f'{results["config"]}, {results["weights"]}. Ratios: to {results["baseline"]}.')
+    """A whole detector or segmentor, stage by stage."""
+    yield from (
+        '',
+        f'{results["config"]}, {results["weights"]}. Baseline of the speed-ups: '
+        f'{results["baseline"]}.',
+    )
     for group, members in by_setting(results['cases']).items():
-        every = dict.fromkeys(part for case in members for part in case['latency_s'])
-        parts = sorted(every, key=lambda part: part in SUMS)  # these last
-        work = any(case.get('macs') for case in members)
+        timed = dict.fromkeys(stage for case in members for stage in case['latency_s'])
+        stages = sorted(timed, key=lambda stage: stage in SUMS)  # sums last
+        counted = any(case.get('macs') for case in members)
         yield from ('', f'### {heading(group)}')
-        yield from header_row(
+        yield from header_rows(
             'backbone:form',
-            *(f'{part}, ms' for part in parts),
-            'ratio, network',
-            'ratio, total',
-            'peak, MiB',
-            'saved, MiB',
-            *['MACs of an image, G', 'parameters, M'] * work,
+            *(f'{stage}, ms' for stage in stages),
+            'speed-up, network',
+            'speed-up, total',
+            'peak memory, MiB',
+            'saved for backward, MiB',
+            *['MACs per image, G', 'parameters, M'] * counted,
         )
         for case in members:
             ratios = case['ratio'] or {}
             yield row(
                 label(case),
-                *(spread(case['latency_s'].get(part), 1e3) for part in parts),
+                *(spread(case['latency_s'].get(stage), 1e3) for stage in stages),
                 spread(ratios.get('network')),
                 spread(ratios.get('total')),
                 mebibytes(case['peak_bytes']),
@@ -277,20 +291,24 @@ def model_tables(results: dict[str, Any]) -> Iterator[str]:
                 *(
                     [number(case['macs'] / case['batch'] / 1e9), number(case['parameters'] / 1e6)]
                     if case.get('macs')
-                    else ['–', '–'] * work
+                    else ['–', '–'] * counted
                 ),
             )
 
 
 def evaluation_tables(results: dict[str, Any]) -> Iterator[str]:
-    """COCO's evaluation, ours against pycocotools."""
+    """COCO evaluation, this project's compared with pycocotools."""
     yield from (
         '',
         f'{results["images"]:,} images, {results["objects"]:,} objects, '
-        f'{results["detections"]:,} detections, all made up.',
+        f'{results["detections"]:,} detections, all randomly generated.',
     )
-    yield from header_row(
-        'what', 'pycocotools, s', 'ours, s', 'ratio', 'largest difference of the twelve numbers'
+    yield from header_rows(
+        'evaluated',
+        'pycocotools, s',
+        'ours, s',
+        'speed-up',
+        'largest difference in the twelve metrics',
     )
     for case in results['cases']:
         times = case['latency_s']
@@ -311,5 +329,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
 
 
 def row(*cells: object) -> str:
-    """One row of a table."""
+    """One line of a table."""
     return f'| {" | ".join(map(str, cells))} |'

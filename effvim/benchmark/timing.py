@@ -1,4 +1,4 @@
-"""How the benchmarks measure: interleaved rounds, memory, the machine and its matmul rate."""
+"""How the benchmarks measure: interleaved rounds, memory, and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -30,51 +30,51 @@ Key = TypeVar('Key', bound=Hashable)
 
 Value = TypeVar('Value')
 
-SIDE = 2048  # of the square matrices whose product says what the machine can do
-
-REPEATED = 0.2  # seconds for which a case is repeated within a round, if one call takes less
+MATRIX_SIDE = 2048  # of the square matrices whose product shows the machine's speed
+MIN_RUN_TIME = 0.2  # seconds; within a round, shorter calls are repeated for that long
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
-def interleaved(
-    cases: Mapping[Key, Callable[[], Value]], rounds: int, seconds: float
+def interleave(
+    samplers: Mapping[Key, Callable[[], Value]], rounds: int, seconds: float
 ) -> dict[Key, list[Value]]:
-    """What each case gave in each round.
+    """Measure cases in rounds; returns the value of each case in each round.
 
-    Every round runs every case once, in an order drawn anew, so that what slows the machine down
-    for a while falls on all of them.
+    Every round measures every case once, in a new random order, so that temporary slowdowns of
+    the machine affect all cases alike.
 
     Args:
-        cases: what to run.
-        rounds: at most so many, at least one.
-        seconds: no round begins that would, as long as the longest before it, end later than that.
+        samplers: what to call, by case.
+        rounds: number of rounds, at most; at least one is run.
+        seconds: no round starts that would end later than that if it took as long as the longest
+            round before it.
     """
-    found: dict[Key, list[Value]] = {key: [] for key in cases}
-    order, draw = list(cases), random.Random(0)
+    values: dict[Key, list[Value]] = {key: [] for key in samplers}
+    order, rng = list(samplers), random.Random(0)
     began, longest = time.monotonic(), 0.0
     for number in range(rounds):
         start = time.monotonic()
         if number and start + longest - began > seconds:
             break
-        draw.shuffle(order)
+        rng.shuffle(order)
         for key in order:
-            found[key].append(cases[key]())
+            values[key].append(samplers[key]())
         longest = max(longest, time.monotonic() - start)
-    return found
+    return values
 
 
-def seconds_of(run: Callable[[], Any]) -> Callable[[], float]:
-    """Gives, when called, the median seconds of a call of `run`, after one that does not count."""
+def seconds_sampler(run: Callable[[], Any]) -> Callable[[], float]:
+    """A function that returns the median seconds of a call of `run`, after a warm-up call."""
     timer = Timer('run()', globals={'run': run}, num_threads=torch.get_num_threads())
-    return lambda: timer.blocked_autorange(min_run_time=REPEATED).median
+    return lambda: timer.blocked_autorange(min_run_time=MIN_RUN_TIME).median
 
 
-def matmul(device: torch.device) -> Callable[[], float]:
-    """Gives, when called, the machine's float32 rate on two matrices, FLOP/s."""
-    a, b = torch.rand(2, SIDE, SIDE, device=device)
-    seconds = seconds_of(lambda: a @ b)
-    return lambda: 2 * SIDE**3 / seconds()
+def matmul_sampler(device: torch.device) -> Callable[[], float]:
+    """A function that returns the machine's float32 rate of a matrix product, in FLOP/s."""
+    a, b = torch.rand(2, MATRIX_SIDE, MATRIX_SIDE, device=device)
+    seconds = seconds_sampler(lambda: a @ b)
+    return lambda: 2 * MATRIX_SIDE**3 / seconds()
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -84,14 +84,14 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def ratio(baseline: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
-    """How many times faster than the baseline, round by round; above 1 is faster."""
+    """Speed-up over the baseline, round by round; above 1 is faster than the baseline."""
     return spread(b / s for b, s in zip(baseline, seconds))
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
-    """What `run` takes at its worst moment from PyTorch's allocator, beyond what was held before.
+    """Peak memory of `run` in PyTorch's allocator, beyond what was allocated before.
 
-    What libraries allocate by themselves, e.g. oneDNN's scratch on a CPU, is not seen.
+    Memory that libraries allocate themselves, e.g. oneDNN's scratch on a CPU, is not counted.
     """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -99,38 +99,38 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it looks for a GPU, aloud
-    gc.collect()  # what earlier calls left behind is not freed while this one is watched
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # logs that it looks for a GPU
+    gc.collect()  # so that garbage of earlier calls is not freed during this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / 'trace.json'
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory) / 'trace.json'
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())['traceEvents']
-    changes = [e for e in events if e.get('name') == '[memory]']
+    changes = [event for event in events if event.get('name') == '[memory]']
     changes.sort(key=lambda event: event['ts'])
     return max(accumulate(event['args']['Bytes'] for event in changes), default=0)
 
 
 def saved_bytes(forward: Callable[[], Any], network: nn.Module) -> int:
-    """What `forward` keeps for the backward pass, the network's own tensors not counted."""
+    """Memory that `forward` saves for the backward pass, without the network's own tensors."""
     own = {t.untyped_storage().data_ptr() for t in network.state_dict().values()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = forward()
-    del outputs  # until here nothing that was saved is freed
-    return sum(kept.values())
+    del outputs  # keeps the saved tensors alive until here
+    return sum(saved.values())
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the GPU where there is one.
+    """The device of that name; default: the GPU if there is one, else the CPU.
 
     Raises:
         UserError: CUDA without a GPU.
@@ -142,7 +142,10 @@ def choose_device(name: str | None) -> torch.device:
 
 @contextlib.contextmanager
 def compiling(any_form: bool) -> Iterator[None]:
-    """Compiled forms, if there are, compile as on the first day and for as many sizes as asked.
+    """Let torch.compile start with an empty cache and compile for any number of sizes.
+
+    Args:
+        any_form: whether any form is compiled; otherwise nothing happens.
 
     Raises:
         UserError: there is no C++ compiler.
@@ -159,8 +162,8 @@ def compiling(any_form: bool) -> Iterator[None]:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise UserError(
-            'torch.compile needs a C++ compiler and finds none: install g++ (or name '
-            'yours in CXX), or leave out the compiled forms'
+            'torch.compile needs a C++ compiler and there is none: install g++, set CXX to your '
+            'compiler, or drop the compiled forms'
         ) from error
     limits = torch._dynamo.config.patch(
         recompile_limit=256, accumulated_recompile_limit=4096, fail_on_recompile_limit_hit=True
@@ -171,8 +174,8 @@ def compiling(any_form: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settings(threads: int | None) -> Iterator[None]:
-    """So many threads, by default as many as PyTorch takes; on a GPU the fastest convolutions."""
+def fixed_threads(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's number of threads (default: its own choice); autotune convolutions on a GPU."""
     with (
         set_torch_threads(threads or torch.get_num_threads()),
         torch.backends.cudnn.flags(enabled=True, benchmark=True),
@@ -180,8 +183,8 @@ def settings(threads: int | None) -> Iterator[None]:
         yield
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions, for the JSON."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """Date, machine and package versions, for the JSON file."""
     machine: dict[str, Any] = dict(
         system=f'{platform.system()} {platform.machine()}',
         processor=processor(),
@@ -197,7 +200,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]

@@ -22,7 +22,7 @@ def read_header(path: Path) -> ConfigHeader:
     text = ' '.join(line[1:].strip() for line in path.read_text().split('_base_')[0].splitlines())
     published = re.search(r'Published: (.+?) \((.+?)\)\. ', text)
     cost = re.search(
-        r'([\d,]+ MiB)(?: a card)? on (.+?), (?:(\d+) pictures each)?',
+        r'([\d,]+ MiB)(?: a card)? on (.+?), (?:(\d+) images each)?',
         published[2] if published else '',
     )
     measured = re.search(r'Measured by us: (.+?)\.(?: |$)', text)

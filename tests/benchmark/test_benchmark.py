@@ -1,4 +1,4 @@
-"""tools/benchmark.py: what it reports is complete and fits together; no assertion on speed."""
+"""`effvim benchmark`: its results are complete and consistent; no assertion on speed."""
 
 import itertools
 import json
@@ -10,15 +10,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 from torch import nn
 
-from effvim.benchmark import backbones, cases, figures, tables
-from effvim.benchmark.published import PUBLISHED
-from effvim.cli import benchmark
+from backbone.errors import UserError
+from effvim.benchmark import backbones, figures, tables
+from effvim.benchmark.cases import Case
+from effvim.benchmark.published import BOX_AP
 from effvim.config.reading import import_plugins, load_config
 from effvim.console import quiet
 from maintenance import benchmark_page
+from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
@@ -61,15 +62,15 @@ CASE = {
 
 @pytest.fixture(autouse=True, scope='module')
 def _short():
-    """One call a round is enough to see what is reported."""
+    """One call a round is enough to check the results."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_timing, 'REPEATED', 0)
-        patch.setattr(benchmark_timing, 'SIDE', 64)
+        patch.setattr(timing, 'MIN_RUN_TIME', 0)
+        patch.setattr(timing, 'MATRIX_SIDE', 64)
         yield
 
 
 def run(folder, *argv):
-    """Results, tables and picture of a run."""
+    """Results and tables of a run, which also writes a figure."""
     words = [str(word) for word in argv]
     outputs = [
         f'--{name}={folder / name}.{end}'
@@ -79,7 +80,7 @@ def run(folder, *argv):
         outputs.pop()
     assert run_command('benchmark', [*words, *outputs]) == 0
     results = json.loads((folder / 'json.json').read_text())
-    assert results['command'] == f'tools/benchmark.py {" ".join(words)}'
+    assert results['command'] == f'effvim benchmark {" ".join(words)}'
     assert results['machine']['threads'] >= 1 and results['machine']['processor']
     assert {'torch', 'timm', 'python'} <= results['versions'].keys()
     return results, (folder / 'markdown.md').read_text()
@@ -99,7 +100,7 @@ def quartiles(values):
 
 
 @pytest.fixture(scope='module')
-def backbones(tmp_path_factory):
+def backbone_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('b')
     results, text = run(
         folder,
@@ -131,10 +132,10 @@ def backbones(tmp_path_factory):
     return results, text, folder
 
 
-def test_backbone_results_are_complete(backbones):
-    results, _, _ = backbones
+def test_backbone_results_are_complete(backbone_run):
+    results, _, _ = backbone_run
     assert results['kind'] == 'backbone' and results['rounds'] == 3 and not results['failed']
-    found = {
+    measured = {
         (c['network'], c['form'], c['mode'], c['dtype'], c['height'], c['width'])
         for c in results['cases']
     }
@@ -142,7 +143,7 @@ def test_backbone_results_are_complete(backbones):
         ('m1', 'efficientvim_m1', 'starnet_s1'), ['plain'], ('forward', 'train')
     )
     fused = itertools.product(('m1', 'efficientvim_m1'), ['fused+channels-last'], ['forward'])
-    assert found == {
+    assert measured == {
         (*case, dtype, *size)
         for case in (*plain, *fused)
         for dtype in ('float32', 'bfloat16')
@@ -162,10 +163,10 @@ def test_backbone_results_are_complete(backbones):
     )
 
 
-def test_backbone_results_fit_together(backbones):
-    results, _, _ = backbones
+def test_backbone_results_fit_together(backbone_run):
+    results, _, _ = backbone_run
     assert results['matmul'].items() >= quartiles(results['matmul']['rounds']).items()
-    cases = {tuple(c[k] for k in cases.Case._fields): c for c in results['cases']}
+    cases = {tuple(c[k] for k in Case._fields): c for c in results['cases']}
     for key, case in cases.items():
         seconds = np.array(case['seconds'])
         assert case['latency_s'] == quartiles(seconds)
@@ -176,8 +177,8 @@ def test_backbone_results_fit_together(backbones):
         assert case['share'] == quartiles(2 * case['macs'] / seconds / rate)
 
 
-def test_work_and_memory_are_those_of_the_network(backbones):
-    results, _, _ = backbones
+def test_macs_and_memory_are_those_of_the_network(backbone_run):
+    results, _, _ = backbone_run
     cases = {
         (c['network'], c['form'], c['mode'], c['dtype'], c['height']): c for c in results['cases']
     }
@@ -195,8 +196,8 @@ def test_work_and_memory_are_those_of_the_network(backbones):
             assert case['peak_bytes'] > case['saved_bytes'] > 0
 
 
-def test_backbone_tables_and_picture(backbones):
-    results, text, folder = backbones
+def test_backbone_tables_and_figure(backbone_run):
+    results, text, folder = backbone_run
     with Image.open(folder / 'plot.png') as image:
         assert image.width > 500
     lines = text.splitlines()
@@ -211,14 +212,14 @@ def test_backbone_tables_and_picture(backbones):
     for heading in (
         'forward, float32, 2×64×96',
         'train, bfloat16, 2×32×32',
-        'Best against best',
-        'Lower precision over float32',
+        'Speed-up, each network in its best form',
+        'Speed-up of lower precision over float32',
     ):
         assert f'### {heading}' in text
 
 
-def test_best_against_best():
-    """By hand: ours 4 and 3 s compiled, theirs 8 s plain, 6 s channels-last, 9 s compiled."""
+def test_table_of_best_forms():
+    """By hand: ours 4 s, compiled 3 s; theirs 8 s plain, 6 s channels-last, 9 s compiled."""
     cases = [
         dict(
             network=network,
@@ -281,40 +282,40 @@ def test_every_family_is_a_peer():
     names = {name for peers in backbones.PEERS.values() for name in peers}
     for family in FAMILIES:
         assert any(name.startswith(family) for name in names), family
-    assert set(PUBLISHED) <= set(timm.list_models())
+    assert set(BOX_AP) <= set(timm.list_models())
 
 
 @pytest.mark.parametrize(
     'name', sorted({name for peers in backbones.PEERS.values() for name in peers})
 )
 def test_peers_compute_the_same_in_every_form(name):
-    """A form that is fast because it computes something else would be worth nothing."""
+    """A form that is fast because it computes something else is worth nothing."""
     network = randomised(backbones.set_mode(backbones.build(name), 'forward'))
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = network(x)
         assert len(expected) >= 3
         if backbones.can_fuse(network):
-            found = backbones.placed(
+            folded = backbones.apply_form(
                 network, 'fused+channels-last', torch.float32, torch.device('cpu')
             )(x)
-            for a, b in zip(expected, found):
+            for a, b in zip(expected, folded):
                 assert (a - b).norm() <= 1e-4 * a.norm()
 
 
 def test_rounds_run_every_case_once():
     calls = []
     cases = {name: lambda name=name: calls.append(name) or len(calls) for name in 'abc'}
-    found = timing.interleaved(cases, rounds=4, seconds=600)
+    values = timing.interleave(cases, rounds=4, seconds=600)
     rounds = [calls[i : i + 3] for i in range(0, 12, 3)]
     assert len(calls) == 12 and all(sorted(each) == ['a', 'b', 'c'] for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1  # the order changes
-    for name, values in found.items():
-        assert [calls[i - 1] for i in values] == [name] * 4
+    for name, numbers_of_calls in values.items():
+        assert [calls[i - 1] for i in numbers_of_calls] == [name] * 4
 
 
 def test_rounds_end_with_the_time():
-    assert timing.interleaved({'a': lambda: 1}, rounds=5, seconds=0) == {'a': [1]}
+    assert timing.interleave({'a': lambda: 1}, rounds=5, seconds=0) == {'a': [1]}
 
 
 def test_peak_of_known_allocations():
@@ -361,18 +362,19 @@ def test_compiled_forms(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def truth():
+def generated():
     from effvim.benchmark import evaluation
 
-    return evaluation.made_up(images=20, detections=12)
+    return evaluation.generate(images=20, detections=12)
 
 
-def test_made_up_detections(truth):
-    content, found = truth
-    assert len(found) == 20 * 12 and len(content['images']) == 20
-    assert 60 < len(content['annotations']) < 240
-    assert len({d['score'] for d in found}) == len(found)  # ties are counted in no fixed order
-    for item in (*content['annotations'], *found):
+def test_generated_detections(generated):
+    ground_truth, predictions = generated
+    assert len(predictions) == 20 * 12 and len(ground_truth['images']) == 20
+    assert 60 < len(ground_truth['annotations']) < 240
+    # the order of equal scores is not defined
+    assert len({item['score'] for item in predictions}) == len(predictions)
+    for item in (*ground_truth['annotations'], *predictions):
         x, y, w, h = item['bbox']
         assert 0 <= x and 0 <= y and x + w <= 640 + 1e-6 and y + h <= 480 + 1e-6
 
@@ -426,30 +428,30 @@ def test_model(name, options, tmp_path):
     )
     assert results['config'] == f'{name}_effvim_m1.py' and results['weights'].startswith('random')
     assert len(results['cases']) == 4 and not results['failed']
-    parts = {
+    stages = {
         'forward': ['loading', 'pre-processing', *NETWORK, 'post-processing'],
         'train': ['pre-processing', *NETWORK, 'losses', 'backward'],
     }
     assert all(math.isfinite(value) and value >= 0 for value in numbers(results))
     for case in results['cases']:
         seconds = case['seconds']
-        assert CASE == case.keys() and list(seconds) == [*parts[case['mode']], 'network', 'total']
+        assert CASE == case.keys() and list(seconds) == [*stages[case['mode']], 'network', 'total']
         assert all(value > 0 for values in seconds.values() for value in values)
-        for part, values in seconds.items():
-            assert case['latency_s'][part] == quartiles(values)
+        for stage, values in seconds.items():
+            assert case['latency_s'][stage] == quartiles(values)
         baseline = next(
             c for c in results['cases'] if c['network'] == 'own' and c['mode'] == case['mode']
         )['seconds']
-        for part in ('network', 'total'):
-            assert case['ratio'][part] == quartiles(np.divide(baseline[part], seconds[part]))
-        # there is one call in a round, else the medians of the parts would not add up
+        for stage in ('network', 'total'):
+            assert case['ratio'][stage] == quartiles(np.divide(baseline[stage], seconds[stage]))
+        # there is one call in a round, else the medians of the stages would not add up
         assert np.allclose(np.sum([seconds[p] for p in NETWORK], 0), seconds['network'])
-        assert np.allclose(np.sum([seconds[p] for p in parts[case['mode']]], 0), seconds['total'])
+        assert np.allclose(np.sum([seconds[p] for p in stages[case['mode']]], 0), seconds['total'])
     assert '### forward, float32, 2×64×96' in text
     assert (tmp_path / 'plot.png').is_file()
 
 
-def test_another_config_beside(tmp_path):
+def test_compared_with_another_config(tmp_path):
     """At the same input; MACs and parameters are those of the models, by torch's counter."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
@@ -488,7 +490,7 @@ def test_another_config_beside(tmp_path):
 
 
 def test_model_of_a_checkpoint(tmp_path):
-    """Its classes and thresholds are taken; one that does not fit is refused."""
+    """Its classes and thresholds are used; one that does not fit is an error."""
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = load_config(CONFIG)
@@ -515,15 +517,15 @@ def test_model_of_a_checkpoint(tmp_path):
     )
 
 
-def test_page_is_that_of_the_kept_results():
-    kept = (ROOT / 'docs/benchmarks.md').read_text()
-    assert benchmark_page.page(ROOT / 'docs/benchmarks') == kept
+def test_page_is_that_of_the_recorded_results():
+    recorded = (ROOT / 'docs/benchmarks.md').read_text()
+    assert benchmark_page.page(ROOT / 'docs/benchmarks') == recorded
     for path in (ROOT / 'docs/benchmarks').glob('*.json'):
-        assert f'`{json.loads(path.read_text())["command"]}`' in kept
+        assert f'`{json.loads(path.read_text())["command"]}`' in recorded
 
 
-def test_page_says_what_is_not_measured(backbones, tmp_path):
-    results, text, _ = backbones
+def test_page_states_what_is_not_measured(backbone_run, tmp_path):
+    results, text, _ = backbone_run
     assert benchmark_page.page(tmp_path).count('Not measured.') == 2
     (tmp_path / 'small-sizes.json').write_text(json.dumps(results))
     page = benchmark_page.page(tmp_path)
@@ -534,26 +536,26 @@ def test_page_says_what_is_not_measured(backbones, tmp_path):
 def test_page_refuses_other_files(tmp_path):
     for content in ('[]', '{', '{"format": 1}', '{"format": 2, "kind": "backbone"}'):
         (tmp_path / 'a.json').write_text(content)
-        with pytest.raises(benchmark.UserError, match=r'a\.json was not written by'):
+        with pytest.raises(UserError, match=r'a\.json was not written by'):
             benchmark_page.page(tmp_path)
 
 
 def test_published_scores_of_ours():
-    scores = figures.published()
+    scores = figures.published_scores()
     assert scores['RetinaNet, box AP']['m4'] == 38.8
     assert scores['Mask R-CNN, box AP']['m4'] == 39.7
     assert scores['ImageNet top-1, 450 epochs'].items() >= dict(m1=73.5, m4=79.6).items()
 
 
 @pytest.mark.parametrize(
-    'argv, parts',
+    'argv, words',
     [
-        (['backbone', 'shvit_s5'], ["'shvit_s5'", 'nearest', 'shvit_s4']),
+        (['backbone', 'shvit_s5'], ["'shvit_s5'", 'did you mean', 'shvit_s4']),
         (['backbone', 'm5'], ["'m5'", 'm1']),
         (['backbone', 'm1:fusd'], ["'fusd'", "'fused'"]),
         (['backbone', 'm1', '--forms', 'plian'], ["'plian'", "'plain'"]),
         (['backbone', 'm1:compiled+dynamic'], ['compiled twice']),
-        (['backbone', 'm1:fused', '--modes', 'train'], ['nothing is left', 'not trained']),
+        (['backbone', 'm1:fused', '--modes', 'train'], ['no case is left', 'cannot be trained']),
         (['backbone', 'm1:graphs', '--device', 'cpu'], ['graphs', 'GPU']),
         (['backbone', 'starnet_s1:fused'], ['starnet_s1', 're-parameterised']),
         (['backbone', 'm1', '--sizes', '31x64'], ['31x64', '32']),
@@ -563,7 +565,7 @@ def test_published_scores_of_ours():
         (['backbone', 'm1', '--rounds', '0'], ['--rounds', 'at least 1']),
         (['backbone', 'm1', '--batch', '0'], ['--batch', 'at least 1']),
         (['backbone', 'm1', '--threads', '0'], ['--threads', 'at least 1']),
-        (['backbone', 'm1', '--json', '.'], ['--json', 'folder']),
+        (['backbone', 'm1', '--json', '.'], ['--json', 'directory']),
         (['backbone', 'm1', '--json', '/proc/x/a.json'], ['--json', '/proc/x']),
         (['backbone', 'm1', '--dtypes', 'int8'], ['int8', 'bfloat16']),
         (['backbone'], ['NETWORK']),
@@ -579,12 +581,12 @@ def test_published_scores_of_ours():
     ],
     ids=lambda value: ' '.join(value[:3]) if isinstance(value, list) else None,
 )
-def test_mistakes(argv, parts, capsys):
+def test_mistakes(argv, words, capsys):
     assert run_command('benchmark', argv) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith('error: '), lines
-    for part in parts:
-        assert part in lines[0]
+    for word in words:
+        assert word in lines[0]
 
 
 def error(capsys, *argv):
@@ -594,7 +596,7 @@ def error(capsys, *argv):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_cuda_where_there_is_none(capsys):
-    assert 'finds no GPU' in error(capsys, 'backbone', 'm1', '--device', 'cuda')
+    assert 'no GPU' in error(capsys, 'backbone', 'm1', '--device', 'cuda')
 
 
 def test_compiled_forms_without_a_compiler(capsys):
@@ -604,8 +606,8 @@ def test_compiled_forms_without_a_compiler(capsys):
         assert 'C++ compiler' in error(capsys, 'backbone', 'm1:compiled', '--device', 'cpu')
 
 
-def test_what_the_compiler_gives_up_on_is_reported(monkeypatch, tmp_path):
-    """A network that cannot be compiled does not end the others' run, nor is it left out."""
+def test_failed_compilation_is_reported(monkeypatch, tmp_path):
+    """A network that cannot be compiled is listed, and the others are measured."""
     from torch._dynamo.exc import TorchDynamoException
 
     def compiled(network, **_):
@@ -616,7 +618,7 @@ def test_what_the_compiler_gives_up_on_is_reported(monkeypatch, tmp_path):
         return network
 
     monkeypatch.setattr(torch, 'compile', compiled)
-    monkeypatch.setattr(benchmark_timing, 'compiling', lambda _: quiet())
+    monkeypatch.setattr(timing, 'compiling', lambda _: quiet())
     results, text = run(
         tmp_path, 'backbone', 'm1:plain', 'm1:compiled', '--sizes', '32', '--rounds', '1'
     )
