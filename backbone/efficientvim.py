@@ -1,7 +1,7 @@
 """EfficientViM (arXiv 2411.15241), top to bottom: HSM-SSD, block, stage, network, classifier.
 
 B batch, C channels, L = H·W positions, N hidden states. Where the paper gives a formula its name
-stands beside the line that computes it.
+stands next to the line that computes it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class FeatureInfo(NamedTuple):
 
 
 def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """The widths, depths and state sizes behind a name of `ARCHS` or a mapping of the same keys.
+    """Return the widths, depths and state sizes of a name of `ARCHS` or a mapping of the same keys.
 
     Raises:
-        UserError: unknown name, missing or unknown key, lengths that differ.
+        UserError: the name or a key is unknown, a key is missing, or lengths differ.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise UserError(
-                f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict of '
+                f'unknown arch {arch!r}: pass one of {", ".join(ARCHS)}, or a dict of '
                 f'widths, depths and state_dims'
             )
         return ARCHS[arch]
@@ -76,7 +76,7 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int
 def feature_info(
     arch: str | Mapping[str, Sequence[int]] = 'm4', out_indices: Sequence[int] = (0, 1, 2)
 ) -> tuple[FeatureInfo, ...]:
-    """Channels and strides of the maps that `EfficientViM(arch, out_indices)` returns.
+    """Return channels and strides of the maps that `EfficientViM(arch, out_indices)` returns.
 
     Raises:
         UserError: `arch` is unknown or `out_indices` is not ascending, empty or out of range.
@@ -164,7 +164,7 @@ def read_out(x: Tensor, h: Tensor, c: Tensor, gate: Tensor, keep: Tensor) -> Ten
     Shape: x B C H W, h B N C, c B L N, gate and keep C → B C H W.
     """
     x = x.permute(0, 2, 3, 1)  # B H W C
-    y = (c @ (gate * h)).to(x.dtype)  # B L C; autocast leaves x wide
+    y = (c @ (gate * h)).to(x.dtype)  # B L C; autocast keeps x in float32
     y.addcmul_(keep, x.flatten(1, 2))
     return y.view(x.shape).permute(0, 3, 1, 2)
 
@@ -204,7 +204,7 @@ class EfficientViMBlock(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """`block` for inference, its kernels folded once and for all; takes over its norm and mixer.
+    """`block` for inference, with folded kernels; shares the block's norm and mixer.
 
     Shape: as `EfficientViMBlock`.
     """
@@ -226,7 +226,7 @@ class FusedBlock(nn.Module):
 
 
 def recomputed(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`block(x)`, its activations not kept but computed again in the backward pass."""
+    """Return `block(x)`; its activations are not kept but recomputed in the backward pass."""
 
     def contexts() -> tuple[contextlib.nullcontext, KeepStatistics]:
         return contextlib.nullcontext(), KeepStatistics(block)
@@ -260,7 +260,7 @@ class EfficientViMStage(nn.Module):
         return x, self.downsample(x), h
 
     def fuse(self) -> None:
-        """Replace all parts by the same for inference, their kernels folded once and for all."""
+        """Replace all modules, in place, by their folded equivalents for inference."""
         self.with_cp = False
         self.blocks = nn.ModuleList(FusedBlock(block) for block in self.blocks)
         if isinstance(self.downsample, Downsample):
@@ -275,8 +275,8 @@ class EfficientViM(nn.Module):
         >>> [tuple(m.shape) for m in maps]
         [(1, 224, 14, 20), (1, 320, 7, 10), (1, 512, 4, 5)]
 
-    A stage's map is taken before its downsampling. What lies behind the last chosen stage is not
-    built: it would hold parameters that no loss reaches.
+    A stage's map is taken before its downsampling. Whatever follows the last chosen stage is not
+    built: its parameters would get no gradient.
 
     Args:
         arch: 'm1' to 'm4', or a dict of `widths`, `depths`, `state_dims`.
@@ -343,28 +343,28 @@ class EfficientViM(nn.Module):
         """As `nn.Module.train`, but what is frozen stays in evaluation mode.
 
         Raises:
-            UserError: training was asked for and the network is folded.
+            UserError: training mode is requested and the network is folded.
         """
         if mode and self.fused:
             raise UserError(
-                'a folded network cannot be trained: its parameters are gone; build it '
-                'anew and load the checkpoint'
+                'a folded network cannot be trained, its parameters are gone: build it '
+                'again and load the checkpoint'
             )
         super().train(mode)
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        for part in [self.patch_embed, *self.stages][: self.frozen_stages + 1]:
-            freeze(part)
+        for module in [self.patch_embed, *self.stages][: self.frozen_stages + 1]:
+            freeze(module)
         return self
 
     @torch.no_grad()
     def fuse(self) -> EfficientViM:
         """Fold all BN layers and gates into convolutions, in place, for inference; returns self.
 
-        Outputs stay equal. Parameters and their names do not: load weights before, train never
-        after; move to another precision after.
+        Outputs stay the same, parameters and their names do not: load weights before folding,
+        change the precision after it, and do not train afterwards.
         """
         if not self.fused:
             self.eval()
@@ -424,7 +424,7 @@ class EfficientViMClassifier(EfficientViM):
         torch.Size([1, 1000])
 
     All tensors of an `EfficientViM` have the same names here, so either loads the other's state
-    dict with `strict=False`; what is then missing or left over is the classifier's own.
+    dict with `strict=False`; what is then missing or unexpected is the classifier's own.
 
     Args:
         arch: see `EfficientViM`; M1 to M3 were published for 224×224 pixels, M4 for 256×256.

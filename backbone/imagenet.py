@@ -35,7 +35,7 @@ def classifier_from(
     Args:
         source: a file of the authors' or timm's, a converted one, or a hub id; see
             `weights.load_backbone`.
-        ema: see `weights.entry_of`.
+        ema: see `weights.weights_key`.
 
     Raises:
         UserError: the file is absent or unreadable, or holds no complete classifier.
@@ -146,4 +146,3 @@ def evaluate(
         if progress:
             progress(seen, len(dataset))
     return dict(top1=100 * top1 / seen, top5=100 * top5 / seen, images=seen)
-

@@ -1,4 +1,4 @@
-"""The small parts that the stem, the blocks and the downsampling are made of.
+"""The layers that the stem, the blocks and the downsampling are made of.
 
 Activations are B C H W. No convolution here has a bias (squeeze-excite excepted): a BN follows, or,
 inside the mixer, nothing does.
@@ -23,12 +23,12 @@ Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
 
 
 def fixed(value: Tensor) -> nn.Parameter:
-    """A parameter that is never trained."""
+    """Return a copy of `value` as a parameter that is never trained."""
     return nn.Parameter(value.detach().clone(), requires_grad=False)
 
 
 def with_kernel(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
-    """A convolution or linear layer as `layer`, with another weight and bias, never trained."""
+    """Copy a convolution or linear layer with another weight and bias, which are never trained."""
     layer = copy.deepcopy(layer)
     layer.weight, layer.bias = fixed(weight), fixed(bias)
     return layer
@@ -59,7 +59,7 @@ class ScaledProduct(torch.autograd.Function):
 
 
 def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`f`, L C → L D, of all positions of a map; channels-last is not copied.
+    """Apply `f`, L C → L D, to all positions of a map, without copying channels-last memory.
 
     Shape: B C H W → B D H W.
     """
@@ -101,11 +101,11 @@ class ConvNorm(nn.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether BN keeps its statistics. False also where another tool took it away already."""
+        """Whether BN uses its stored statistics; False also where another tool has removed BN."""
         return isinstance(self.norm, nn.modules.batchnorm._BatchNorm) and not self.norm.training
 
     def affine(self, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scale and bias, per channel, that BN applies; of gate · BN with a gate."""
+        """Return the scale and bias per channel that BN applies; with a gate those of gate · BN."""
         norm: Any = self.norm
         weight, bias = norm.weight, norm.bias
         if gate is not None:
@@ -114,7 +114,7 @@ class ConvNorm(nn.Module):
         return scale, bias - scale * norm.running_mean
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution that equals convolution and BN."""
+        """Return weight and bias of the convolution that equals convolution and BN."""
         scale, bias = self.affine()
         return self.conv.weight * scale[:, None, None, None], bias
 
@@ -127,7 +127,7 @@ class ConvNorm(nn.Module):
         )
 
     def fuse(self) -> nn.Module:
-        """The same for inference, its kernel folded once and for all."""
+        """Return the equivalent for inference, with a folded kernel."""
         return nn.Sequential(with_kernel(self.conv, *self.fold()), self.act)
 
 
@@ -141,7 +141,7 @@ class Depthwise(ConvNorm):
         super().__init__(channels, channels, 3, groups=channels)
 
     def fold(self, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution that equals all of it; its centre carries x."""
+        """Return weight and bias of the convolution that equals all of it; its centre carries x."""
         scale, bias = self.affine(gate)
         keep = torch.ones_like(scale) if gate is None else 1 - gate
         centre = F.pad(keep[:, None, None, None], (1, 1, 1, 1))
@@ -154,7 +154,7 @@ class Depthwise(ConvNorm):
         return x + y if gate is None else x + gate[:, None, None] * (y - x)
 
     def fuse(self, gate: Tensor | None = None) -> nn.Module:
-        """The same for inference, its kernel folded once and for all."""
+        """Return the equivalent for inference, with a folded kernel."""
         return with_kernel(self.conv, *self.fold(gate))
 
 
@@ -174,13 +174,13 @@ class Pointwise(ConvNorm):
         return on_positions(lambda tokens: self.act(self.product(tokens)), x)  # in place, no view
 
     def linear(self, gate: Tensor | None = None) -> nn.Linear:
-        """`product` for inference, its kernel folded once and for all."""
+        """Return `product` as a linear layer for inference, with a folded kernel."""
         scale, bias = self.affine(gate)
         layer = nn.Linear(self.conv.in_channels, self.conv.out_channels, device='meta')
         return with_kernel(layer, self.conv.weight.flatten(1) * scale[:, None], bias)
 
     def fuse(self) -> nn.Module:
-        """The same for inference, its kernel folded once and for all."""
+        """Return the equivalent for inference, with a folded kernel."""
         return OnPositions(self.linear(), self.act)
 
 
@@ -219,9 +219,9 @@ class Stem(nn.Module):
         return self.conv(x)
 
     def fuse(self) -> nn.Sequential:
-        """The same for inference, its kernels folded once and for all."""
-        parts: Any = self.conv
-        return nn.Sequential(*(part.fuse() for part in parts))
+        """Return the equivalent for inference, with folded kernels."""
+        convs: Any = self.conv
+        return nn.Sequential(*(conv.fuse() for conv in convs))
 
 
 class FFN(nn.Module):
@@ -241,13 +241,13 @@ class FFN(nn.Module):
 
         def blend(tokens: Tensor) -> Tensor:
             hidden = self.fc1.product(tokens).relu_()
-            y = self.fc2.product(hidden, gate).to(tokens.dtype)  # autocast leaves tokens wide
+            y = self.fc2.product(hidden, gate).to(tokens.dtype)  # autocast keeps tokens in float32
             return y.addcmul_(1 - gate, tokens)
 
         return on_positions(blend, x)
 
     def fuse(self, gate: Tensor) -> nn.Module:
-        """The same for inference, its kernels folded once and for all."""
+        """Return the equivalent for inference, with folded kernels."""
         return FusedFFN(self.fc1.linear(), self.fc2.linear(gate), 1 - gate)
 
 
@@ -267,7 +267,7 @@ class FusedFFN(nn.Module):
 
 
 class SqueezeExcite(layers.SqueezeExcite):
-    """timm's, its convolutions of a single position computed as the matrix products they are."""
+    """timm's `SqueezeExcite`, its 1×1 convolutions on one position computed as matrix products."""
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean((2, 3))  # B C
@@ -298,9 +298,9 @@ class Downsample(nn.Module):
         return self.dwconv2(self.conv(self.dwconv1(x)))
 
     def fuse(self) -> nn.Sequential:
-        """The same for inference, its kernels folded once and for all."""
-        parts: Any = self.conv
-        expand, stride, excite, project = parts
+        """Return the equivalent for inference, with folded kernels."""
+        layers: Any = self.conv
+        expand, stride, excite, project = layers
         return nn.Sequential(
             self.dwconv1.fuse(),
             expand.fuse(),
@@ -319,9 +319,9 @@ def freeze(module: nn.Module) -> None:
 
 
 class KeepStatistics(contextlib.AbstractContextManager):
-    """While entered, BN layers of `module` normalise as always but their statistics stay.
+    """While entered, BN layers of `module` normalise as usual but do not update their statistics.
 
-    A recomputed forward sees each batch a second time; it must not be counted twice.
+    A recomputed forward sees each batch a second time, which must not count twice.
     """
 
     def __init__(self, module: nn.Module) -> None:

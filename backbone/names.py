@@ -1,4 +1,4 @@
-"""Tensors of published checkpoints under our names, and which network they are.
+"""Rename the tensors of published checkpoints to our names, and tell which network they are.
 
 The authors' backbone and classifier have our names, with LayerNorm weights of shape (1, C, 1) or
 (1, C, 1, 1); timm's have our shapes too. The authors' detectors call the LayerNorms of the neck
@@ -27,44 +27,44 @@ STATES = re.compile(r'stages\.(\d+)\.blocks\.\d+\.mixer\.A')
 
 
 class Translation(NamedTuple):
-    """Tensors under our names, and what became of the others' names."""
+    """Tensors under our names, and what was changed."""
 
     tensors: dict[str, Tensor]
-    renamed: dict[str, str]  # from, to
+    renamed: dict[str, str]  # published name to ours
     reshaped: list[str]  # LayerNorm weights, now (C,)
     added: list[str]  # BN's batch counters, which no output depends on
     dropped: list[str]  # the classifier's, which no detector or segmentor has
 
 
 def translate(tensors: Mapping[str, Tensor]) -> Translation:
-    """Published tensors as our networks name and shape them; ours come out as they are.
+    """Rename and reshape published tensors to ours; ours are returned unchanged.
 
-    `tensors`: of a backbone or classifier, or of a whole detector or segmentor.
+    `tensors`: those of a backbone or classifier, or of a whole detector or segmentor.
     """
-    done = Translation({}, {}, [], [], [])
+    translation = Translation({}, {}, [], [], [])
     for name, value in tensors.items():
         if name.startswith('backbone.') and CLASSIFIER.match(name.removeprefix('backbone.')):
-            done.dropped.append(name)
+            translation.dropped.append(name)
             continue
         ours = NECK_NORM.sub('neck.norms.', name) if value.ndim == 4 else name  # a BN's is (C,)
         if ours != name:
-            done.renamed[name] = ours
+            translation.renamed[name] = ours
         if LAYER_NORM.fullmatch(ours) and value.ndim > 1:
             value = value.flatten()
-            done.reshaped.append(ours)
-        done.tensors[ours] = value
+            translation.reshaped.append(ours)
+        translation.tensors[ours] = value
         counter = f'{ours.removesuffix("running_mean")}num_batches_tracked'
         if ours.endswith('.running_mean') and counter not in tensors:
-            done.tensors[counter] = torch.tensor(0)
-            done.added.append(counter)
-    return done
+            translation.tensors[counter] = torch.tensor(0)
+            translation.added.append(counter)
+    return translation
 
 
 def arch_of(tensors: Mapping[str, Tensor]) -> str | dict[str, tuple[int, ...]] | None:
-    """The `arch` of the backbone that tensors belong to, by the sizes of its blocks.
+    """Infer the `arch` of the backbone that tensors belong to from the sizes of its blocks.
 
-    A name of `ARCHS`, of which the last stages may be absent, or else a dict of numbers; None if
-    the tensors are of another network.
+    A name of `ARCHS` (the last stages may be absent), otherwise a dict of numbers; None if the
+    tensors are of another network.
     """
     sizes: dict[int, list[int]] = {}  # N of the blocks, by stage
     for name, value in tensors.items():
@@ -74,20 +74,22 @@ def arch_of(tensors: Mapping[str, Tensor]) -> str | dict[str, tuple[int, ...]] |
     gates = [f'stages.{i}.blocks.0.alpha' for i in stages]
     if not sizes or sorted(sizes) != list(stages) or any(name not in tensors for name in gates):
         return None
-    found = dict(
+    inferred = dict(
         widths=tuple(tensors[name].numel() // 4 for name in gates),
         depths=tuple(len(sizes[i]) for i in stages),
         state_dims=tuple(sizes[i][0] for i in stages),
     )
-    named = (n for n, arch in ARCHS.items() if all(arch[k][: len(sizes)] == found[k] for k in arch))
-    return next(named, found)
+    named = (
+        n for n, arch in ARCHS.items() if all(arch[k][: len(sizes)] == inferred[k] for k in arch)
+    )
+    return next(named, inferred)
 
 
 def difference(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What `tensors` are, given that they do not fit a backbone whose tensors are `own`."""
-    found = arch_of(tensors)
-    if found is None:
+    """Say what `tensors` are, given that they do not fit a backbone whose tensors are `own`."""
+    arch = arch_of(tensors)
+    if arch is None:
         return 'another network'
-    if found == arch_of(own):
-        return f'{found} in other names or shapes'
-    return f'another variant, {found}'
+    if arch == arch_of(own):
+        return f'{arch} in other names or shapes'
+    return f'another variant, {arch}'

@@ -1,8 +1,8 @@
-"""Weight files and hub ids, read safely, into our networks.
+"""Load weight files and hub ids into the network, without executing anything in them.
 
-Known are the authors' ImageNet pickles (`model` and `model_ema` beside optimiser state and a config
-object), timm's safetensors, checkpoints of mmdet, mmseg and mmengine, and what
-tools/convert_weights.py writes: safetensors that say in their metadata what they are.
+Known formats: the authors' ImageNet pickles (`model` and `model_ema` next to optimiser state and a
+config object), timm's safetensors, checkpoints of mmdet, mmseg and mmengine, and the output of
+tools/convert_weights.py, safetensors whose metadata say what they are.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from .names import CLASSIFIER, difference, translate
 HUB_ID = re.compile(r'(?:hf-hub:)?(timm/efficientvim_m[1-4](?:_dist)?\.[\w.]+)')
 METADATA = 'effvim'  # the key in a safetensors file's metadata; a Python literal, see `read`
 
-# What published pickles hold beside their tensors. Containers are read as dicts: no code of theirs
-# is imported or run. NumPy's numbers, such as a best score, go by the name they had before NumPy 2.
-# Every other class in a file is refused by name.
+# What published pickles hold next to their tensors. Containers are read as dicts: no code of theirs
+# is imported or run, 'argparse.Namespace' included, in which the authors stored their settings.
+# NumPy's numbers, such as a best score, have the name from before NumPy 2. Every other class in a
+# file is refused by name.
 _INERT: list[Any] = [
     (OrderedDict, 'yacs.config.CfgNode'),
     (OrderedDict, 'argparse.Namespace'),
@@ -41,26 +42,26 @@ _INERT: list[Any] = [
 
 
 class LoadReport(NamedTuple):
-    """What `load_backbone` did: tensors set, and names in the file that had no place."""
+    """What `load_backbone` did: how many tensors it set, and which ones of the file it ignored."""
 
     loaded: int
     wanted: int
-    left_over: list[str]
+    ignored: list[str]
 
     def __str__(self) -> str:
         text = f'loaded {self.loaded}/{self.wanted} tensors'
-        if self.left_over:
-            head = sum(bool(CLASSIFIER.match(name)) for name in self.left_over)
-            rest = len(self.left_over) - head
-            text += f', left over {head} of the classifier'
+        if self.ignored:
+            head = sum(bool(CLASSIFIER.match(name)) for name in self.ignored)
+            rest = len(self.ignored) - head
+            text += f', ignored {head} of the classifier'
             text += f' and {rest} of stages that are not used' if rest else ''
         return text
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """A local file for `source`: a path, or a hub id such as ``timm/efficientvim_m4.e450_in1k``.
+    """Return the local file for `source`, a path or a hub id like `timm/efficientvim_m4.e450_in1k`.
 
-    A hub id is looked for in the hub client's cache first and fetched where the network allows.
+    A hub id is looked up in the hub client's cache first, then downloaded.
 
     Raises:
         UserError: there is no such file, or the hub cannot be reached; says where to put it.
@@ -71,7 +72,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     hub_id = HUB_ID.fullmatch(str(source))
     if not hub_id:
         raise UserError(
-            f'weights {source} not found: give a file, or one of the hub ids '
+            f'weights {source} not found: pass a file, or one of the hub ids '
             f'timm/efficientvim_m{{1..4}}.e450_in1k, .e300_in1k and _dist.in1k'
         )
     return _from_hub(hub_id[1])
@@ -91,30 +92,30 @@ def _from_hub(repo: str) -> Path:
     except Exception as error:  # the client raises its own, its HTTP library's and the system's
         raise UserError(
             f'weights {repo} cannot be fetched ({type(error).__name__}) and are not in '
-            f'{HF_HUB_CACHE}: with a network run "hf download {repo} {name}", copy the file here '
-            f'and give its path instead of the id (for a config with --cfg-options '
-            f'model.backbone.init_cfg.checkpoint=FILE), or start from random weights with '
-            f'--from-scratch'
+            f'{HF_HUB_CACHE}: on a machine with a network run "hf download {repo} {name}", copy '
+            f'the file here and pass its path instead of the id (for a config with --cfg-options '
+            f'model.backbone.init_cfg.checkpoint=FILE), or train from scratch with --from-scratch'
         ) from error
 
 
 def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
-    """The content of a safetensors or `torch.save` file, on the CPU, running none of its code.
+    """Read a safetensors or `torch.save` file to the CPU, without executing anything in it.
 
-    A safetensors file that says what it is comes as ``state_dict`` and ``meta``, like a checkpoint.
+    A safetensors file whose metadata say what it is comes as `state_dict` and `meta`, like a
+    checkpoint.
 
     Args:
         path: the file.
         extra: further classes that the file may hold, as `torch.serialization.safe_globals` takes.
 
     Raises:
-        UserError: absent, empty, damaged or holding something that would have to be executed.
+        UserError: the file is absent, empty, damaged, or asks for something to be executed.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path} not found, or not a file')
     if path.stat().st_size == 0:
-        raise UserError(f'{path} is empty (0 bytes): fetch or write it again')
+        raise UserError(f'{path} is empty (0 bytes): download or write it again')
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path)
@@ -126,11 +127,11 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
             raise UserError(
                 f'{path} refused: it asks for {culprit[1]}, which reading weights must not execute'
             ) from error
-        raise UserError(f'{path} is damaged or not a weight file: fetch it again') from error
+        raise UserError(f'{path} is damaged or not a weight file: download it again') from error
     except Exception as error:  # the readers raise what they like over truncated and foreign bytes
         raise UserError(
             f'{path} is truncated, damaged or not a weight file '
-            f'({type(error).__name__}): fetch it again'
+            f'({type(error).__name__}): download it again'
         ) from error
 
 
@@ -141,19 +142,19 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {'state_dict': tensors, 'meta': ast.literal_eval(about)} if about else tensors
 
 
-def entry_of(content: Any, path: str | os.PathLike[str], ema: bool | None = None) -> str | None:
-    """Under which name a file's content has its weights; None if it is the tensors themselves.
+def weights_key(content: Any, path: str | os.PathLike[str], ema: bool | None = None) -> str | None:
+    """Return the key of the weights in a file's content; None if it is the tensors themselves.
 
     Args:
         content: what `read` returned.
-        path: where it is from, for messages.
-        ema: True for averaged weights (EMA), False for raw ones; None for those that the file has
-            in first place. In the authors' ImageNet files these are the raw ``model``, from which
-            their published detectors and segmentors start (``model_ema`` has the published top-1);
-            in our checkpoints those that are evaluated, averaged if the run averaged.
+        path: the file, for messages.
+        ema: True for averaged weights (EMA), False for raw ones, None for the file's main ones. In
+            the authors' ImageNet files these are the raw `model`, from which their published
+            detectors and segmentors start (`model_ema` has the published top-1); in our
+            checkpoints those that are evaluated, averaged if the run averaged.
 
     Raises:
-        UserError: averaged weights are asked for and there are none.
+        UserError: averaged weights are requested and there are none.
     """
     keys = content if isinstance(content, Mapping) else {}
     main = next((key for key in ('state_dict', 'model') if key in keys), None)
@@ -162,7 +163,7 @@ def entry_of(content: Any, path: str | os.PathLike[str], ema: bool | None = None
         raw, averaged = 'ema_state_dict', 'state_dict'
     if ema and averaged not in keys:
         raise UserError(
-            f'{path} holds no averaged weights (EMA) beside others: take what it has, '
+            f'{path} holds no averaged weights (EMA): use its weights as they are, '
             f'without --ema or ema=True'
         )
     return main if ema is None else averaged if ema else raw
@@ -171,18 +172,18 @@ def entry_of(content: Any, path: str | os.PathLike[str], ema: bool | None = None
 def state_dict_of(
     content: Any, path: str | os.PathLike[str], prefix: str = '', ema: bool | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of a file's content, by name, those below `prefix` with it stripped.
+    """Return the tensors of a file's content by name, those below `prefix` with it stripped.
 
     Args:
         content: what `read` returned.
-        path: where it is from, for messages.
-        prefix: take the tensors below this name, e.g. ``backbone`` in a detector's file.
-        ema: see `entry_of`.
+        path: the file, for messages.
+        prefix: use the tensors below this name, e.g. `backbone` in a detector's file.
+        ema: see `weights_key`.
 
     Raises:
-        UserError: no tensors, none below `prefix`, or no averaged ones.
+        UserError: there are no tensors, none below `prefix`, or no averaged ones.
     """
-    key = entry_of(content, path, ema)
+    key = weights_key(content, path, ema)
     entry = content if key is None else content[key]
     tensors = {}
     if isinstance(entry, Mapping):
@@ -205,7 +206,7 @@ def state_dict_of(
 
 
 def published(path: Path, prefix: str = '', ema: bool | None = None) -> dict[str, Tensor]:
-    """The tensors of a file under our names; arguments and errors as `state_dict_of`."""
+    """Return a file's tensors under our names; arguments and errors as `state_dict_of`."""
     return translate(state_dict_of(read(path), path, prefix, ema)).tensors
 
 
@@ -215,17 +216,17 @@ def load_backbone(
     prefix: str = '',
     ema: bool | None = None,
 ) -> LoadReport:
-    """Set every tensor of `network` from a file or hub id; nothing stays random.
+    """Set every tensor of `network` from a file or hub id; nothing stays randomly initialised.
 
     Args:
         network: an `EfficientViM` or an `EfficientViMClassifier`.
-        source: a file of a format that is known here, or a hub id.
+        source: a file in one of the formats above, or a hub id.
         prefix: see `state_dict_of`.
-        ema: see `entry_of`.
+        ema: see `weights_key`.
 
     Raises:
         UserError: a tensor is missing or has another shape, or the file holds tensors that belong
-            neither to the network nor to a classifier. The network is unchanged then.
+            neither to the network nor to a classifier. The network is not changed then.
     """
     path = resolve(source)
     tensors = published(path, prefix, ema)
@@ -237,10 +238,10 @@ def load_backbone(
 def fit(
     own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """Those of `tensors` that a backbone or classifier with the state dict `own` needs.
+    """Select from `tensors` those that a backbone or classifier with the state dict `own` needs.
 
     Raises:
-        UserError: as `load_backbone`; names the variant that they are.
+        UserError: as `load_backbone`; names the variant that the tensors belong to.
     """
     missing = [name for name in own if name not in tensors]
     if missing:
@@ -260,14 +261,14 @@ def fit(
     # stages that are not built, and the downsampling that would lead to them
     stages = sorted({int(name.split('.')[1]) for name in own if name.startswith('stages.')})
     unused = re.compile(rf'stages\.({stages[-1]}\.downsample|(?!({"|".join(map(str, stages))})\.))')
-    strange = [
+    unknown = [
         name
         for name in tensors
         if name not in own and not CLASSIFIER.match(name) and not unused.match(name)
     ]
-    if strange:
+    if unknown:
         raise UserError(
-            f'{path} has {len(strange)} tensors that belong to nothing in the network, '
-            f'the first {strange[0]}'
+            f'{path} has {len(unknown)} tensors that are not part of the network, '
+            f'the first {unknown[0]}'
         )
     return {name: tensors[name] for name in own}

@@ -37,15 +37,13 @@ def check_installation() -> str | None:
 
 def _location(name: str) -> Path | None:
     """The directory of the package that `import name` gives."""
-    module = sys.modules.get(name)
-    if module is not None:
-        directories = list(getattr(module, '__path__', [])) or [getattr(module, '__file__', None)]
+    if name in sys.modules:
+        module = sys.modules[name]
+        paths = [*getattr(module, '__path__', []), getattr(module, '__file__', None)]
     else:
         spec = find_spec(name)
-        if spec is None:
-            return None
-        directories = list(spec.submodule_search_locations or [spec.origin])
-    return Path(directories[0]).resolve() if directories[0] else None
+        paths = [*(spec.submodule_search_locations or []), spec.origin] if spec else [None]
+    return Path(paths[0]).resolve() if paths[0] else None
 
 
 def explain_import_error(error: BaseException) -> str | None:
@@ -54,8 +52,8 @@ def explain_import_error(error: BaseException) -> str | None:
     Known is the system library that OpenCV's desktop build needs and servers and containers lack.
     """
     for each in _chain(error):
-        match = MISSING_LIBRARY.search(str(each)) if isinstance(each, ImportError) else None
-        if match and (each.name == 'cv2' or match[1].startswith('libGL')):
+        match = MISSING_LIBRARY.search(str(each))
+        if match and (getattr(each, 'name', None) == 'cv2' or match[1].startswith('libGL')):
             return (
                 f'OpenCV cannot be loaded, the system library {match[1]} is missing: run '
                 f'"{sys.executable} -m pip install --force-reinstall --no-deps '

@@ -15,44 +15,45 @@ from torch import nn
 from backbone.efficientvim import EfficientViM
 from backbone.errors import UserError
 
-PLACE = re.compile(r'(?:patch_embed|stages\.(\d+)\.(?:blocks\.(\d+)|downsample))\.')
+PARAMETER = re.compile(r'(?:patch_embed|stages\.(\d+)\.(?:blocks\.(\d+)|downsample))\.')
 
 
 def layers_above(backbone: EfficientViM, name: str) -> int:
-    """How many layers lie between a parameter of `backbone` and the neck, its own counted.
+    """Count the layers between a parameter of `backbone` and the neck, its own included.
 
-    Every block is a layer, the last one 1; the stem is one more. A stage's downsampling belongs to
-    the stage's last block.
+    Every block is a layer, the last one is number 1; the stem is one more. A stage's downsampling
+    belongs to the stage's last block.
 
     Raises:
         UserError: `name` is in neither the stem nor a stage.
     """
     depths = [len(stage.blocks) for stage in backbone.stages]  # type: ignore[arg-type]
-    place = PLACE.match(name)
-    if not place:
+    match = PARAMETER.match(name)
+    if not match:
         raise UserError(
-            f'EffViMLayerDecay: backbone.{name} belongs to neither the stem nor '
-            f'a stage, it has no place among the layers'
+            f'EffViMLayerDecay: backbone.{name} belongs neither to the stem nor '
+            f'to a stage: its layer is unknown'
         )
-    if place[1] is None:
+    if match[1] is None:
         return sum(depths) + 1
-    stage = int(place[1])
-    block = depths[stage] - 1 if place[2] is None else int(place[2])
+    stage = int(match[1])
+    block = depths[stage] - 1 if match[2] is None else int(match[2])
     return sum(depths[stage:]) - block
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class EffViMLayerDecay(DefaultOptimWrapperConstructor):
-    """Learning rates that shrink by a factor from layer to layer, from the neck to the image.
+    """Layer-wise learning-rate decay: the rate shrinks by a factor per layer towards the image.
 
         optim_wrapper = dict(
             constructor='EffViMLayerDecay', paramwise_cfg=dict(decay_rate=0.9))
 
-    What is not backbone learns at the optimiser's rate, layer k of `layers_above` at that times
+    Neck and heads have the optimiser's rate, layer k (see `layers_above`) has that rate times
     decay_rateᵏ. The other keys of `paramwise_cfg` are those of mmengine's default constructor.
 
     Raises:
-        UserError: no `decay_rate` above 0 and up to 1; when called, a backbone of another type.
+        UserError: `decay_rate` is not above 0 and at most 1; when called, the backbone is no
+            `EfficientViM`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class EffViMLayerDecay(DefaultOptimWrapperConstructor):
         if not isinstance(self.decay_rate, (int, float)) or not 0 < self.decay_rate <= 1:
             raise UserError(
                 f'EffViMLayerDecay needs optim_wrapper.paramwise_cfg.decay_rate '
-                f'above 0 and up to 1, got {self.decay_rate}'
+                f'above 0 and at most 1, got {self.decay_rate}'
             )
 
     def add_params(
@@ -74,7 +75,7 @@ class EffViMLayerDecay(DefaultOptimWrapperConstructor):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """As mmengine's, which calls it for each child; then, for the whole model, the decay."""
+        """Collect the parameters as mmengine does, child by child, then apply the decay."""
         super().add_params(params, module, prefix, *args, **kwargs)
         if prefix:
             return

@@ -1,7 +1,4 @@
-"""`type='EfficientViM'` for configs: the one file here that knows mmengine.
-
-Registered in mmengine's root registry, where mmdet and mmseg both find it.
-"""
+"""`type='EfficientViM'` for configs, in mmengine's root registry, where mmdet and mmseg find it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from backbone.weights import load_backbone, read
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$')
 def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Safetensors for mmengine, and so for the tools of mmdet and mmseg."""
+    """Read safetensors for mmengine, and so for the tools of mmdet and mmseg."""
     return read(filename)
 
 
@@ -27,10 +24,10 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, 
 class EfficientViMBackbone(EfficientViM, BaseModule):
     """`EfficientViM` with mmengine's `init_cfg`.
 
-    `init_cfg=dict(type='Pretrained', checkpoint=…)` takes a file in the authors' or timm's format,
+    `init_cfg=dict(type='Pretrained', checkpoint=…)` loads a file in the authors' or timm's format,
     or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file, with `ema=True` a
-    file's averaged weights instead of the raw ones, see `weights.entry_of`. It fails on a
-    missing tensor or one of another shape. The other arguments are `EfficientViM`'s.
+    file's averaged weights instead of the raw ones, see `weights.weights_key`. A missing tensor or
+    one of another shape is an error. The other arguments are `EfficientViM`'s.
 
     Args:
         arch: see `EfficientViM`.
@@ -39,7 +36,8 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         norm_eval: see `EfficientViM`.
         with_cp: see `EfficientViM`.
         drop_path_rate: see `EfficientViM`.
-        init_cfg: mmengine's initialisation config; None keeps the network's own random start.
+        init_cfg: mmengine's initialisation config; default: the network's own random
+            initialisation.
     """
 
     def __init__(
@@ -56,10 +54,10 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         self.init_cfg = init_cfg
 
     def init_weights(self) -> None:
-        """Start from `init_cfg`; called once by mmengine's Runner before training.
+        """Initialise from `init_cfg`; mmengine's Runner calls this once before training.
 
         Raises:
-            UserError: pretrained weights were asked for and do not fit or cannot be had.
+            UserError: pretrained weights are requested and do not fit or are not available.
         """
         steps = self.init_cfg or []
         steps = [steps] if isinstance(steps, Mapping) else steps

@@ -23,7 +23,7 @@ KINDS = {
     'heads.0.weight': 'classifier',
 }
 
-# Names under which files hold weights, see `weights.entry_of`.
+# Names under which files hold weights, see `weights.weights_key`.
 ENTRIES = ('state_dict', 'ema_state_dict', 'model', 'model_ema')
 
 
@@ -49,7 +49,7 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
         source: a file of the authors, of timm or of this project's training, or a hub id such as
             timm/efficientvim_m4.e450_in1k.
         dest: the file to write, *.safetensors.
-        ema: True for averaged weights, False for raw ones, see `weights.entry_of`.
+        ema: True for averaged weights, False for raw ones, see `weights.weights_key`.
 
     Raises:
         UserError: `source` cannot be fetched, read or recognised, or `dest` cannot be written.
@@ -71,7 +71,7 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
     if dest.exists() and dest.samefile(path):
         raise UserError(f'{dest} is SOURCE itself: pass another DEST')
     content = checkpoint.read_file(path)
-    entry = weights.entry_of(content, path, ema)
+    entry = weights.weights_key(content, path, ema)
     translation = translate(weights.state_dict_of(content, path, ema=ema))
     about: dict[str, Any] = {'what': recognise(translation.tensors, path)}
     classes = checkpoint.classes_of(content)

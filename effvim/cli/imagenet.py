@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 HELP = 'evaluate a classifier: top-1 and top-5 accuracy on a directory of labelled images'
 
@@ -47,16 +46,19 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from backbone.imagenet import classifier_from, evaluate
+    from effvim import console
 
     network = classifier_from(args.weights, args.ema)
     if torch.cuda.is_available():
         network.cuda()
-    result = evaluate(
-        network,
-        args.root,
-        args.image_size,
-        args.batch_size,
-        args.workers,
-        progress=sys.stderr.isatty(),
-    )
+    with console.progress('images') as bar:
+        task = bar.add_task('images')
+        result = evaluate(
+            network,
+            args.root,
+            args.image_size,
+            args.batch_size,
+            args.workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     print(f'top-1 {result["top1"]:.2f}, top-5 {result["top5"]:.2f} on {result["images"]} images')

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError, imagenet
+from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
 
 # Facts of the published classifiers: parameters with 1000 classes, without and with distillation.
@@ -44,10 +45,10 @@ def relative(a, b):
 
 
 def own_names(distillation):
-    """The tensors that published classifiers have beside those of the stem and the stages."""
+    """The tensors of published classifiers, without those of the stem and the stages."""
     names = {'weights'} | {
-        f'{part}.{i}.{tensor}'
-        for part in ('norm', 'heads')
+        f'{module}.{i}.{tensor}'
+        for module in ('norm', 'heads')
         for i in range(4)
         for tensor in ('weight', 'bias')
     }
@@ -193,7 +194,7 @@ def test_arch_of_ones_own():
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Seven classes of three pictures of several sizes, modes and formats."""
+    """Seven classes of three images of several sizes, modes and formats."""
     root = tmp_path_factory.mktemp('imagenet')
     rng = np.random.default_rng(0)
     for i in range(21):
@@ -208,20 +209,20 @@ def folder(tmp_path_factory):
 
 def prepared(path, size):
     """Bicubic to size / 0.875 on the shorter side, the centre, ImageNet's statistics: 3 H W."""
-    picture = Image.open(path).convert('RGB')
+    image = Image.open(path).convert('RGB')
     shorter = int(size / 0.875)
-    scale = shorter / min(picture.size)
-    width, height = (int(side * scale + 1e-6) for side in picture.size)
+    scale = shorter / min(image.size)
+    width, height = (int(side * scale + 1e-6) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)
     pixels = pixels[top : top + size, left : left + size] / 255
     return ((pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize('size', [64, 224, 256])
-def test_pictures_are_prepared_as_published(folder, size):
+def test_images_are_prepared_as_published(folder, size):
     files = sorted(folder.glob('*/*'))
-    dataset = imagenet.pictures(folder, size)
+    dataset = imagenet.image_folder(folder, size)
     assert len(dataset) == len(files) == 21
     for file, (image, label) in zip(files, dataset):
         assert label == int(file.parent.name[1:])
@@ -229,7 +230,7 @@ def test_pictures_are_prepared_as_published(folder, size):
 
 
 def undecided(arch, files, size):
-    """A classifier of seven classes, on average over the files without a preference for any."""
+    """A classifier of seven classes, without a preference for any, on average over the files."""
     network = randomised(EfficientViMClassifier(arch, 7)).eval()
     with torch.no_grad():
         x = torch.from_numpy(np.stack([prepared(file, size) for file in files])).float()
@@ -247,9 +248,18 @@ def test_accuracy_equals_plain_counting(folder):
         ranks.append(orders[-1].index(int(file.parent.name[1:])))
     expected = [100 * np.mean(np.array(ranks) < k) for k in (1, 5)]
     assert len({order[0] for order in orders}) > 3 and 0 < expected[0] < expected[1] < 100
-    result = imagenet.evaluate(network.train(), folder, 64, batch_size=4, workers=0)
+    calls = []
+    result = imagenet.evaluate(
+        network.train(),
+        folder,
+        64,
+        batch_size=4,
+        workers=0,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(4, 21), (8, 21), (12, 21), (16, 21), (20, 21), (21, 21)]
     assert [result['top1'], result['top5']] == pytest.approx(expected, abs=1e-9)
-    assert result['pictures'] == 21
+    assert result['images'] == 21
 
 
 def test_fewer_than_five_classes(tmp_path):
@@ -272,11 +282,6 @@ def test_a_file_says_which_classifier_it_is(arch, distillation, tmp_path):
         assert relative(ours(x), theirs(x)) <= 1e-5
 
 
-def main(capsys, *argv):
-    imagenet.main([str(a) for a in argv])
-    return capsys.readouterr().out
-
-
 @pytest.mark.parametrize('arch', ['m1', 'm4'])
 def test_command(arch, folder, tmp_path, capsys):
     """The size of the variant, and raw or averaged weights as asked for."""
@@ -284,14 +289,15 @@ def test_command(arch, folder, tmp_path, capsys):
     networks = [undecided(arch, files, SIZES[arch]) for _ in range(2)]
     lines = []
     for network in networks:
-        found = imagenet.evaluate(network, folder, SIZES[arch], workers=0)
-        lines.append(f'top-1 {found["top1"]:.2f}, top-5 {found["top5"]:.2f} on 21 pictures\n')
+        result = imagenet.evaluate(network, folder, SIZES[arch], workers=0)
+        lines.append(f'top-1 {result["top1"]:.2f}, top-5 {result["top5"]:.2f} on 21 images\n')
     other = imagenet.evaluate(network, folder, 480 - SIZES[arch], workers=0)
-    assert lines[0] != lines[1] and other != found  # otherwise these pictures would show nothing
+    assert lines[0] != lines[1] and other != result  # otherwise these images would show nothing
     raw, averaged = (network.state_dict() for network in networks)
     torch.save(dict(model=raw, model_ema=averaged), tmp_path / 'checkpoint.pth')
     for flags, line in [((), lines[0]), (('--ema', '--batch-size=5'), lines[1])]:
-        imagenet.main([str(tmp_path / 'checkpoint.pth'), str(folder), '--workers=0', *flags])
+        argv = [str(tmp_path / 'checkpoint.pth'), str(folder), '--workers=0', *flags]
+        assert run_command('imagenet', argv) == 0
         assert capsys.readouterr().out == line
 
 
@@ -309,12 +315,12 @@ def spoil(how, path):
     if how == 'classes':
         return path, '6 class folders, the classifier has 7'
     if how == 'empty':
-        (path / 'class4' / 'readme.txt').write_text('no picture')
-        return path, '1 of 7 class folders have no pictures, the first is class4'
+        (path / 'class4' / 'readme.txt').write_text('no image')
+        return path, '1 of 7 class folders have no images, the first is class4'
     (path / 'class3' / 'b.png').write_bytes(
-        dict(truncated=(path / 'class3' / 'a.png').read_bytes()[:60], text=b'no picture')[how]
+        dict(truncated=(path / 'class3' / 'a.png').read_bytes()[:60], text=b'no image')[how]
     )
-    return path, 'class3/b.png cannot be read as a picture'
+    return path, 'class3/b.png cannot be read as an image'
 
 
 @pytest.mark.parametrize('how', ['absent', 'flat', 'classes', 'empty', 'truncated', 'text'])
@@ -341,7 +347,7 @@ def test_files_without_a_classifier(tmp_path):
 
 
 def test_as_a_process_a_mistake_is_one_line(tmp_path):
-    command = [sys.executable, '-m', 'backbone.imagenet', tmp_path / 'no.pth', tmp_path]
+    command = [sys.executable, '-m', 'effvim', 'imagenet', tmp_path / 'no.pth', tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ''
     assert done.stderr.startswith('error: weights ') and done.stderr.count('\n') == 1

@@ -110,15 +110,15 @@ def test_folded_training_has_the_gradients_of_timm(arch, with_cp):
         ours, theirs = pair(arch, dtype, norm_eval=True, with_cp=with_cp)
         x = torch.randn(2, 3, 97, 130, dtype=dtype)
         ours.train()
-        found, expected = gradients(ours, ours(x)), gradients(theirs, maps_of(theirs, x))
-        assert set(found) == {n for n, p in ours.named_parameters() if not n.endswith('mixer.A')}
-        gaps = {n: (grad - expected[n]).norm() / expected[n].norm() for n, grad in found.items()}
+        actual, expected = gradients(ours, ours(x)), gradients(theirs, maps_of(theirs, x))
+        assert set(actual) == {n for n, p in ours.named_parameters() if not n.endswith('mixer.A')}
+        gaps = {n: (grad - expected[n]).norm() / expected[n].norm() for n, grad in actual.items()}
         if dtype == torch.float64:
             assert max(gaps.values()) <= 1e-9, max(gaps, key=gaps.get)
         else:  # as a whole: a ReLU on the edge that falls the other way moves single tensors
             gap, norm = (
                 sum(g.square().sum() for g in grads)
-                for grads in ([grad - expected[n] for n, grad in found.items()], expected.values())
+                for grads in ([grad - expected[n] for n, grad in actual.items()], expected.values())
             )
             assert gap.sqrt() <= 5e-4 * norm.sqrt()
 
@@ -136,11 +136,11 @@ def test_folded_training_with_stochastic_depth_equals_timm():
         torch.manual_seed(4)
         maps = forward(x)
         results.append((maps, gradients(network, maps)))
-    (maps, found), (expected_maps, expected) = results
+    (maps, actual), (expected_maps, expected) = results
     without = ours.eval()(x)
     for a, b, c in zip(maps, expected_maps, without):
         assert relative(a, b) <= 1e-7 and relative(a, c) > 0.1  # timm's rates are float32
-    for name, grad in found.items():
+    for name, grad in actual.items():
         assert (grad - expected[name]).norm() <= 1e-6 * expected[name].norm(), name
 
 
@@ -204,8 +204,8 @@ def test_autocast(dtype, fused):
     for a, b in zip(rough, exact):
         assert (a.float() - b).norm() / b.norm() < (0.05 if dtype == torch.bfloat16 else 0.01)
     if not fused:
-        found, expected = gradients(network, rough), gradients(network, exact)
-        for name, grad in found.items():
+        actual, expected = gradients(network, rough), gradients(network, exact)
+        for name, grad in actual.items():
             assert grad.dtype == torch.float32 and grad.isfinite().all(), name
             direction = nn.functional.cosine_similarity(grad.flatten(), expected[name].flatten(), 0)
             assert direction > 0.95, (name, direction)
@@ -219,8 +219,8 @@ def test_conv_bn_folded_by_another_tool():
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         expected = network(x)
-        found = fuse_conv_bn(copy.deepcopy(network))(x)
-    assert all(relative(a, b) <= 1e-5 for a, b in zip(found, expected))
+        actual = fuse_conv_bn(copy.deepcopy(network))(x)
+    assert all(relative(a, b) <= 1e-5 for a, b in zip(actual, expected))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
@@ -241,8 +241,10 @@ def test_folded_detectors_and_segmentors_are_equal(path):
             for name in ('bbox_head', 'rpn_head', 'decode_head')
             if hasattr(model, name)
         )
-        found = head(maps)
-        return [found] if isinstance(found, torch.Tensor) else [o for level in found for o in level]
+        output = head(maps)
+        if isinstance(output, torch.Tensor):
+            return [output]
+        return [tensor for level in output for tensor in level]
 
     with torch.inference_mode():
         expected = outputs()
@@ -299,6 +301,6 @@ def test_compiled_equals_eager(form):
         for a, b in zip(maps, expected):
             assert relative(a, b) <= 1e-5
         if form == 'train':
-            found, expected = gradients(network, maps), gradients(network, expected)
-            for name, grad in found.items():
+            actual, expected = gradients(network, maps), gradients(network, expected)
+            for name, grad in actual.items():
                 assert (grad - expected[name]).norm() <= 5e-4 * expected[name].norm(), name

@@ -44,11 +44,11 @@ def test_soft_nms(method, offset):
     scores = rng.uniform(0.1, 1, 40)
     expected = plain_soft_nms(boxes, scores, 0.3, 0.5, 0.05, method, offset)
     assert 5 < len(expected) and (method != 'naive' or len(expected) < 40)
-    dets, found = mmcv_ops.soft_nms(
+    dets, kept = mmcv_ops.soft_nms(
         torch.tensor(boxes), torch.tensor(scores), 0.3, 0.5, 0.05, method, offset
     )
-    assert found.tolist() == [i for i, _ in expected]
-    np.testing.assert_allclose(dets[:, :4], boxes[found])
+    assert kept.tolist() == [i for i, _ in expected]
+    np.testing.assert_allclose(dets[:, :4], boxes[kept])
     np.testing.assert_allclose(dets[:, 4], [score for _, score in expected], rtol=1e-6)
 
 
@@ -56,9 +56,9 @@ def test_soft_nms(method, offset):
 def test_soft_nms_lowers_from_the_threshold_on(method, second):
     """Eq. (3) of arXiv:1704.04503, the threshold itself included: an overlap of exactly a half."""
     boxes, scores = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.0]]), torch.tensor([0.9, 0.8])
-    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.5, method=method)
-    assert found.tolist() == ([0] if second is None else [0, 1])
-    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, second][: len(found)]))
+    dets, kept = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.5, method=method)
+    assert kept.tolist() == ([0] if second is None else [0, 1])
+    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, second][: len(kept)]))
 
 
 @pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
@@ -66,21 +66,21 @@ def test_soft_nms_of_boxes_without_area(method):
     """They overlap nothing, not even themselves; only the one of score 0 goes."""
     boxes = torch.tensor([[4, 3, 5, 3], [4, 3, 5, 4], *[[3, 1, 3, 1]] * 4]).float()
     scores = torch.tensor([0.9, 0.85, 0.5, 0.45, 0.4, 0])
-    dets, found = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.6, method=method)
-    assert found.tolist() == [0, 1, 2, 3, 4]
+    dets, kept = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.6, method=method)
+    assert kept.tolist() == [0, 1, 2, 3, 4]
     torch.testing.assert_close(dets, torch.cat([boxes, scores[:, None]], 1)[:5])
 
 
 def test_soft_nms_of_nothing():
-    dets, found = mmcv_ops.soft_nms(torch.zeros(0, 4), torch.zeros(0))
-    assert dets.shape == (0, 5) and found.shape == (0,)
+    dets, kept = mmcv_ops.soft_nms(torch.zeros(0, 4), torch.zeros(0))
+    assert dets.shape == (0, 5) and kept.shape == (0,)
 
 
 def test_roi_pool():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
     rois = torch.tensor([[0, 2, 1, 17, 13], [1, 0, 0, 21, 17], [1, 4, 4, 9, 9.0]]).double()
-    found = mmcv_ops.roi_pool(x, rois, (2, 3), 0.5)
+    pooled = mmcv_ops.roi_pool(x, rois, (2, 3), 0.5)
     expected = torch.zeros(3, 3, 2, 3).double()
     for r, (b, *box) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = (int(np.floor(c * 0.5 + 0.5)) for c in box)
@@ -90,7 +90,7 @@ def test_roi_pool():
                 rows = slice(y1 + i * height // 2, min(y1 - (-(i + 1) * height // 2), 9))
                 columns = slice(x1 + j * width // 3, min(x1 - (-(j + 1) * width // 3), 11))
                 expected[r, :, i, j] = x[int(b), :, rows, columns].amax((1, 2))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(pooled, expected)
     assert torch.autograd.gradcheck(lambda x: mmcv_ops.roi_pool(x, rois, (2, 3), 0.5), x)
 
 
@@ -136,15 +136,15 @@ def plain_convolution(x, offset, mask, weight, bias):
 
 
 def test_modulated_deformable_convolution():
-    parts = convolution()
+    inputs = convolution()
 
     def convolve(x, offset, mask, weight, bias):
         return mmcv_ops.modulated_deform_conv2d(
             x, offset, mask, weight, bias, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
         )
 
-    np.testing.assert_allclose(convolve(*parts).detach(), plain_convolution(*parts), atol=1e-10)
-    assert torch.autograd.gradcheck(convolve, parts)
+    np.testing.assert_allclose(convolve(*inputs).detach(), plain_convolution(*inputs), atol=1e-10)
+    assert torch.autograd.gradcheck(convolve, inputs)
 
 
 def test_deformable_convolution():
@@ -181,15 +181,15 @@ def test_deformable_attention():
         expected[b, q, h] += weights[b, q, h, level, p].item() * bilinear(
             grid.T.reshape(3, height, width), y * height - 0.5, x * width - 0.5
         )
-    found = attend(value, places, weights)
-    np.testing.assert_allclose(found.detach(), expected.reshape(2, 4, 6), atol=1e-10)
+    attended = attend(value, places, weights)
+    np.testing.assert_allclose(attended.detach(), expected.reshape(2, 4, 6), atol=1e-10)
     assert torch.autograd.gradcheck(attend, (value, places, weights))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_types_come_out_as_they_went_in(dtype):
     x, offset, mask, weight, bias = (t.detach().to(dtype) for t in convolution())
-    found = mmcv_ops.modulated_deform_conv2d(
+    output = mmcv_ops.modulated_deform_conv2d(
         x, offset, mask, weight, bias, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
     )
     wide = mmcv_ops.modulated_deform_conv2d(
@@ -200,5 +200,5 @@ def test_half_types_come_out_as_they_went_in(dtype):
         GROUPS,
         DEFORMED,
     )
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, wide.to(dtype), rtol=0, atol=0)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output, wide.to(dtype), rtol=0, atol=0)

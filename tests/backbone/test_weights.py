@@ -1,4 +1,4 @@
-"""Published files, as `published.py` writes them down, through tools/convert_weights.py."""
+"""Published files, in the layout of helpers/published.py, through tools/convert_weights.py."""
 
 import contextlib
 import io
@@ -19,7 +19,6 @@ from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from safetensors.torch import load_file, save_file
-from tests.helpers.cli import run_command
 from timm.models.efficientvim import checkpoint_filter_fn
 
 import mmdet_plugin  # noqa: F401
@@ -27,6 +26,7 @@ from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError, wei
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from tests.helpers import published
+from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
@@ -43,13 +43,13 @@ TASKS = {
     'mask_rcnn': (published.MASK_RCNN, 80, 39_323_701),
     'semfpn': (published.SEMFPN, 150, 21_715_867),
 }
-# What is M1 to M4 on one of the three tasks, found by name: a new config is covered at once.
+# All configs of M1 to M4 on one of the three tasks: a new config is covered at once.
 CONFIGS = sorted(path for task in TASKS for path in (ROOT / 'configs').glob(f'{task}_effvim_m?.py'))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder, removed afterwards: the files are large."""
+    """An empty working directory, removed afterwards: the files are large."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     shutil.rmtree(tmp_path)
@@ -97,7 +97,7 @@ def timm_of(variant, state, distilled=False):
     return network
 
 
-def test_the_written_down_names_have_the_published_sizes():
+def test_the_names_in_helpers_have_the_published_sizes():
     assert ARCHS.keys() == published.VARIANTS.keys() == CLASSIFIERS.keys()
     for variant, totals in CLASSIFIERS.items():
         for distilled in (False, True):
@@ -135,11 +135,11 @@ def test_the_authors_imagenet_files(variant, folder, monkeypatch):
         theirs = timm_of(variant, state, distilled)
         x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
         backbone = EfficientViM(variant).double().eval()
-        assert len(weights.load_backbone(backbone, 'ours.safetensors').left_over) == (
+        assert len(weights.load_backbone(backbone, 'ours.safetensors').ignored) == (
             2 * 8 + 1 + distilled * 9
         )
         classifier = EfficientViMClassifier(variant, distillation=distilled).double().eval()
-        assert weights.load_backbone(classifier, 'ours.safetensors').left_over == []
+        assert weights.load_backbone(classifier, 'ours.safetensors').ignored == []
         with torch.no_grad():
             expected = theirs.forward_intermediates(x, intermediates_only=True)
             assert max(relative(a, b) for a, b in zip(backbone(x), expected)) <= 1e-9
@@ -227,7 +227,7 @@ def built(config, path):
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 def test_detectors_and_segmentors(config, folder):
-    """Nothing missing, nothing left over, equal outputs, class names kept."""
+    """Nothing missing, nothing ignored, equal outputs, class names kept."""
     task, _, variant = config.stem.partition('_effvim_')
     text, num_classes, _ = TASKS[task]
     state = published.filled(published.model_shapes(text, variant, num_classes))
@@ -289,8 +289,8 @@ def test_detectors_and_segmentors(config, folder):
             x = torch.randn(3, 256, 14, 14, dtype=torch.float64)
             assert relative(model.roi_head.mask_head(x), published.mask_head(state, x)) <= 1e-9
             # what this test would notice: the two finer levels the other way round
-            for part in ('weight', 'bias'):
-                one, two = (f'neck.extra_fpn_convs.{i}.conv.{part}' for i in (0, 1))
+            for tensor in ('weight', 'bias'):
+                one, two = (f'neck.extra_fpn_convs.{i}.conv.{tensor}' for i in (0, 1))
                 state[one], state[two] = state[two], state[one]
             reversed_levels = published.detection_neck(state, maps)
             assert all(relative(features[i], reversed_levels[i]) > 0.1 for i in (0, 1))
@@ -400,7 +400,7 @@ def test_stages_and_widths_of_ones_own(folder):
 
 
 def test_what_old_files_lack_and_what_has_no_place(folder):
-    """BN's counters are added; a classifier inside a detector is dropped; both are said."""
+    """BN's counters are added; a classifier inside a detector is dropped; both are reported."""
     state = published.filled(published.model_shapes(published.SEMFPN, 'm1', 150))
     counters = [name for name in state if name.endswith('num_batches_tracked')]
     for name in counters:
@@ -500,8 +500,10 @@ def test_files_that_are_not_recognised(folder, capsys):
     assert 'resnet.pth' in message and 'EfficientViM' in message and 'layer1' in message
     state = published.filled(published.classifier_shapes('m3'))
     del state['stages.1.blocks.1.ffn.fc2.conv.weight']
-    torch.save({'model': state}, 'part.pth')
-    assert 'stages.1.blocks.1.ffn.fc2.conv.weight' in error(capsys, 'part.pth', 'ours.safetensors')
+    torch.save({'model': state}, 'incomplete.pth')
+    assert 'stages.1.blocks.1.ffn.fc2.conv.weight' in error(
+        capsys, 'incomplete.pth', 'ours.safetensors'
+    )
     state = published.filled(published.classifier_shapes('m3'))
     torch.save({'model': {**state, 'surplus.weight': torch.ones(2)}}, 'more.pth')
     assert 'surplus.weight' in error(capsys, 'more.pth', 'ours.safetensors')

@@ -36,7 +36,7 @@ class CfgNode(dict):
 
 
 def save_authors(path, state, monkeypatch):
-    """`model` and `model_ema` beside optimiser state and a pickled yacs config object."""
+    """`model` and `model_ema` next to optimiser state and a pickled yacs config object."""
     import sys
     import types
 
@@ -80,8 +80,8 @@ def test_both_formats_load_whole(arch, form, tmp_path, monkeypatch):
     assert all(torch.equal(own[name], state[name]) for name in own)
     report = weights.load_backbone(backbone, path)
     assert report.loaded == len(own)
-    assert sorted(report.left_over) == sorted(set(state) - set(own))
-    assert f'loaded {len(own)}/{len(own)} tensors, left over {len(state) - len(own)}' in str(report)
+    assert sorted(report.ignored) == sorted(set(state) - set(own))
+    assert f'loaded {len(own)}/{len(own)} tensors, ignored {len(state) - len(own)}' in str(report)
 
 
 def test_a_list_of_steps_does_not_pass_by_the_checks(tmp_path):
@@ -100,7 +100,7 @@ def test_a_list_of_steps_does_not_pass_by_the_checks(tmp_path):
 def test_surplus_blocks_are_not_left_in_silence(tmp_path):
     save_file(timm_state('m4'), tmp_path / 'm.safetensors')
     arch = dict(widths=(224, 320, 512), depths=(1, 2, 1), state_dims=(64, 32, 16))
-    with pytest.raises(UserError, match='belong to nothing'):
+    with pytest.raises(UserError, match='not part of the network'):
         weights.load_backbone(EfficientViM(arch), tmp_path / 'm.safetensors')
 
 
@@ -110,7 +110,7 @@ def test_prefix_takes_a_detectors_backbone(tmp_path):
     detector = {n: state[n.removeprefix('backbone.')] for n in detector}
     torch.save({'state_dict': {**detector, 'neck.x': torch.ones(1)}}, tmp_path / 'd.pth')
     network = EfficientViM('m1')
-    assert weights.load_backbone(network, tmp_path / 'd.pth', 'backbone').left_over == []
+    assert weights.load_backbone(network, tmp_path / 'd.pth', 'backbone').ignored == []
     assert torch.equal(
         network.state_dict()['patch_embed.conv.0.conv.weight'],
         state['patch_embed.conv.0.conv.weight'],
@@ -121,7 +121,7 @@ def test_prefix_takes_a_detectors_backbone(tmp_path):
         weights.load_backbone(network, tmp_path / 'd.pth', 'back')
 
 
-def test_fewer_stages_count_what_they_leave(tmp_path):
+def test_fewer_stages_count_what_they_ignore(tmp_path):
     save_file(timm_state(), tmp_path / 'm.safetensors')
     report = weights.load_backbone(EfficientViM('m1', out_indices=(0,)), tmp_path / 'm.safetensors')
     assert 'of stages that are not used' in str(report)
