@@ -1,26 +1,23 @@
-"""Pictures and boxes of one's own, in whatever format they came: what is known of them."""
+"""A dataset of your own, in whatever format it came: images, instances, classes and splits."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle
 
 from backbone.errors import UserError
-from effvim.images import examine_image
+from effvim.datasets.boxes import BoxProblem, box_problem, clip_box
+from effvim.images import IMAGE_SUFFIXES, examine_image
 
-OVERHANG = 1.0  # pixels that a box may leave its picture by, of rounding
-
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-
-PARTS = {
+# Names of splits as datasets write them: the names used here.
+SPLITS = {
     'train': 'train',
     'training': 'train',
     'val': 'val',
@@ -28,233 +25,244 @@ PARTS = {
     'validation': 'val',
     'test': 'test',
     'testing': 'test',
-}  # names of parts by how they are written
+}
 
 
-class Thing(NamedTuple):
-    """One object.
+class Instance(NamedTuple):
+    """One object in an image.
 
-    label: index into the classes. box: x1, y1, x2, y2 in pixels. outline: as COCO writes it, None
-    if the format has none. crowd: many of a kind in one box. area: in pixels, None if it is the
-    box's.
+    Attributes:
+        label: index into the classes.
+        box: x1, y1, x2, y2 in pixels.
+        segmentation: as COCO writes it; None if the format has none.
+        crowd: whether it is a group of objects in one box.
+        area: in pixels; None if it is the box's.
     """
 
     label: int
     box: tuple[float, float, float, float]
-    outline: Any = None
+    segmentation: Any = None
     crowd: bool = False
     area: float | None = None
 
 
-class Picture(NamedTuple):
-    """One picture: its file, its name below the pictures' folder, with /, and what is in it.
+class AnnotatedImage(NamedTuple):
+    """One image with its annotations.
 
-    mask: a file with the class of every pixel, of data for segmentors; `things` then holds one
-    region for each class that the picture has.
+    Attributes:
+        path: its file.
+        name: its name below the directory of the images, with /.
+        width: in pixels, upright.
+        height: in pixels, upright.
+        instances: the objects; with a mask, one region for each class in it.
+        mask: in datasets for segmentors, the file with the class of every pixel.
     """
 
     path: Path
     name: str
     width: int
     height: int
-    things: list[Thing]
+    instances: list[Instance]
     mask: Path | None = None
 
 
-class DataSet(NamedTuple):
-    """Parts, e.g. train and val, or `all` where the source has none.
+class Dataset(NamedTuple):
+    """A dataset.
 
-    notes: what is odd in the source, and how it was taken.
+    Attributes:
+        source: where it was read from, for messages.
+        classes: names by label.
+        splits: the images of train, val and test, or of `all` where the source has no splits.
+        notes: what is unusual in the source, and how it was understood.
     """
 
     source: Path
     classes: tuple[str, ...]
-    parts: dict[str, list[Picture]]
+    splits: dict[str, list[AnnotatedImage]]
     notes: tuple[str, ...] = ()
 
-    def pictures(self) -> list[Picture]:
-        """Those of all parts; where a name occurs in two, all names begin with their part's."""
-        merged = [picture for part in self.parts.values() for picture in part]
-        if len({picture.name for picture in merged}) == len(merged):
+    def images(self) -> list[AnnotatedImage]:
+        """Those of all splits; if two share a name, all names begin with their split's."""
+        merged = [image for images in self.splits.values() for image in images]
+        if len({image.name for image in merged}) == len(merged):
             return merged
         return [
-            picture._replace(name=f'{part}/{picture.name}')
-            for part, pictures in self.parts.items()
-            for picture in pictures
+            image._replace(name=f'{split}/{image.name}')
+            for split, images in self.splits.items()
+            for image in images
         ]
 
 
-def part_of(name: str) -> str | None:
-    """train, val or test for a name of it as it is written here and there, e.g. train2017."""
-    return PARTS.get(re.sub(r'\d{4}$', '', name.lower()))
+def split_named(name: str) -> str | None:
+    """The split that a file or directory name stands for, e.g. train for train2017."""
+    return SPLITS.get(re.sub(r'\d{4}$', '', name.lower()))
 
 
-def by_folder(pictures: Sequence[Picture], root: Path) -> dict[str, list[Picture]]:
-    """Parts, where the first folders of the pictures' names are those of parts; else `all`.
+def group_by_split(images: Sequence[AnnotatedImage], root: Path) -> dict[str, list[AnnotatedImage]]:
+    """Splits by the first directories of the images' names; `all` where those name no splits.
 
     Raises:
-        UserError: some are, some are not.
+        UserError: only some of them do.
     """
-    parts: dict[str, list[Picture]] = {}
-    for picture in pictures:
-        first, slash, rest = picture.name.partition('/')
-        part = part_of(first) if slash else None
-        parts.setdefault(part or 'all', []).append(picture._replace(name=rest) if part else picture)
-    if 'all' in parts and len(parts) > 1:
+    splits: dict[str, list[AnnotatedImage]] = {}
+    for image in images:
+        first, slash, rest = image.name.partition('/')
+        split = split_named(first) if slash else None
+        splits.setdefault(split or 'all', []).append(image._replace(name=rest) if split else image)
+    if 'all' in splits and len(splits) > 1:
         raise UserError(
-            f'{root} has folders for parts and pictures that are in none, e.g. '
-            f'{parts["all"][0].name}: put these into train, val or test'
+            f'{root} has directories for splits and images that are in none of them, e.g. '
+            f'{splits["all"][0].name}: move these into train, val or test'
         )
-    return parts or {'all': []}
+    return splits or {'all': []}
 
 
-def picture_of(path: Path, name: str) -> Picture:
-    """A picture without objects, of the size that training sees.
+def open_image(path: Path, name: str) -> AnnotatedImage:
+    """An image without instances, of the size that training sees.
 
     Raises:
-        UserError: it cannot be read, or stops early.
+        UserError: it cannot be read, or is truncated.
     """
     try:
         (width, height), _ = examine_image(path)
-    except Exception as error:  # decoders raise what they like over foreign bytes
-        raise UserError(f'{path} cannot be read or is cut short: {error}; replace it') from error
-    return Picture(path, name, width, height, [])
+    except Exception as error:  # decoders raise whatever they like on foreign bytes
+        raise UserError(f'{path} cannot be read or is truncated: {error}; replace it') from error
+    return AnnotatedImage(path, name, width, height, [])
 
 
-def check_size(picture: Picture, said: tuple[int, int], path: Path) -> None:
-    """See whether a picture has the width and height that the annotations in `path` say.
+def check_size(image: AnnotatedImage, stated: tuple[int, int], path: Path) -> None:
+    """Check that an image has the width and height that the annotation file `path` states.
 
     Raises:
         UserError: it has not.
     """
-    if said != (picture.width, picture.height):
+    if stated != (image.width, image.height):
         raise UserError(
-            f'{picture.path} has {picture.width} × {picture.height} pixels, {path} '
-            f'says {said[0]} × {said[1]}: are they of one picture?'
+            f'{image.path} has {image.width} × {image.height} pixels, {path} '
+            f'says {stated[0]} × {stated[1]}: do they belong to the same image?'
         )
 
 
-def checked(data: DataSet, clip: bool) -> DataSet:
-    """`data` if its classes and boxes make sense; every box ends at its picture's edge.
+def checked(dataset: Dataset, clip: bool) -> Dataset:
+    """Check classes, splits and boxes; return the dataset with every box inside its image.
 
-    clip: boxes that leave their picture are cut, otherwise they are an error.
+    Args:
+        dataset: as it was read.
+        clip: clip boxes that leave their image by more than a pixel; otherwise they are an error.
 
     Raises:
-        UserError: they do not, or there is no picture or no object.
+        UserError: something is wrong, or there is no image or no instance.
     """
-    twice = [name for name, count in Counter(data.classes).items() if count > 1]
-    if twice or '' in data.classes:
+    duplicates = any(count > 1 for count in Counter(dataset.classes).values())
+    if duplicates or '' in dataset.classes:
         raise UserError(
-            f'{data.source}: classes {", ".join(map(repr, data.classes))}: give each a '
+            f'{dataset.source}: classes {", ".join(map(repr, dataset.classes))}: give each a '
             f'name of its own'
         )
-    places: dict[Path, str] = {}
-    for part, pictures in data.parts.items():
-        if not pictures:
+    split_of: dict[Path, str] = {}
+    for split, images in dataset.splits.items():
+        if not images:
             raise UserError(
-                f'{data.source}: the part {part} holds no picture: fill it or take it out'
+                f'{dataset.source}: the split {split} has no images: add some or remove the split'
             )
-        for picture in pictures:
-            path = picture.path.resolve()
-            if path in places:
-                raise UserError(
-                    f'{picture.path} is in {part}'
-                    + (
-                        ' twice: once is right'
-                        if places[path] == part
-                        else f' and in {places[path]}: take it out of one of them'
-                    )
+        for image in images:
+            path = image.path.resolve()
+            if path in split_of:
+                other = split_of[path]
+                problem = (
+                    'twice: list it once'
+                    if other == split
+                    else f'and in {other}: remove it from one of them'
                 )
-            places[path] = part
-    if not any(picture.things for picture in data.pictures()):
+                raise UserError(f'{image.path} is in {split} {problem}')
+            split_of[path] = split
+    if not any(image.instances for image in dataset.images()):
         raise UserError(
-            f'{data.source}: no picture has an object: are the labels where the format wants them?'
+            f'{dataset.source}: no image has an instance: are the annotations where the format '
+            f'expects them?'
         )
-    return data._replace(
-        parts={
-            part: [_within(picture, clip) for picture in pictures]
-            for part, pictures in data.parts.items()
+    return dataset._replace(
+        splits={
+            split: [_inside(image, clip) for image in images]
+            for split, images in dataset.splits.items()
         }
     )
 
 
-def _within(picture: Picture, clip: bool) -> Picture:
-    things = []
-    for thing in picture.things:
-        x1, y1, x2, y2 = thing.box
-        what = f'{picture.path}: box {", ".join(f"{v:.5g}" for v in thing.box)} (x1, y1, x2, y2)'
-        if not all(map(math.isfinite, thing.box)):
-            raise UserError(f'{what} is not four numbers')
-        if x2 < x1 or y2 < y1:
-            raise UserError(f'{what} has a negative side')
-        new = (max(x1, 0), max(y1, 0), min(x2, picture.width), min(y2, picture.height))
-        size = f'the picture of {picture.width} × {picture.height} pixels'
-        if new[0] > new[2] or new[1] > new[3]:
-            raise UserError(f'{what} is outside {size}: mend it or take it out')
-        if not clip and max(abs(a - b) for a, b in zip(new, thing.box)) > OVERHANG:
-            raise UserError(f'{what} leaves {size}: mend it, or cut such boxes with --clip')
-        cut = new != thing.box
-        outline = _cut(thing.outline, picture) if cut else thing.outline
-        things.append(thing._replace(box=new, outline=outline, area=None if cut else thing.area))
-    return picture._replace(things=things)
+def _inside(image: AnnotatedImage, clip: bool) -> AnnotatedImage:
+    """An image with the boxes of its instances clipped to it."""
+    instances = []
+    for instance in image.instances:
+        problem = box_problem(instance.box, image.width, image.height)
+        if problem and not (clip and problem is BoxProblem.LEAVES):
+            corners = ', '.join(f'{value:.5g}' for value in instance.box)
+            text = f'{image.path}: box {corners} (x1, y1, x2, y2) {problem.value}'
+            if problem in (BoxProblem.OUTSIDE, BoxProblem.LEAVES):
+                text += f' the image of {image.width} × {image.height} pixels'
+            remedy = 'clip such boxes with --clip' if problem is BoxProblem.LEAVES else 'remove it'
+            raise UserError(f'{text}: fix it, or {remedy}')
+        box = clip_box(instance.box, image.width, image.height)
+        if box != instance.box:
+            segmentation = _clip_segmentation(instance.segmentation, image)
+            instance = instance._replace(box=box, segmentation=segmentation, area=None)
+        instances.append(instance)
+    return image._replace(instances=instances)
 
 
-def _cut(outline: Any, picture: Picture) -> Any:
-    """Polygons with every point inside the picture; run lengths always are."""
-    if not isinstance(outline, list):
-        return outline
-    size = np.array([picture.width, picture.height])
-    return [np.clip(np.reshape(polygon, (-1, 2)), 0, size).ravel().tolist() for polygon in outline]
+def _clip_segmentation(segmentation: Any, image: AnnotatedImage) -> Any:
+    """Polygons with every point inside the image; run lengths always are."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    size = np.array([image.width, image.height])
+    return [
+        np.clip(np.reshape(polygon, (-1, 2)), 0, size).ravel().tolist() for polygon in segmentation
+    ]
 
 
-def pixels(outline: Any, width: int, height: int) -> Any:
-    """An outline, see `Thing`, as a mask of pycocotools."""
-    if isinstance(outline, dict) and isinstance(outline['counts'], str):
-        return outline
-    found = rle.frPyObjects(outline, height, width)
-    return rle.merge(found) if isinstance(outline, list) else found
+def count_instances(images: Sequence[AnnotatedImage], classes: Sequence[str]) -> dict[str, int]:
+    """Number of instances of each class, without crowds."""
+    counts = Counter(i.label for image in images for i in image.instances if not i.crowd)
+    return {name: counts[label] for label, name in enumerate(classes)}
 
 
-def counts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, int]:
-    """Objects of each class, crowds left out."""
-    found = Counter(t.label for p in pictures for t in p.things if not t.crowd)
-    return {name: found[label] for label, name in enumerate(classes)}
+def images_by_stem(images: Sequence[AnnotatedImage], what: str) -> Mapping[str, AnnotatedImage]:
+    """Images by their name without suffix, by which formats find the annotations of an image.
 
-
-def stems(pictures: Sequence[Picture], what: str) -> Mapping[str, Picture]:
-    """Pictures by their name without suffix, by which `what` finds their labels.
+    Args:
+        images: the images.
+        what: that is found in this way, for the message.
 
     Raises:
-        UserError: two have the same.
+        UserError: two images have the same.
     """
-    found: dict[str, Picture] = {}
-    for picture in pictures:
-        stem = os.path.splitext(picture.name)[0]
-        if stem in found:
+    by_stem: dict[str, AnnotatedImage] = {}
+    for image in images:
+        stem = os.path.splitext(image.name)[0]
+        if stem in by_stem:
             raise UserError(
-                f'{found[stem].path} and {picture.path} would share one {what}: rename one of them'
+                f'{by_stem[stem].path} and {image.path} would share one {what}: rename one of them'
             )
-        found[stem] = picture
-    return found
+        by_stem[stem] = image
+    return by_stem
 
 
-def walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Files below `folder`, sorted, through links; what is hidden is left out.
+def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Files below `folder`, sorted, following links, without hidden ones.
 
     Raises:
-        UserError: it is no folder. OSError: one inside cannot be read.
+        UserError: it is no directory. OSError: one inside cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(f'there is no folder {folder}')
+        raise UserError(f'directory {folder} not found')
 
     def stop(error: OSError) -> None:
         raise error
 
-    found, seen = [], set()
+    paths, seen = [], set()
     for top, folders, files in os.walk(folder, followlinks=True, onerror=stop):
         real = os.path.realpath(top)
         folders[:] = [] if real in seen else [f for f in folders if not f.startswith('.')]
-        found += [
+        paths += [
             Path(top, file)
             for file in files
             if real not in seen
@@ -262,4 +270,11 @@ def walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
             and Path(file).suffix.lower() in suffixes
         ]
         seen.add(real)
-    return sorted(found)
+    return sorted(paths)
+
+
+def copy_image(image: AnnotatedImage, folder: Path) -> None:
+    """Copy an image into `folder`, under its name."""
+    path = folder / image.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(image.path, path)

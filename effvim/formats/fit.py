@@ -1,72 +1,86 @@
-"""`train --data`: what of a config depends on the data, as options of that config.
+"""`effvim train --data`: fit a config to a dataset; the changes are options of that config.
 
-They are remembered in the checkpoint, so that what follows the training needs no data to know them.
+They are remembered in the checkpoint, so that later commands need no data to know them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim import console
 from effvim.config.structure import LOADERS, every_step, is_segmentor
-from effvim.datasets import ade, coco
+from effvim.datasets import coco
 from effvim.formats import anchors, masks
-from effvim.formats.dataset import walk
+from effvim.formats.dataset import find_files
+from effvim.images import image_size
 
-BATCH = 4  # more and smaller steps learn sooner where data is scarce
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
-SEEN = 24_000  # pictures that a training sees, whatever their number, within EPOCHS
+BATCH_SIZE = 4  # more and smaller steps learn sooner where data is scarce
 
-EPOCHS = (6, 100)
+IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
 
-SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of steps of a pipeline, in pixels
+MIN_EPOCHS, MAX_EPOCHS = 6, 100
 
-LEAST = 128  # of a side: two cells of the coarsest map, BN of one cell has no variance
+SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of pipeline steps, in pixels
 
-ENLARGED = 1.4  # at most: the finest map of the backbone has stride 16
+MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
+
+MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
 
 
-def options(cfg: Config, root: Path, scratch: bool, epochs: int | None) -> dict[str, Any]:
-    """Changes of `cfg` for the data in `root`, as `effvim data split` writes it; prints them.
+def options(cfg: Config, root: Path, from_scratch: bool, epochs: int | None) -> dict[str, Any]:
+    """Changes that fit `cfg` to the dataset in `root`, as `--cfg-options` would make them.
 
-    scratch: the run starts from random weights. epochs: instead of as many as the size asks for.
+    Prints what it decides. The parsed training annotations stay in memory until they are read
+    again, see `coco.read_annotations`: the run checks them next.
+
+    Args:
+        cfg: the config, not changed.
+        root: a dataset as `effvim data split` or `effvim data convert` writes it.
+        from_scratch: whether the run starts from randomly initialised weights.
+        epochs: length of the training (default: by the number of images).
 
     Raises:
-        UserError: as `coco.read_annotations`, or as reading masks; evaluation resizes nothing.
+        UserError: the dataset is absent or wrong, or the config does not resize for evaluation.
     """
     if epochs is not None and epochs < 1:
-        raise UserError(f'--epochs {epochs}: a whole number from 1')
-    found: dict[str, Any] = {}
+        raise UserError(f'--epochs {epochs}: pass a whole number from 1')
+    changes: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     sizes: dict[Any, tuple[int, int]]
     if is_segmentor(cfg):
-        found, sizes = segmentation(cfg, root)
+        changes, sizes = segmentation_layout(cfg, root)
     else:
-        content, sizes = detection(cfg, root)
+        content, sizes = training_annotations(cfg, root)
     if not sizes:
-        raise UserError(f'{root} holds no picture to train on')
-    scale = picture_scale(cfg, np.array(list(sizes.values())))
-    epochs = epochs or int(np.clip(round(SEEN / len(sizes)), *EPOCHS))
-    found.update(schedule(cfg, len(sizes), epochs, scratch))
-    found.update(resizing(cfg, scale))
-    if scratch and cfg.model.type == 'RetinaNet':
-        print('two convolutions in each tower of the head: from random weights they learn sooner')
-        found['model.bbox_head.stacked_convs'] = 2
-    print(
-        f'{len(sizes):,} pictures: {epochs} epochs of batches of '
-        f'{found["train_dataloader.batch_size"]}, learning rate '
-        f'{found["optim_wrapper.optimizer.lr"]:g}, pictures resized into {scale[0]} × {scale[1]}'
+        raise UserError(f'{root} holds no image to train on')
+    scale = image_scale(cfg, np.array(list(sizes.values())))
+    epochs = epochs or int(np.clip(round(IMAGES_SEEN / len(sizes)), MIN_EPOCHS, MAX_EPOCHS))
+    changes.update(schedule(cfg, len(sizes), epochs, from_scratch))
+    changes.update(resizing(cfg, scale))
+    if from_scratch and cfg.model.type == 'RetinaNet':
+        console.say('two convolutions in each tower of the head: they learn sooner from scratch')
+        changes['model.bbox_head.stacked_convs'] = 2
+    console.say(
+        f'{len(sizes):,} images: {epochs} epochs, batch size '
+        f'{changes["train_dataloader.batch_size"]}, learning rate '
+        f'{changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit {scale[0]} × {scale[1]}'
     )
-    if not is_segmentor(cfg):
-        found.update(fit_anchors(cfg, content, sizes, scale))
-    return found
+    if content:
+        changes.update(fit_anchors(cfg, content, sizes, scale))
+    return changes
 
 
-def detection(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
-    """The training annotations, and sizes of the pictures that the data set does not leave out.
+def training_annotations(
+    cfg: Config, root: Path
+) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
+    """The training annotations, and sizes by id of the images that mmdet does not filter out.
 
     Raises:
         UserError: there are none, or as `coco.read_annotations`.
@@ -75,174 +89,188 @@ def detection(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[
     path = root / dataset.ann_file
     if root.is_dir() and not path.is_file() and not (root / masks.CLASSES).is_file():
         raise UserError(
-            f'{path} not found: --data is what "effvim data split {root} ready" or '
+            f'{path} not found: --data is a directory that "effvim data split {root} ready" or '
             f'"effvim data convert" has written'
         )
-    content = coco.read_annotations(path, root)
-    rules = dataset.get('filter_cfg') or {}
+    content = coco.read_annotations(path, root, keep=True)
+    filters = dataset.get('filter_cfg') or {}
+    min_size = filters.get('min_size', 0)
     annotated = {annotation['image_id'] for annotation in content['annotations']}
     sizes = {
         image['id']: (image['width'], image['height'])
         for image in content['images']
-        if (image['id'] in annotated or not rules.get('filter_empty_gt'))
-        and min(image['width'], image['height']) >= rules.get('min_size', 0)
+        if (image['id'] in annotated or not filters.get('filter_empty_gt'))
+        and min(image['width'], image['height']) >= min_size
     }
-    left = len(content['images']) - len(sizes)
-    if left:
-        print(
-            f'{left:,} of {len(content["images"]):,} pictures are left out of training: without '
-            f'objects, or below {rules.get("min_size", 0)} pixels (train_dataloader.dataset.'
-            f'filter_cfg)'
+    num_ignored = len(content['images']) - len(sizes)
+    if num_ignored:
+        console.say(
+            f'{num_ignored:,} of {len(content["images"]):,} images are ignored in training: '
+            f'without objects, or below {min_size} pixels (train_dataloader.dataset.filter_cfg)'
         )
     return content, sizes
 
 
-def segmentation(cfg: Config, root: Path) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
-    """What the layout of `data_masks.write` asks of data sets; sizes of its training pictures.
+def segmentation_layout(
+    cfg: Config, root: Path
+) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
+    """Changes for the layout that `masks.write` writes, and sizes of the training images.
 
     Raises:
-        UserError: there is no such layout, or a picture cannot be read.
+        UserError: the dataset has another layout, or an image cannot be read.
     """
     if any(root.glob('annotations/*.json')):
-        raise UserError(f'{root} holds boxes, the config is a segmentor: it needs masks')
-    classes = masks.classes_in(root)
-    folder = root / cfg.train_dataloader.dataset.data_prefix.img_path
-    files = walk(folder)
-    found: dict[str, Any] = {
+        raise UserError(f'{root} holds boxes, but the config is a segmentor: it needs masks')
+    classes = masks.read_classes(root)
+    files = find_files(root / cfg.train_dataloader.dataset.data_prefix.img_path)
+    changes: dict[str, Any] = {
         f'{key}.reduce_zero_label': False
         for key, step in every_step(cfg)
         if 'reduce_zero_label' in step
     }
     for loader in LOADERS:
-        found |= {
+        changes |= {
             f'{loader}.dataset.{key}': value
             for key, value in dict(
                 type='BaseSegDataset',
-                img_suffix=masks.suffix_of([file.name for file in files]),
+                img_suffix=masks.common_suffix([file.name for file in files]),
                 seg_map_suffix='.png',
                 reduce_zero_label=False,
                 metainfo=dict(classes=classes),
             ).items()
         }
-    return found, {str(file): ade.size_of(file) for file in files}
+    return changes, {str(file): image_size(file) for file in files}
 
 
-def schedule(cfg: Config, pictures: int, epochs: int, scratch: bool) -> dict[str, Any]:
-    """Length, batch, learning rate, and when to measure and to save."""
-    batch = min(BATCH, pictures)
-    each = -(-pictures // batch)
-    steps = epochs * each
+def schedule(cfg: Config, num_images: int, epochs: int, from_scratch: bool) -> dict[str, Any]:
+    """Length, batch size, learning rate, and when to evaluate and to save."""
+    batch_size = min(BATCH_SIZE, num_images)
+    steps = epochs * -(-num_images // batch_size)
     by_iteration = 'max_iters' in cfg.train_cfg
-    whole = steps if by_iteration else epochs
+    length = steps if by_iteration else epochs
     optimizer = cfg.optim_wrapper.optimizer
-    published = (cfg.get('auto_scale_lr') or {}).get(
+    published_batch_size = (cfg.get('auto_scale_lr') or {}).get(
         'base_batch_size', cfg.train_dataloader.batch_size
     )
-    # of Adam's kind: with the root of the batch; from random weights that of --mini
-    rate = 5e-4 if scratch else float(f'{optimizer.lr * (batch / published) ** 0.5:.2g}')
+    # optimizers like Adam: with the square root of the batch size; from scratch that of --mini
+    scaled = optimizer.lr * (batch_size / published_batch_size) ** 0.5
+    rate = 5e-4 if from_scratch else float(f'{scaled:.2g}')
+    warm_up = dict(
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=False,
+        begin=0,
+        end=min(500, max(1, steps // 20)),
+    )
     cosine = dict(
         type='CosineAnnealingLR',
         by_epoch=not by_iteration,
         begin=0,
-        end=whole,
-        T_max=whole,
+        end=length,
+        T_max=length,
         eta_min_ratio=0.01,
     )
-    found: dict[str, Any] = {
-        f'train_cfg.max_{"iters" if by_iteration else "epochs"}': whole,
-        'train_cfg.val_interval': max(1, whole // 10),
-        'default_hooks.checkpoint.interval': max(1, whole // 10),
-        'train_dataloader.batch_size': batch,
+    if not by_iteration:
+        cosine['convert_to_iter_based'] = True
+    changes: dict[str, Any] = {
+        f'train_cfg.max_{"iters" if by_iteration else "epochs"}': length,
+        'train_cfg.val_interval': max(1, length // 10),
+        'default_hooks.checkpoint.interval': max(1, length // 10),
+        'train_dataloader.batch_size': batch_size,
         'optim_wrapper.optimizer.lr': rate,
-        'param_scheduler': [
-            dict(
-                type='LinearLR',
-                start_factor=0.01,
-                by_epoch=False,
-                begin=0,
-                end=min(500, max(1, steps // 20)),
-            ),
-            cosine if by_iteration else dict(cosine, convert_to_iter_based=True),
-        ],
+        'param_scheduler': [warm_up, cosine],
     }
     if 'dynamic_intervals' in cfg.train_cfg:
-        found['train_cfg.dynamic_intervals'] = None
+        changes['train_cfg.dynamic_intervals'] = None
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
         if hook.type == 'PipelineSwitchHook':
-            found[f'custom_hooks.{i}.switch_epoch'] = max(0, epochs - max(2, epochs // 5))
-    return found
+            changes[f'custom_hooks.{i}.switch_epoch'] = max(0, epochs - max(2, epochs // 5))
+    return changes
 
 
-def picture_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:
-    """The scale of the config's evaluation, less if that enlarged most pictures beyond `ENLARGED`.
+def image_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:
+    """The scale for evaluation: the config's, or smaller if that enlarged most images too much.
 
-    Long side first.
+    Args:
+        cfg: the config.
+        sizes: widths and heights of the images, N 2.
+
+    Returns:
+        Long side and short side, as the config orders them.
     """
-    step = _evaluated_on(cfg)
-    factor = float(np.median(anchors.resized(sizes, step.scale)))
-    return _times(step.scale, min(1.0, ENLARGED / factor))
+    scale = _evaluation_resize(cfg).scale
+    factor = float(np.median(anchors.resize_factors(sizes, scale)))
+    return _multiply(scale, min(1.0, MAX_ENLARGEMENT / factor))
 
 
-def _evaluated_on(cfg: Config) -> Any:
-    found = [s for s in cfg.val_dataloader.dataset.pipeline if s.type == 'Resize' and 'scale' in s]
-    if not found:
-        raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
-    return found[0]
+def _evaluation_resize(cfg: Config) -> Any:
+    for step in cfg.val_dataloader.dataset.pipeline:
+        if step.type == 'Resize' and 'scale' in step:
+            return step
+    raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
 
 
 def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
-    """Every size of every step of every pipeline, if evaluation is to be on `scale`."""
-    step = _evaluated_on(cfg)
-    if tuple(step.scale) == scale:
+    """Changes of every size in every pipeline that go with evaluation at `scale`."""
+    own = tuple(_evaluation_resize(cfg).scale)
+    if own == scale:
         return {}
-    factor = max(scale) / max(step.scale)
-    found = {
-        f'{key}.{name}': _times(step[name], factor)
+    factor = max(scale) / max(own)
+    changes = {
+        f'{key}.{name}': _multiply(step[name], factor)
         for key, step in every_step(cfg)
         for name in SIZES
         if name in step
     }
     if is_segmentor(cfg):
-        found['model.data_preprocessor.size'] = _times(cfg.model.data_preprocessor.size, factor)
-    return found
+        changes['model.data_preprocessor.size'] = _multiply(
+            cfg.model.data_preprocessor.size, factor
+        )
+    return changes
 
 
-def _times(size: Any, factor: float) -> Any:
-    """Pixels times `factor`, multiples of 32, of one size or of a list; shares as they are."""
+def _multiply(size: Any, factor: float) -> Any:
+    """Multiply a size in pixels, or a list of them, to multiples of 32; ratios stay as they are."""
     if isinstance(size, (list, tuple)):
-        return type(size)(_times(one, factor) for one in size)
-    whole = isinstance(size, int) and factor != 1
-    return max(LEAST, round(size * factor / 32) * 32) if whole else size
+        return type(size)(_multiply(one, factor) for one in size)
+    in_pixels = isinstance(size, int) and factor != 1
+    return max(MIN_SIDE, round(size * factor / 32) * 32) if in_pixels else size
 
 
 def fit_anchors(
     cfg: Config,
     content: dict[str, Any],
-    pictures: dict[int, tuple[int, int]],
+    image_sizes: dict[int, tuple[int, int]],
     scale: tuple[int, int],
 ) -> dict[str, Any]:
-    """The anchors' scale, if another one covers more of the boxes; prints what it found."""
-    where = anchors.generator(cfg)
-    if where is None:
+    """The change of the anchors' scale, if another one covers more boxes; prints the coverage.
+
+    Args:
+        cfg: the config.
+        content: the training annotations.
+        image_sizes: width and height by id of the images that are trained on.
+        scale: that images are resized to.
+    """
+    keyed = anchors.anchor_generator(cfg)
+    if keyed is None:
         return {}
-    key, own = where
-    entries = [
+    key, generator = keyed
+    annotations = [
         a
         for a in content['annotations']
-        if not a.get('iscrowd') and a['image_id'] in pictures and min(a['bbox'][2:]) >= 1
+        if not a.get('iscrowd') and a['image_id'] in image_sizes and min(a['bbox'][2:]) >= 1
     ]
-    sizes = np.array([pictures[a['image_id']] for a in entries]).reshape(-1, 2)
-    boxes = np.array([a['bbox'][2:] for a in entries], float).reshape(-1, 2)
-    boxes *= anchors.resized(sizes, scale)[:, None] if len(sizes) else 1
-    covered = anchors.coverage(boxes, anchors.sides(own))
-    best = anchors.best_scale(boxes, own)
-    field, now = anchors.scale_of(own)
+    sizes = np.array([image_sizes[a['image_id']] for a in annotations]).reshape(-1, 2)
+    boxes = np.array([a['bbox'][2:] for a in annotations], float).reshape(-1, 2)
+    if len(boxes):
+        boxes *= anchors.resize_factors(sizes, scale)[:, None]
+    covered = anchors.coverage(boxes, anchors.anchor_sizes(generator))
+    field, own = anchors.scale_of(generator)
+    best = anchors.best_scale(boxes, generator)
     text = f'anchors cover {covered:.1%} of {len(boxes):,} boxes at IoU 0.5'
-    if best == now:
-        print(text)
+    if best == own:
+        console.say(text)
         return {}
-    print(
-        f'{text}; with {field}={best} instead of {now} '
-        f'{anchors.coverage(boxes, anchors.sides(own, best)):.1%}'
-    )
+    covered = anchors.coverage(boxes, anchors.anchor_sizes(generator, best))
+    console.say(f'{text}; {covered:.1%} with {field}={best} instead of {own}')
     return {f'{key}.{field}': [best] if field == 'scales' else best}

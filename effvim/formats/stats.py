@@ -1,104 +1,118 @@
-"""What a data set holds, as a table or as JSON."""
+"""Statistics of a dataset, as a table or as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmengine.config import Config
-from rich.markup import escape
-from rich.table import Table
 
 from effvim.formats import anchors
-from effvim.formats.dataset import DataSet, Picture, counts
-from effvim.formats.fit import picture_scale
+from effvim.formats.dataset import AnnotatedImage, Dataset, count_instances
+from effvim.formats.fit import image_scale
 
-QUANTILES = (5, 50, 95)
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.table import Table
+
+QUANTILES = (5, 50, 95)  # %
 
 
-def measure(data: DataSet, cfg: Config) -> dict[str, Any]:
-    """Numbers by part; anchors are those of `cfg`, on pictures as `train --data` resizes them."""
+def measure(dataset: Dataset, cfg: Config) -> dict[str, Any]:
+    """Statistics by split, ready for JSON.
+
+    Args:
+        dataset: what is measured.
+        cfg: its anchors are compared with the boxes, on images as `effvim train --data` resizes
+            them.
+    """
     return {
-        'classes': list(data.classes),
-        'parts': {
-            part: _part(pictures, data.classes, cfg) for part, pictures in data.parts.items()
+        'classes': list(dataset.classes),
+        'splits': {
+            split: _measure_masks(images, dataset.classes)
+            if any(image.mask for image in images)
+            else _measure_boxes(images, dataset.classes, cfg)
+            for split, images in dataset.splits.items()
         },
     }
 
 
-def _part(pictures: list[Picture], classes: tuple[str, ...], cfg: Config) -> dict[str, Any]:
-    if any(p.mask for p in pictures):
-        return _masks(pictures, classes)
-    things = [(p, t) for p in pictures for t in p.things if not t.crowd]
-    sides = np.array([(t.box[2] - t.box[0], t.box[3] - t.box[1]) for _, t in things])
+def _measure_boxes(
+    images: list[AnnotatedImage], classes: tuple[str, ...], cfg: Config
+) -> dict[str, Any]:
+    pairs = [(image, i) for image in images for i in image.instances if not i.crowd]
+    sides = np.array([(i.box[2] - i.box[0], i.box[3] - i.box[1]) for _, i in pairs])
     sides = sides.reshape(-1, 2)
-    sizes = np.array([(p.width, p.height) for p in pictures])
-    found: dict[str, Any] = {
-        'pictures': len(pictures),
-        'without objects': sum(not p.things for p in pictures),
-        'boxes': len(things),
-        'crowds': sum(t.crowd for p in pictures for t in p.things),
-        'outlines': sum(t.outline is not None for _, t in things),
-        'per class': counts(pictures, classes),
+    sizes = np.array([(image.width, image.height) for image in images])
+    summary: dict[str, Any] = {
+        'images': len(images),
+        'without objects': sum(not image.instances for image in images),
+        'boxes': len(pairs),
+        'crowds': sum(i.crowd for image in images for i in image.instances),
+        'segmentations': sum(i.segmentation is not None for _, i in pairs),
+        'per class': count_instances(images, classes),
         'below 1 pixel': int((sides.min(1) < 1).sum()),
-        'picture width': _quantiles(sizes[:, 0]),
-        'picture height': _quantiles(sizes[:, 1]),
+        'image width': _quantiles(sizes[:, 0]),
+        'image height': _quantiles(sizes[:, 1]),
         'box side': _quantiles(np.sqrt(sides.prod(1))),
         'width / height': _quantiles(sides[:, 0] / np.maximum(sides[:, 1], 1e-9)),
     }
-    where = anchors.generator(cfg)
-    if where and len(things):
-        of = np.array([(p.width, p.height) for p, _ in things])
-        factor = anchors.resized(of, picture_scale(cfg, sizes))
-        found['anchors cover'] = anchors.coverage(sides * factor[:, None], anchors.sides(where[1]))
-    return found
+    generator = anchors.anchor_generator(cfg)
+    if generator and pairs:
+        image_sizes = np.array([(image.width, image.height) for image, _ in pairs])
+        factors = anchors.resize_factors(image_sizes, image_scale(cfg, sizes))
+        boxes = sides * factors[:, None]
+        summary['anchors cover'] = anchors.coverage(boxes, anchors.anchor_sizes(generator[1]))
+    return summary
 
 
-def _masks(pictures: list[Picture], classes: tuple[str, ...]) -> dict[str, Any]:
-    sizes = np.array([(p.width, p.height) for p in pictures])
+def _measure_masks(images: list[AnnotatedImage], classes: tuple[str, ...]) -> dict[str, Any]:
+    sizes = np.array([(image.width, image.height) for image in images])
     areas = np.zeros(len(classes))
-    for picture in pictures:
-        for thing in picture.things:
-            areas[thing.label] += thing.area or 0
-    all_pixels = float(sizes.prod(1).sum())
+    for image in images:
+        for region in image.instances:
+            areas[region.label] += region.area or 0
+    num_pixels = float(sizes.prod(1).sum())
     return {
-        'pictures': len(pictures),
-        'pixels that do not count': 1 - areas.sum() / all_pixels,
-        'picture width': _quantiles(sizes[:, 0]),
-        'picture height': _quantiles(sizes[:, 1]),
-        # pictures that have the class, and its share of all pixels that count
-        'per class': counts(pictures, classes),
-        'share of pixels': dict(zip(classes, (areas / max(areas.sum(), 1)).tolist())),
+        'images': len(images),
+        'ignored pixels': 1 - areas.sum() / num_pixels,
+        'image width': _quantiles(sizes[:, 0]),
+        'image height': _quantiles(sizes[:, 1]),
+        # images that have the class, and its fraction of all pixels that are not ignored
+        'per class': count_instances(images, classes),
+        'fraction of pixels': dict(zip(classes, (areas / max(areas.sum(), 1)).tolist())),
     }
 
 
 def _quantiles(values: np.ndarray) -> list[float] | None:
-    """At `QUANTILES` %, None of nothing."""
+    """At `QUANTILES`; None for an empty array."""
     return [round(float(v), 2) for v in np.percentile(values, QUANTILES)] if len(values) else None
 
 
-def table(found: dict[str, Any]) -> Table:
-    """What `measure` returned, a column for each part."""
-    drawn = Table('', *found['parts'])
-    parts = list(found['parts'].values())
+def table(summary: dict[str, Any]) -> Table:
+    """The result of `measure` as a table, a column for each split."""
+    from rich.table import Table
+
+    result = Table('', *summary['splits'])
+    splits = list(summary['splits'].values())
     for key in dict.fromkeys(
-        key for part in parts for key in part if not isinstance(part[key], dict)
+        key for split in splits for key in split if not isinstance(split[key], dict)
     ):
-        drawn.add_row(
-            f'{key} (5, 50, 95 %)' if isinstance(parts[0].get(key), list) else key,
-            *(_text(part.get(key)) for part in parts),
+        result.add_row(
+            f'{key} (5, 50, 95 %)' if isinstance(splits[0].get(key), list) else key,
+            *(_text(split.get(key)) for split in splits),
         )
-    drawn.add_section()
-    for name in found['classes']:
-        drawn.add_row(escape(name), *(_of_class(part, name) for part in parts))
-    return drawn
+    result.add_section()
+    for name in summary['classes']:
+        result.add_row(name, *(_class_text(split, name) for split in splits))
+    return result
 
 
-def _of_class(part: dict[str, Any], name: str) -> str:
-    if not part['per class'][name]:
+def _class_text(split: dict[str, Any], name: str) -> str:
+    if not split['per class'][name]:
         return 'none'
-    share = part.get('share of pixels')
-    return f'{part["per class"][name]:,}' + (f' pictures, {share[name]:.1%}' if share else '')
+    fractions = split.get('fraction of pixels')
+    count = f'{split["per class"][name]:,}'
+    return f'{count} images, {fractions[name]:.1%}' if fractions else count
 
 
 def _text(value: Any) -> str:

@@ -1,29 +1,38 @@
-"""Reading YOLO's data.yaml and label files.
+"""YOLO's data.yaml and label files: read and written.
 
-What a line means is `supervision`'s to say. It reads polygons as masks of pixels and drops a
-seventh number in silence: outlines and counts are taken here.
+Lines are parsed here and not by supervision, whose import takes longer than most conversions; it
+also reads polygons as masks of pixels only, and ignores a sixth number silently.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
 from backbone.errors import UserError
 from effvim.datasets import coco
 from effvim.files import numbered_lines
-from effvim.formats.dataset import DataSet, Picture, Thing, part_of, picture_of, stems, walk
+from effvim.formats.dataset import (
+    AnnotatedImage,
+    Dataset,
+    Instance,
+    copy_image,
+    find_files,
+    images_by_stem,
+    open_image,
+    split_named,
+)
 
 
-def read(path: Path) -> DataSet:
-    """The data set that a data.yaml describes.
+def read(path: Path) -> Dataset:
+    """Read the dataset that a data.yaml describes.
 
     Raises:
-        UserError: it, a label file or a picture cannot be read or is wrong; names file and line.
+        UserError: it, a label file or an image cannot be read or is wrong; names file and line.
     """
     try:
         content = yaml.safe_load(path.read_text('utf-8-sig'))
@@ -34,141 +43,184 @@ def read(path: Path) -> DataSet:
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(
-            f'{path}: names must be a list of class names, or give each number from 0 '
-            f'one; a name like yes or 1 needs quotes'
+            f'{path}: names must be a list of class names, or a mapping that gives a name to '
+            f'each number from 0; a name like yes or 1 needs quotes'
         )
     base = content.get('path') or '.'
     if not isinstance(base, str):
-        raise UserError(f'{path}: path must be the name of a folder')
+        raise UserError(f'{path}: path must be the name of a directory')
     if 'kpt_shape' in content:
         raise UserError(f'{path}: kpt_shape says that its lines hold keypoints, which are not read')
-    parts: dict[str, list[Picture]] = {}
+    splits: dict[str, list[AnnotatedImage]] = {}
     notes = []
     for key, where in content.items():
-        part = part_of(key) if isinstance(key, str) and where is not None else None
-        if part is None:
+        split = split_named(key) if isinstance(key, str) and where is not None else None
+        if split is None:
             continue
-        if part in parts:
-            raise UserError(f'{path}: {key} is a second {part}: leave one')
+        if split in splits:
+            raise UserError(f'{path}: {key} is a second {split}: keep one of them')
         places = where if isinstance(where, list) and where else [where]
         if not all(isinstance(place, str) and place for place in places):
             raise UserError(
-                f'{path}: {key} must name a folder of pictures, a list of files, or '
-                f'several of them, got {where!r:.99}'
+                f'{path}: {key} must name a directory of images, a text file that lists images, '
+                f'or several of them, got {where!r:.99}'
             )
-        pictures, bare = _part([_place(path, base, place) for place in places], len(names), path)
-        if bare:
+        images, unlabelled = _read_split(
+            [_find_place(path, base, place) for place in places], len(names), path
+        )
+        if unlabelled:
             notes.append(
-                f'{part}: {bare} of {len(pictures)} pictures have no label file: they '
-                f'count as pictures without objects'
+                f'{split}: {unlabelled} of {len(images)} images have no label file: they '
+                f'count as images without objects'
             )
-        parts[part] = pictures
-    if not parts:
-        raise UserError(f'{path} names no folder of pictures: it needs train, val or test')
-    return DataSet(path, tuple(names), parts, tuple(notes))
+        splits[split] = images
+    if not splits:
+        raise UserError(f'{path} names no directory of images: it needs train, val or test')
+    return Dataset(path, tuple(names), splits, tuple(notes))
 
 
-def _place(path: Path, base: str, place: str) -> Path:
-    """A folder, or a list of files, that data.yaml names.
+def _find_place(path: Path, base: str, place: str) -> Path:
+    """A directory, or a list of files, that data.yaml names.
 
-    Roboflow writes ../train/images for what lies beside data.yaml.
+    Roboflow writes ../train/images for what is next to data.yaml.
     """
-    root = Path(os.path.abspath(path.parent / base))  # links stay, labels are looked for by name
-    for found in (root / place, root / place.removeprefix('../')):
-        if found.exists():
-            return Path(os.path.abspath(found))
-    raise UserError(f'{path}: there is no {root / place}: mend path, or {place}')
+    # links stay unresolved, since labels are found by the name of the directory
+    root = Path(os.path.abspath(path.parent / base))
+    for candidate in (root / place, root / place.removeprefix('../')):
+        if candidate.exists():
+            return Path(os.path.abspath(candidate))
+    raise UserError(f'{path}: {root / place} not found: fix path, or {place}')
 
 
-def _part(places: Sequence[Path], number: int, path: Path) -> tuple[list[Picture], int]:
-    """Pictures with their objects, and how many have no label file."""
+def _read_split(
+    places: Sequence[Path], num_classes: int, path: Path
+) -> tuple[list[AnnotatedImage], int]:
+    """Images with their instances, and how many have no label file."""
     folders = [place for place in places if place.suffix != '.txt']
     files = [
         file
         for place in places
-        for file in (_listed(place) if place.suffix == '.txt' else walk(place))
+        for file in (_listed_images(place) if place.suffix == '.txt' else find_files(place))
     ]
     top = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
-    pictures = [picture_of(file, file.relative_to(top).as_posix()) for file in files]
-    bare = 0
-    for picture in stems(pictures, 'label file').values():
-        file = _beside(picture.path, path).with_suffix('.txt')
+    images = [open_image(file, file.relative_to(top).as_posix()) for file in files]
+    unlabelled = 0
+    for image in images_by_stem(images, 'label file').values():
+        file = _labels_of(image.path, path).with_suffix('.txt')
         if file.is_file():
-            picture.things.extend(_label_file(file, picture, number))
-        bare += not file.is_file()
+            image.instances.extend(_read_labels(file, image, num_classes))
+        else:
+            unlabelled += 1
     for folder in folders:
-        _check_all_used(_beside(folder, path), pictures, path)
-    return pictures, bare
+        _check_all_used(_labels_of(folder, path), images, path)
+    return images, unlabelled
 
 
-def _listed(path: Path) -> list[Path]:
-    """Pictures that a text file names, a line each, as seen from the file."""
+def _listed_images(path: Path) -> list[Path]:
+    """The images that a text file names, one a line, relative to the file."""
     files = [
         Path(os.path.abspath(path.parent / line.strip())) for line in numbered_lines(path).values()
     ]
     if not files:
-        raise UserError(f'{path} names no picture: fill it, or take it out of data.yaml')
+        raise UserError(f'{path} names no image: add some, or remove it from data.yaml')
     absent = [file for file in files if not file.is_file()]
     if absent:
-        raise UserError(f'{path} names {len(absent)} pictures that are not there, e.g. {absent[0]}')
+        raise UserError(f'{path} names {len(absent)} images that do not exist, e.g. {absent[0]}')
     return files
 
 
-def _beside(place: Path, path: Path) -> Path:
-    """Where labels of a folder of pictures, or of one picture, are: images becomes labels."""
+def _labels_of(place: Path, path: Path) -> Path:
+    """Where the labels of a directory of images, or of one image, are: images becomes labels."""
     if 'images' not in place.parts:
         raise UserError(
-            f'{path}: {place} has no folder images in its path, labels are looked for '
-            f'in the folder labels beside that one'
+            f'{path}: {place} has no directory images in its path, and labels are expected '
+            f'in the directory labels next to that one'
         )
     at = len(place.parts) - 1 - place.parts[::-1].index('images')
     return Path(*place.parts[:at], 'labels', *place.parts[at + 1 :])
 
 
-def _check_all_used(labels: Path, pictures: Sequence[Picture], path: Path) -> None:
-    used = {_beside(picture.path, path).with_suffix('.txt') for picture in pictures}
-    lost = [
+def _check_all_used(labels: Path, images: Sequence[AnnotatedImage], path: Path) -> None:
+    used = {_labels_of(image.path, path).with_suffix('.txt') for image in images}
+    unused = [
         file
-        for file in (walk(labels, ['.txt']) if labels.is_dir() else [])
-        if file not in used and file.name != 'classes.txt'
-    ]  # labelImg's list of names
-    if lost:
+        for file in (find_files(labels, ['.txt']) if labels.is_dir() else [])
+        if file not in used and file.name != 'classes.txt'  # labelImg's list of names
+    ]
+    if unused:
         raise UserError(
-            f'{len(lost)} label files in {labels} have no picture beside them, e.g. {lost[0].name}'
+            f'{len(unused)} label files in {labels} have no image, e.g. {unused[0].name}'
         )
 
 
-def _label_file(file: Path, picture: Picture, number: int) -> list[Thing]:
-    things = []
-    for i, line in numbered_lines(file).items():
-        values = line.split()
-        polygon = len(values) > 6 and len(values) % 2 == 1
-        if len(values) != 5 and not polygon:
-            raise UserError(
-                f'{file}, line {i}: {len(values)} numbers; a box is a class and 4, a '
-                f'polygon a class and at least 3 pairs x, y'
-            )
+def _read_labels(file: Path, image: AnnotatedImage, num_classes: int) -> list[Instance]:
+    instances = []
+    for number, line in numbered_lines(file).items():
         try:
-            found = yolo_annotations_to_detections(
-                [line], (picture.width, picture.height), with_masks=False
-            )
-            points = [float(value) for value in values[1:]]
-        except (ValueError, OverflowError) as error:
-            raise UserError(f'{file}, line {i}: {error}') from error
-        assert found.class_id is not None
-        label, box = int(found.class_id[0]), found.xyxy[0].tolist()
-        if not 0 <= label < number:
+            instance = _read_line(line, image)
+        except ValueError as error:
+            raise UserError(f'{file}, line {number}: {error}') from error
+        if not 0 <= instance.label < num_classes:
             raise UserError(
-                f'{file}, line {i}: class {label}, but the names of data.yaml go from '
-                f'0 to {number - 1}'
+                f'{file}, line {number}: class {instance.label}, but the names of data.yaml go '
+                f'from 0 to {num_classes - 1}'
             )
-        outline = None
-        if polygon:
-            outline = [
-                [value * (picture.width, picture.height)[j % 2] for j, value in enumerate(points)]
-            ]
-            problem = coco.outline_problem(outline, picture.width, picture.height)
-            if problem:
-                raise UserError(f'{file}, line {i} {problem}')
-        things.append(Thing(label, tuple(box), outline))
-    return things
+        instances.append(instance)
+    return instances
+
+
+def _read_line(line: str, image: AnnotatedImage) -> Instance:
+    """The instance of a line: class, x and y of the centre, width, height; or class and polygon.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    label, *values = map(float, line.split())
+    is_polygon = len(values) > 5 and len(values) % 2 == 0
+    if len(values) != 4 and not is_polygon:
+        raise ValueError(
+            f'{1 + len(values)} numbers; a box is a class and 4 numbers, a polygon a class and at '
+            f'least 3 pairs x, y'
+        )
+    if not all(map(math.isfinite, values)):
+        raise ValueError('a number is not finite')
+    if not label.is_integer():  # np.savetxt writes 1.0
+        raise ValueError(f'class {label:g} is not a whole number')
+    width, height = image.width, image.height
+    if is_polygon:
+        xs, ys = [x * width for x in values[0::2]], [y * height for y in values[1::2]]
+        segmentation = [[value for point in zip(xs, ys) for value in point]]
+        problem = coco.segmentation_problem(segmentation, width, height)
+        if problem:
+            raise ValueError(f'the line {problem}')
+        return Instance(int(label), (min(xs), min(ys), max(xs), max(ys)), segmentation)
+    x, y, w, h = values
+    if w < 0 or h < 0:
+        raise ValueError('the box has a negative side')
+    box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+    return Instance(int(label), box)
+
+
+def write(dataset: Dataset, directory: Path) -> None:
+    """Write data.yaml, images/ and labels/, with a directory for each split."""
+    for split, images in dataset.splits.items():
+        for stem, image in images_by_stem(images, 'label file').items():
+            copy_image(image, directory / 'images' / split)
+            path = directory / 'labels' / split / f'{stem}.txt'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [_line(instance, image) for instance in image.instances if not instance.crowd]
+            path.write_text(''.join(f'{line}\n' for line in lines))
+    # Ultralytics calls the only split train
+    places = {'train' if split == 'all' else split: f'images/{split}' for split in dataset.splits}
+    text = yaml.safe_dump(
+        {**places, 'names': dict(enumerate(dataset.classes))}, allow_unicode=True, sort_keys=False
+    )
+    (directory / 'data.yaml').write_text(text, 'utf-8')
+
+
+def _line(instance: Instance, image: AnnotatedImage) -> str:
+    """Seven decimals: with five, half a pixel would be lost in an image of 50,000."""
+    x1, y1, x2, y2 = instance.box
+    w, h = image.width, image.height
+    values = (x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h
+    return ' '.join([str(instance.label), *(f'{value:.7f}' for value in values)])
