@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / 'docs'
 INTRODUCTION = """\
 # Benchmarks
 
-This page is written by `make benchmarks-page` from the JSON files in [benchmarks](benchmarks),
+This page is written by `make benchmarks-page` from the JSON files in `docs/benchmarks/`,
 which hold the values of every round; `make benchmarks` measures them again. Networks are randomly
 initialised unless a section says otherwise; speed does not depend on the weights. Every round runs
 every case once, in a new random order, so that temporary slowdowns of the machine affect all cases

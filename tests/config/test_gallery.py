@@ -14,7 +14,7 @@ def test_as_many_as_there_should_be():
     assert kinds.count(False) >= 6 and kinds.count(True) >= 4
 
 
-@pytest.mark.parametrize('path', [*GALLERY, FOLDER / 'README.md'], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [*GALLERY, ROOT / 'docs/gallery.md'], ids=lambda p: p.stem)
 def test_builds_steps_and_evaluates(path, roots, tmp_path):
     if path.suffix == '.md':  # the config that it shows
         text = path.read_text().split('```python\n')[1].split('```')[0]
