@@ -2,6 +2,8 @@
 
 import functools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # two of them on two cores; read when t
 
 import torch
 
-from tests.helpers.paths import DATA
+from tests.helpers.paths import DATA, ROOT
 
 os.environ.setdefault('MKL_CBWR', 'AUTO')  # as effvim.cli.main does, before the first matmul
 
@@ -39,6 +41,17 @@ def run_of(tmp_path_factory):
     from tests.helpers.runs import Run
 
     return functools.cache(lambda kind: Run(kind, tmp_path_factory.mktemp(kind)))
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built with `pip wheel`."""
+    folder = tmp_path_factory.mktemp('wheel')
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, ROOT], check=True
+    )
+    (path,) = folder.iterdir()
+    return path
 
 
 @pytest.fixture

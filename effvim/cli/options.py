@@ -33,6 +33,15 @@ class Parser(argparse.ArgumentParser):
         """Raise `UserError` with the message and where help is."""
         raise UserError(f'{message}; see {self.prog} --help')
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse; words that are left over are an error here, so that it names the subcommand."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f'unrecognized arguments: {" ".join(rest)}')
+        return parsed, rest
+
 
 def key_value(text: str) -> str:
     """`text` if it is KEY=VALUE; an argparse type."""

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from effvim.datasets import synthetic
-from tests.helpers import recipe
+from tests.helpers import old_run, recipe
 
 
 @pytest.fixture(scope='session')
@@ -51,3 +51,25 @@ def runner(request, known_sizes, tmp_path_factory):
     """The Runner of each detector's M4 config."""
     torch.manual_seed(0)
     return recipe.recipe_runner(request.param, known_sizes, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(params=old_run.RUNS)
+def old_kind(request, tmp_path, monkeypatch):
+    """Detector or segmentor, in a directory with a dataset as it was in training."""
+    monkeypatch.chdir(tmp_path)
+    draw = synthetic.draw_ade
+    monkeypatch.setattr(  # for --mini, which draws a thousand images
+        synthetic, 'draw_ade', lambda root, **_: draw(root, num_train=4, num_val=3, size=96)
+    )
+    if request.param == 'detector':
+        synthetic.draw_coco('data/coco', num_train=4, num_val=3, size=96)
+    else:
+        synthetic.draw_ade('data/mini-ade')
+    return request.param
+
+
+@pytest.fixture(params=['with config', 'without config'])
+def old_model(request, old_kind):
+    """The arguments that name a model of version 0.1."""
+    config, checkpoint = (str(old_run.OLD_RUN / path) for path in old_run.RUNS[old_kind])
+    return [config, checkpoint] if request.param == 'with config' else [checkpoint]
