@@ -1,4 +1,5 @@
-# PYTHON=python3.12 chooses the interpreter, TORCH="torch==… torchvision==…" another PyTorch build.
+# make setup PYTHON=python3.12 uses another interpreter,
+# make setup TORCH="torch==… torchvision==…" another PyTorch build.
 SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
@@ -22,17 +23,23 @@ test-slow: setup-dev
 test-browser: setup-dev
 	$(BIN)/python -m pytest -m browser
 
-# Training, resuming, testing on the other stack, see requirements-upstream.txt. Left out: what its
-# own tools and functions do with checkpoints, which they cannot read beside torch 2.6 and later, and
-# that a resumed segmentor skips what it has had without reading it, which only the default stack does.
+# Training, resuming and testing with upstream's OpenMMLab packages, see requirements-upstream.txt.
+# Skipped: upstream's own tools and functions, which cannot read checkpoints with torch 2.6 and later,
+# and the test that a resumed segmentor skips images without reading them, which only the default
+# packages do.
 test-upstream:
 	@bash tools/setup.sh upstream
-	.venv-upstream/bin/python -m pytest -k 'not mmdets_own_inference and not mmsegs_own and not without_reading' \
-		$(addprefix tests/test_,tools.py segmentation_tools.py mask_rcnn.py resume.py)
+	.venv-upstream/bin/python -m pytest \
+		-k 'not mmdets_own_inference and not mmsegs_own and not without_reading' \
+		$(addprefix tests/engine/test_,detection.py segmentation.py mask_rcnn.py resume.py)
 
+# Rules, layout, types, the layers of the packages, spelling.
 lint: setup-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # The site, in build/site.
 docs: setup-dev
@@ -42,9 +49,9 @@ lock: setup
 	@bash tools/lock.sh
 
 tables: setup
-	$(BIN)/python -m effvim.tables
+	$(BIN)/python -m maintenance.tables
 
-# Each line takes up to six minutes on two cores, which nothing else should use meanwhile.
+# Each command takes up to six minutes on two cores; run nothing else at the same time.
 BENCHMARK = $(BIN)/python tools/benchmark.py
 BEST = fused+channels-last
 BEST_COMPILED = channels-last+compiled fused+channels-last+compiled
@@ -83,4 +90,4 @@ benchmarks: setup
 	$(MAKE) benchmarks-page
 
 benchmarks-page: setup
-	$(BENCHMARK) page
+	$(BIN)/python -m maintenance.benchmark_page
