@@ -22,6 +22,7 @@ from effvim import console
 from effvim.benchmark.counting import count_macs, count_parameters
 from effvim.benchmark.published import TOP1
 from effvim.benchmark.tables import device_of, fastest, number, row, threads_of
+from effvim.benchmark.timing import ratio
 from effvim.config.headers import read_header
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
@@ -217,13 +218,12 @@ def speed() -> Iterator[str]:
             for network in ('m4', 'efficientvim_m4')
         )
         assert ours and theirs
-        latency, reference = ours['latency_s']['median'], theirs['latency_s']['median']
         yield row(
             f'backbone M4, {name}',
             '800 × 1344',
-            milliseconds(latency),
-            milliseconds(reference),
-            f'{reference / latency:.2f}',
+            milliseconds(ours['latency_s']['median']),
+            milliseconds(theirs['latency_s']['median']),
+            f'{ratio(theirs["seconds"], ours["seconds"])["median"]:.2f}',
         )
     for name, network in (('RetinaNet-M4', 'own'), ('RTMDet-M4', 'rtmdet_effvim_m4')):
         (case,) = (case for case in detectors['cases'] if case['network'] == network)
@@ -238,8 +238,8 @@ def speed() -> Iterator[str]:
     dates = dict.fromkeys(run['date'] for run in (backbones, detectors))
     yield from (
         '',
-        f'Measured by us on {" and ".join(dates)}, {device_of(machine)}, {threads_of(machine)}, '
-        f'batch 1, float32, median latency.',
+        f'Median latency, batch 1, float32. Measured by us on {" and ".join(dates)}:',
+        f'{device_of(machine)}, {threads_of(machine)}.',
     )
 
 
@@ -279,8 +279,8 @@ class Section(NamedTuple):
     name: str
     lines: Callable[[], Iterable[str]]
 
-    def insert(self, text: str) -> str:
-        """The page's text with today's lines between the markers.
+    def insert(self, text: str, lines: Iterable[str]) -> str:
+        """The page's text with other lines between the markers.
 
         Raises:
             ValueError: the markers are absent.
@@ -291,7 +291,7 @@ class Section(NamedTuple):
         _, has_end, after = rest.partition(end)
         if not has_begin or not has_end:
             raise ValueError(f'{self.page} needs the lines {begin} and {end}')
-        return '\n'.join([f'{before}{begin}', '', *self.lines(), '', f'{end}{after}'])
+        return '\n'.join([f'{before}{begin}', '', *lines, '', f'{end}{after}'])
 
 
 SECTIONS = (
@@ -306,8 +306,9 @@ SECTIONS = (
 def main() -> None:
     """Write the tables into their pages."""
     for section in SECTIONS:
-        text = section.insert(section.page.read_text('utf-8'))
-        write_atomic(section.page, text.encode())
+        lines = list(section.lines())
+        text = section.page.read_text('utf-8')
+        write_atomic(section.page, section.insert(text, lines).encode())
         console.say(f'{section.page.relative_to(ROOT)}: {section.name}')
 
 

@@ -1,13 +1,12 @@
-"""The tables of the READMEs: generated; their figures against the published ones and a formula."""
+"""The generated tables of the documentation, compared with published figures and a formula."""
 
+import json
 import re
 
 import pytest
-from tests.helpers.cli import run_command
 
-from effvim.benchmark.counting import macs
+from effvim.benchmark.counting import count_macs
 from effvim.config.reading import load_config
-from effvim.datasets import synthetic
 from maintenance import tables
 from tests.helpers.paths import ROOT
 
@@ -17,44 +16,70 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 @pytest.fixture(scope='module')
 def rows():
     """Cells of the generated tables by their first cell."""
-    found = {}
-    for line in tables.readme():
+    cells_by_name = {}
+    for line in tables.all_models():
         if line.startswith('|'):
-            first, *cells = [cell.strip() for cell in line.strip('|').split(' | ')]
-            found.setdefault(first, []).append(cells)
-    return found
+            name, *cells = [cell.strip() for cell in line.strip('|').split(' | ')]
+            cells_by_name.setdefault(name.strip('`'), []).append(cells)
+    return cells_by_name
 
 
-def of(path):
-    return f'[{path.stem}](configs/{path.name})'
-
-
-@pytest.mark.parametrize('path', tables.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_pages_have_the_tables_of_today(path):
-    text = path.read_text()
-    assert tables.insert(text, tables.PAGES[path]()) == text, 'run: make tables'
+@pytest.mark.parametrize(
+    'section', tables.SECTIONS, ids=lambda s: f'{s.page.relative_to(ROOT)}-{s.name}'
+)
+def test_pages_are_up_to_date(section):
+    text = section.page.read_text()
+    assert section.insert(text, section.lines()) == text, 'run: make tables'
 
 
 def test_the_rest_of_a_page_stays():
-    old = f'before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n'
-    new = tables.insert(old, ['| new |'])
+    section = tables.Section(ROOT / 'page.md', 'x', list)
+    old = 'before\n<!-- x: written by make tables -->\nold\n<!-- x: end -->\nafter\n'
+    new = section.insert(old, ['| new |'])
     assert new.startswith('before\n') and new.endswith('\nafter\n') and 'old' not in new
-    assert '\n\n| new |\n\n' in new and tables.insert(new, ['| new |']) == new
+    assert '\n\n| new |\n\n' in new and section.insert(new, ['| new |']) == new
     with pytest.raises(ValueError, match='needs the lines'):
-        tables.insert('no place', [])
+        section.insert('no markers', [])
+
+
+def test_speed_in_the_readme_is_that_of_the_benchmarks():
+    """RTMDet-M4 and the backbone, read from the JSON files here."""
+    lines = '\n'.join(tables.speed())
+    for name, network, form in (
+        ('rtmdet', 'rtmdet_effvim_m4', 'fused+channels-last'),
+        ('inference', 'm4', 'plain'),
+        ('inference', 'efficientvim_m4', 'plain'),
+    ):
+        run = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())
+        case = next(
+            c
+            for c in run['cases']
+            if (c['network'], c['form']) == (network, form) and c['height'] in (640, 800)
+        )
+        latency = case['latency_s'].get('total', case['latency_s'])
+        assert f'| {1e3 * latency["median"]:.0f} ms |' in lines
+        assert run['date'] in lines
+
+
+def test_results_in_the_readme_are_the_published_ones():
+    lines = list(tables.results())[2:]
+    assert len(lines) == 3 and any('`retinanet_effvim_m4`' in line for line in lines)
+    assert any('| box AP 39.7, mask AP 36.4 |' in line for line in lines)
+    assert all(line.endswith('| no |') for line in lines)
 
 
 def test_every_config_of_the_gallery_has_a_row():
-    """As many parameters as a detector of torch has, and strides that its head says."""
-    rows = {line.split('](')[0].strip('| ['): line.split(' | ') for line in tables.gallery()}
+    """Method, parameters and neck are there, and the strides are those of its head."""
+    lines = tables.gallery(links=True)
+    rows = {line.split('](')[0].strip('| ['): line.split(' | ') for line in lines}
     for path in sorted((ROOT / 'configs/gallery').glob('*.py')):
-        _, what, parameters, neck, strides = rows[path.stem]
+        _, method, parameters, neck, strides = rows[path.stem]
         model = load_config(str(path)).model
         head = model.get('bbox_head') or model.get('rpn_head') or {}
-        said = head.get('strides') or head.get('anchor_generator', {}).get('strides')
-        found = [int(s) for s in strides.rstrip(' |').split(', ')]
-        assert said is None or list(said) == found, path.stem
-        assert 'arXiv' in what and int(parameters.replace(',', '')) > 5_713_534
+        expected = head.get('strides') or head.get('anchor_generator', {}).get('strides')
+        listed = [int(s) for s in strides.rstrip(' |').split(', ')]
+        assert expected is None or list(expected) == listed, path.stem
+        assert 'arXiv' in method and int(parameters.replace(',', '')) > 5_713_534
         assert neck.strip('`') == (model.get('neck') or {'type': 'none'})['type']
 
 
@@ -81,10 +106,10 @@ def test_every_config_has_a_row(path, rows):
         ],
         'semfpn_effvim_m4': ['21,715,867', 'mIoU 41.3 ', '3,887 MiB, published', 4],
     }.get(path.stem)
-    own = rows[of(path)]
+    own = rows[path.stem]
     parameters, _, score, measured = own[0]
     assert measured == 'no' and len(own) == (
-        1 if not published else 2 + (path.stem in tables.MEASURED)
+        1 if not published else 2 + (path.stem in tables.MEASURED_MEMORY)
     )
     if not published:
         assert score == '–'
@@ -92,7 +117,7 @@ def test_every_config_has_a_row(path, rows):
     assert parameters == published[0] and score.startswith(published[1])
     cells = dict(zip(tables.BATCHES, own[1][1:]))
     assert cells.pop(published[3]) == published[2] and set(cells.values()) == {'not measured'}
-    if path.stem in tables.MEASURED:
+    if path.stem in tables.MEASURED_MEMORY:
         assert {re.sub('[0-9,]+ MiB, ', '', cell) for cell in own[2][1:]} == {
             'measured',
             'not measured',
@@ -104,36 +129,8 @@ def test_counted_macs_of_retinanets_head(rows):
     positions = sum(-(-800 // s) * -(-1344 // s) for s in (8, 16, 32, 64, 128))
     head = positions * 9 * 256 * (8 * 256 + 9 * (80 + 4))
     cfg, model = tables.build(ROOT / 'configs/retinanet_effvim_m4.py')
-    run, _ = tables.forward(cfg, model)
-    whole = macs(run)
-    assert rows[of(ROOT / 'configs/retinanet_effvim_m4.py')][0][1] == (
-        f'{whole / 1e9:.1f} G at 1344 × 800'
-    )
+    run, _ = tables.counted_forward(cfg, model)
+    total = count_macs(run)
+    assert rows['retinanet_effvim_m4'][0][1] == f'{total / 1e9:.1f} G at 1344 × 800'
     model.bbox_head = None
-    assert whole - macs(run) == head
-
-
-def test_memory_of_training_is_measured(tmp_path, capsys):
-    root = synthetic.draw_coco(tmp_path / 'coco', num_train=4, num_val=1, size=64)
-    assert (
-        run_command(
-            'memory',
-            [
-                str(ROOT / 'configs/retinanet_effvim_m1.py'),
-                '--data-root',
-                str(root),
-                '--work-dir',
-                str(tmp_path / 'run'),
-                '--cfg-options',
-                'train_dataloader.batch_size=1',
-                'train_dataloader.num_workers=0',
-                'train_dataloader.dataset.pipeline.2.scale=(64,64)',
-            ],
-        )
-        == 0
-    )
-    found = re.fullmatch(
-        r'retinanet_effvim_m1.py, batch 1: ([0-9,]+) MiB on .+\n', capsys.readouterr().out
-    )
-    # weights, gradients and AdamW's two moments in float32
-    assert int(found[1].replace(',', '')) > 14e6 * 4 * 4 / 2**20
+    assert total - count_macs(run) == head
