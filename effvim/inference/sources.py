@@ -34,7 +34,8 @@ def find_images(inputs: Sequence[str], out: Path) -> list[Path]:
                 [path] if path.is_file() else [Path(p) for p in glob.glob(given, recursive=True)]
             )
         matches = {Path(os.path.abspath(p)) for p in files if p.is_file()}
-        matches = {p for p in matches if path == p or not p.is_relative_to(own)}
+        named = Path(os.path.abspath(given))
+        matches = {p for p in matches if p == named or not p.is_relative_to(own)}
         if not matches:
             reason = (
                 f'there is no image in this directory ({", ".join(IMAGE_SUFFIXES)})'
