@@ -1,4 +1,4 @@
-"""Tests mirror the packages, share code through tests/helpers only, and fixtures through conftest."""
+"""Tests mirror the packages; shared code is in tests/helpers, fixtures are in conftest files."""
 
 import ast
 import re

@@ -100,10 +100,11 @@ MISTAKES = [
     ['check', 'absent.py'],
     ['benchmark', 'nonsense'],
     ['benchmark', 'model', 'absent.py'],
-    ['convert', 'absent.pth', 'out.safetensors'],
+    ['convert', 'a.pth', 'b.safetensors', '--ema', '--raw'],
     ['data', 'nonsense'],
     ['data', 'stats', 'absent'],
     ['plots', 'absent'],
+    ['plots', 'absent', '--nonsense'],
 ]
 
 

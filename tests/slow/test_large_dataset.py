@@ -1,21 +1,19 @@
-"""Data sets as large as COCO: time and memory, see docs/size.md for the figures."""
+"""Datasets as large as COCO: time and memory; docs/large_datasets.md has the figures."""
 
 import json
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.helpers import generated_coco as made_up_coco
+from tests.helpers import generated_coco
 from tests.helpers.paths import ROOT
 from tests.helpers.tool_process import Tool, memory
 
 RETINANET, MASK_RCNN = (
     ROOT / f'configs/{name}_effvim_m1.py' for name in ('retinanet', 'mask_rcnn')
 )
-# smaller ones end in maps of one pixel, on which BN of two equal pictures overflows
+# smaller ones end in maps of one pixel, on which BN of two equal images overflows
 SMALL = [
     'train_dataloader.batch_size=2',
     'train_dataloader.dataset.pipeline.2.scale=(128,128)',
@@ -23,31 +21,16 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope='module')
-def folder():
-    """Not pytest's own, which stays."""
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary)
-
-
-@pytest.fixture(scope='module')
-def coco(folder):
-    made_up_coco.as_large_as_coco(folder / 'coco')
-    size = (folder / 'coco/annotations/instances_train2017.json').stat().st_size
-    assert 400e6 < size < 500e6  # COCO's has 449 MB
-    return folder / 'coco'
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 @pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=['boxes', 'masks'])
-def test_training_on_as_much_as_coco(config, coco, tmp_path):
+def test_training_on_as_much_as_coco(config, coco_size, tmp_path):
     with Tool(
         'train',
         config,
         '--from-scratch',
         '--data-root',
-        coco,
+        coco_size,
         '--work-dir',
         tmp_path,
         '--cfg-options',
@@ -71,14 +54,14 @@ def test_training_on_as_much_as_coco(config, coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_pictures_are_checked_within_two_minutes(folder, tmp_path):
+def test_ten_thousand_images_are_checked_within_two_minutes(scratch, tmp_path):
     """Start of the process and the measured steps included; 5,000 a minute are asked for."""
-    root, size = folder / 'small', (160, 120)
-    for split, pictures in (('train2017', 10_000), ('val2017', 100)):
-        names = made_up_coco.write_annotations(
-            root / f'annotations/instances_{split}.json', pictures, 7 * pictures, [size]
+    root, size = scratch / 'small', (160, 120)
+    for split, number in (('train2017', 10_000), ('val2017', 100)):
+        names = generated_coco.write_annotations(
+            root / f'annotations/instances_{split}.json', number, 7 * number, [size]
         )
-        made_up_coco.draw_pictures(root / split, names, size, seed=pictures)
+        generated_coco.draw_images(root / split, names, size, seed=number)
     report = tmp_path / 'report.json'
     began = time.monotonic()
     with Tool(
@@ -96,5 +79,5 @@ def test_ten_thousand_pictures_are_checked_within_two_minutes(folder, tmp_path):
         assert tool.process.wait() == 0, lines
     seconds = time.monotonic() - began
     print(f'{seconds:.1f} s')
-    assert json.loads(report.read_text())['data']['training']['pictures'] == 10_000
+    assert json.loads(report.read_text())['data']['training']['images'] == 10_000
     assert seconds < 120
