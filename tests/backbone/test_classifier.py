@@ -13,7 +13,7 @@ from torch import nn
 
 from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError, imagenet
 from tests.helpers.cli import run_command
-from tests.helpers.networks import randomised
+from tests.helpers.networks import randomised, relative
 
 # Facts of the published classifiers: parameters with 1000 classes, without and with distillation.
 PARAMETERS = {
@@ -38,10 +38,6 @@ def pair(arch, distillation, **kwargs):
     ours = EfficientViMClassifier(arch, distillation=distillation, **kwargs)
     ours.load_state_dict(randomised(theirs).state_dict())
     return ours.eval(), theirs.eval()
-
-
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def own_names(distillation):
@@ -192,21 +188,6 @@ def test_arch_of_ones_own():
     assert network(torch.randn(2, 3, 70, 50)).shape == (2, 5) and len(network.heads) == 3
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """Seven classes of three images of several sizes, modes and formats."""
-    root = tmp_path_factory.mktemp('imagenet')
-    rng = np.random.default_rng(0)
-    for i in range(21):
-        mode, suffix = [('RGB', 'jpg'), ('L', 'png'), ('RGBA', 'png'), ('RGB', 'JPEG')][i % 4]
-        width, height = rng.integers(50, 200, 2)
-        blocks = rng.integers(0, 256, (5, 5, len(mode)), np.uint8).squeeze()
-        directory = root / f'n{i % 7:08}'
-        directory.mkdir(exist_ok=True)
-        Image.fromarray(blocks, mode).resize((width, height)).save(directory / f'{i}.{suffix}')
-    return root
-
-
 def prepared(path, size):
     """Bicubic to size / 0.875 on the shorter side, the centre, ImageNet's statistics: 3 H W."""
     image = Image.open(path).convert('RGB')
@@ -220,9 +201,9 @@ def prepared(path, size):
 
 
 @pytest.mark.parametrize('size', [64, 224, 256])
-def test_images_are_prepared_as_published(folder, size):
-    files = sorted(folder.glob('*/*'))
-    dataset = imagenet.image_folder(folder, size)
+def test_images_are_prepared_as_published(imagenet_root, size):
+    files = sorted(imagenet_root.glob('*/*'))
+    dataset = imagenet.image_folder(imagenet_root, size)
     assert len(dataset) == len(files) == 21
     for file, (image, label) in zip(files, dataset):
         assert label == int(file.parent.name[1:])
@@ -238,8 +219,8 @@ def undecided(arch, files, size):
     return network
 
 
-def test_accuracy_equals_plain_counting(folder):
-    files = sorted(folder.glob('*/*'))
+def test_accuracy_equals_plain_counting(imagenet_root):
+    files = sorted(imagenet_root.glob('*/*'))
     network = undecided('m1', files, 64)
     orders, ranks = [], []
     for file in files:
@@ -251,7 +232,7 @@ def test_accuracy_equals_plain_counting(folder):
     calls = []
     result = imagenet.evaluate(
         network.train(),
-        folder,
+        imagenet_root,
         64,
         batch_size=4,
         workers=0,
@@ -283,20 +264,20 @@ def test_a_file_says_which_classifier_it_is(arch, distillation, tmp_path):
 
 
 @pytest.mark.parametrize('arch', ['m1', 'm4'])
-def test_command(arch, folder, tmp_path, capsys):
+def test_command(arch, imagenet_root, tmp_path, capsys):
     """The size of the variant, and raw or averaged weights as asked for."""
-    files = sorted(folder.glob('*/*'))
+    files = sorted(imagenet_root.glob('*/*'))
     networks = [undecided(arch, files, SIZES[arch]) for _ in range(2)]
     lines = []
     for network in networks:
-        result = imagenet.evaluate(network, folder, SIZES[arch], workers=0)
+        result = imagenet.evaluate(network, imagenet_root, SIZES[arch], workers=0)
         lines.append(f'top-1 {result["top1"]:.2f}, top-5 {result["top5"]:.2f} on 21 images\n')
-    other = imagenet.evaluate(network, folder, 480 - SIZES[arch], workers=0)
+    other = imagenet.evaluate(network, imagenet_root, 480 - SIZES[arch], workers=0)
     assert lines[0] != lines[1] and other != result  # otherwise these images would show nothing
     raw, averaged = (network.state_dict() for network in networks)
     torch.save(dict(model=raw, model_ema=averaged), tmp_path / 'checkpoint.pth')
     for flags, line in [((), lines[0]), (('--ema', '--batch-size=5'), lines[1])]:
-        argv = [str(tmp_path / 'checkpoint.pth'), str(folder), '--workers=0', *flags]
+        argv = [str(tmp_path / 'checkpoint.pth'), str(imagenet_root), '--workers=0', *flags]
         assert run_command('imagenet', argv) == 0
         assert capsys.readouterr().out == line
 
@@ -304,7 +285,7 @@ def test_command(arch, folder, tmp_path, capsys):
 def spoil(how, path):
     """A root with one thing wrong, and what the message must say."""
     if how == 'absent':
-        return path / 'val', 'val is not a folder'
+        return path / 'val', 'val is not a imagenet_root'
     if how == 'flat':
         Image.new('RGB', (40, 40)).save(path / 'a.png')
         return path, 'no class folders'
@@ -332,9 +313,9 @@ def test_wrong_folders_are_named(how, tmp_path):
 
 
 @pytest.mark.parametrize('numbers', [dict(image_size=16), dict(batch_size=0), dict(workers=-1)])
-def test_wrong_numbers_are_named(numbers, folder):
+def test_wrong_numbers_are_named(numbers, imagenet_root):
     with pytest.raises(UserError, match=next(iter(numbers))):
-        imagenet.evaluate(EfficientViMClassifier('m1', 7), folder, **numbers)
+        imagenet.evaluate(EfficientViMClassifier('m1', 7), imagenet_root, **numbers)
 
 
 def test_files_without_a_classifier(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from backbone import ARCHS, HSMSSD, EfficientViM, UserError, feature_info
 from backbone.layers import LayerNorm2d
-from tests.helpers.networks import randomised
+from tests.helpers.networks import randomised, relative
 
 SIZES = [(256, 256), (800, 1344), (801, 1001), (32, 96)]
 # Facts of the paper's implementation: parameters of stem and stages, A counted.
@@ -24,10 +24,6 @@ def pair(arch, dtype=torch.float32, **kwargs):
     state = theirs.state_dict()
     ours.load_state_dict({name: state[name] for name in ours.state_dict()})
     return ours, theirs
-
-
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize('size', SIZES, ids=lambda s: f'{s[0]}x{s[1]}')

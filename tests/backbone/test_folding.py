@@ -1,7 +1,6 @@
 """Folded networks against timm's port and against the same network unfolded."""
 
 import copy
-import shutil
 
 import pytest
 import timm
@@ -14,16 +13,12 @@ from torch import nn
 import mmdet_plugin  # noqa: F401
 import mmseg_plugin  # noqa: F401
 from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError
-from tests.helpers.networks import randomised
+from tests.helpers.networks import gradients, randomised, relative
 from tests.helpers.paths import ROOT
 
 SIZES = [(arch, 256, 256) for arch in ARCHS]
 SIZES += [('m4', 800, 1344), *((arch, 801, 1001) for arch in ('m1', 'm3'))]
 SIZES += [(arch, 32, 96) for arch in ARCHS]
-
-
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def pair(arch, dtype=torch.float32, **kwargs):
@@ -92,15 +87,6 @@ def test_folded_networks_are_not_trained():
         network.train()
     with pytest.raises(UserError, match='folded'):
         nn.Sequential(network, nn.ReLU()).train()
-
-
-def gradients(network, maps):
-    """Those of a loss that weighs every output differently."""
-    network.zero_grad()
-    generator = torch.Generator().manual_seed(2)
-    weights = [torch.randn(m.shape, generator=generator, dtype=torch.float64) for m in maps]
-    sum((m.double() * w).sum() / m.numel() for m, w in zip(maps, weights)).backward()
-    return {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize('with_cp', [False, True], ids=['', 'cp'])
@@ -256,19 +242,7 @@ def test_folded_detectors_and_segmentors_are_equal(path):
         model.train()
 
 
-needs_compiler = pytest.mark.skipif(
-    not shutil.which('g++'), reason='torch.compile needs a C++ compiler: no g++ here'
-)
-
-
-@pytest.fixture
-def _fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures('_fresh')
+@pytest.mark.usefixtures('fresh_dynamo')
 @pytest.mark.parametrize('form', ['fused', 'eval', 'train'])
 def test_no_graph_breaks(form):
     """One graph, which then serves every size whose coarsest map has more than one row."""
@@ -284,23 +258,3 @@ def test_no_graph_breaks(form):
         for a, b in zip(compiled(x), network(x)):
             assert relative(a, b) <= 1e-6
     assert counter.frame_count == 1
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.usefixtures('_fresh')
-@pytest.mark.parametrize('form', ['fused', 'eval', 'train'])
-def test_compiled_equals_eager(form):
-    network = randomised(EfficientViM('m1', norm_eval=True)).train(form == 'train')
-    if form == 'fused':
-        network.fuse()
-    compiled = torch.compile(network, fullgraph=True, dynamic=True)
-    for height, width in [(160, 128), (97, 201)]:
-        x = torch.randn(2, 3, height, width)
-        maps, expected = compiled(x), network(x)
-        for a, b in zip(maps, expected):
-            assert relative(a, b) <= 1e-5
-        if form == 'train':
-            actual, expected = gradients(network, maps), gradients(network, expected)
-            for name, grad in actual.items():
-                assert (grad - expected[name]).norm() <= 5e-4 * expected[name].norm(), name

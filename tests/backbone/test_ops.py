@@ -37,11 +37,6 @@ DEFORMABLE = {operator.__name__ for operator in deformable.OPERATORS}
 HALF = [torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=['cpu'] + ['cuda'] * torch.cuda.is_available())
-def device(request):
-    return request.param
-
-
 def test_operators_under_test_are_ours():
     assert ops.is_installed(), 'mmcv has compiled operators: these tests would test those'
     assert ops.install()  # a second time changes nothing

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -27,7 +26,7 @@ from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from tests.helpers import published
 from tests.helpers.cli import run_command
-from tests.helpers.networks import randomised
+from tests.helpers.networks import randomised, relative
 from tests.helpers.paths import ROOT
 
 # Facts of the paper and of the published configs: M1 to M4 without and with distillation heads,
@@ -45,14 +44,6 @@ TASKS = {
 }
 # All configs of M1 to M4 on one of the three tasks: a new config is covered at once.
 CONFIGS = sorted(path for task in TASKS for path in (ROOT / 'configs').glob(f'{task}_effvim_m?.py'))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working directory, removed afterwards: the files are large."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    shutil.rmtree(tmp_path)
 
 
 def call(*argv):
@@ -73,11 +64,6 @@ def error(capsys, *argv):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith('error: '), lines
     return lines[0]
-
-
-def relative(a, b):
-    assert a.shape == b.shape
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def numbers(shapes):
@@ -107,7 +93,7 @@ def test_the_names_in_helpers_have_the_published_sizes():
 
 
 @pytest.mark.parametrize('variant', ARCHS)
-def test_the_authors_imagenet_files(variant, folder, monkeypatch):
+def test_the_authors_imagenet_files(variant, working_directory, monkeypatch):
     """Raw by default, averaged on demand; the result serves backbone and classifier."""
     distilled = variant in ('m2', 'm4')
     shapes = published.classifier_shapes(variant, distilled)
@@ -147,7 +133,7 @@ def test_the_authors_imagenet_files(variant, folder, monkeypatch):
 
 
 @pytest.mark.parametrize('ema', [None, False, True])
-def test_raw_or_averaged_from_a_config(ema, folder, monkeypatch):
+def test_raw_or_averaged_from_a_config(ema, working_directory, monkeypatch):
     shapes = published.classifier_shapes('m1')
     raw, averaged = published.filled(shapes, 1), published.filled(shapes, 2)
     published.save_imagenet('authors.pth', raw, averaged, monkeypatch)
@@ -166,7 +152,7 @@ def test_raw_or_averaged_from_a_config(ema, folder, monkeypatch):
 
 @pytest.mark.parametrize('form', ['safetensors', 'pth', 'hub id'])
 @pytest.mark.parametrize('variant', [*ARCHS, *(f'{arch}_dist' for arch in ARCHS)])
-def test_timm_there_and_back(variant, form, folder, monkeypatch):
+def test_timm_there_and_back(variant, form, working_directory, monkeypatch):
     theirs = randomised(timm.create_model(f'efficientvim_{variant}')).eval()
     state, source = theirs.state_dict(), f'timm.{form}'
     if form == 'pth':
@@ -195,7 +181,7 @@ def test_timm_there_and_back(variant, form, folder, monkeypatch):
         assert max(relative(a, b) for a, b in zip(ours(x), expected)) <= 1e-9
 
 
-def test_a_hub_id_without_network_or_cache(capsys, folder, monkeypatch):
+def test_a_hub_id_without_network_or_cache(capsys, working_directory, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', 'hub')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     message = error(capsys, 'timm/efficientvim_m3_dist.in1k', 'ours.safetensors')
@@ -226,7 +212,7 @@ def built(config, path):
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
-def test_detectors_and_segmentors(config, folder):
+def test_detectors_and_segmentors(config, working_directory):
     """Nothing missing, nothing ignored, equal outputs, class names kept."""
     task, _, variant = config.stem.partition('_effvim_')
     text, num_classes, _ = TASKS[task]
@@ -296,7 +282,7 @@ def test_detectors_and_segmentors(config, folder):
             assert all(relative(features[i], reversed_levels[i]) > 0.1 for i in (0, 1))
 
 
-def test_a_backbone_out_of_a_detector(folder):
+def test_a_backbone_out_of_a_detector(working_directory):
     """`prefix` in a config reads the authors' detectors without a conversion."""
     state = published.filled(published.model_shapes(published.RETINANET, 'm1', 80))
     published.save_openmmlab('authors.pth', state, 'mmdet', '2.25.0', ('cat',), None)
@@ -312,9 +298,9 @@ def test_a_backbone_out_of_a_detector(folder):
         assert torch.equal(value, state[f'backbone.{name}'].reshape(value.shape))
 
 
-def test_evaluation_of_a_converted_detector(folder, capsys):
+def test_evaluation_of_a_converted_detector(working_directory, capsys):
     """The authors' file as such is refused with a hint; converted, test.py counts it."""
-    synthetic.draw_coco(folder / 'coco', num_train=1, num_val=2)
+    synthetic.draw_coco(working_directory / 'coco', num_train=1, num_val=2)
     classes = [
         c['name']
         for c in json.loads(Path('coco/annotations/instances_val2017.json').read_text())[
@@ -345,7 +331,7 @@ def test_evaluation_of_a_converted_detector(folder, capsys):
     assert content['meta'] == {} and len(content['state_dict']) == len(state)
 
 
-def test_our_own_checkpoints(folder):
+def test_our_own_checkpoints(working_directory):
     """What is evaluated by default, or the raw weights; options keep their types."""
     network = EfficientViM('m2')
     averaged = ExponentialMovingAverage(network)
@@ -389,7 +375,7 @@ def test_our_own_checkpoints(folder):
     assert Path('again.safetensors').read_bytes() == Path('ours.safetensors').read_bytes()
 
 
-def test_stages_and_widths_of_ones_own(folder):
+def test_stages_and_widths_of_ones_own(working_directory):
     arch = dict(widths=(64, 96), depths=(1, 2), state_dims=(16, 8))
     for network, name in (
         (EfficientViM(arch, (0, 1)), "'widths': (64, 96)"),
@@ -399,7 +385,7 @@ def test_stages_and_widths_of_ones_own(folder):
         assert name in call('own.pth', 'ours.safetensors')
 
 
-def test_what_old_files_lack_and_what_has_no_place(folder):
+def test_what_old_files_lack_and_what_has_no_place(working_directory):
     """BN's counters are added; a classifier inside a detector is dropped; both are reported."""
     state = published.filled(published.model_shapes(published.SEMFPN, 'm1', 150))
     counters = [name for name in state if name.endswith('num_batches_tracked')]
@@ -416,7 +402,7 @@ def test_what_old_files_lack_and_what_has_no_place(folder):
     )
 
 
-def test_a_score_of_an_older_numpy(folder):
+def test_a_score_of_an_older_numpy(working_directory):
     """NumPy 1 pickled its numbers under another module's name."""
     import numpy as np
 
@@ -450,7 +436,7 @@ class Payload:
     ],
 )
 @pytest.mark.parametrize('where', ['config', 'meta', 'state_dict', 'model_ema'])
-def test_code_in_a_file_does_not_run(call, arguments, name, where, folder, capsys):
+def test_code_in_a_file_does_not_run(call, arguments, name, where, working_directory, capsys):
     state = published.filled(published.classifier_shapes('m1'))
     content = {'model': state, where: {'x': Payload(call, *arguments)}}
     torch.save(content, 'evil.pth')
@@ -460,14 +446,14 @@ def test_code_in_a_file_does_not_run(call, arguments, name, where, folder, capsy
 
 
 @pytest.mark.parametrize('text', ['__import__("os").mkdir("ran")', '{', '(' * 5000, '9' * 5000])
-def test_metadata_is_no_code(text, folder, capsys):
+def test_metadata_is_no_code(text, working_directory, capsys):
     save_file({'a': torch.ones(1)}, 'evil.safetensors', {weights.METADATA: text})
     assert 'evil.safetensors' in error(capsys, 'evil.safetensors', 'ours.safetensors')
     assert not Path('ran').exists()
 
 
 @pytest.mark.parametrize('theirs', ARCHS)
-def test_weights_of_another_variant_name_it(theirs, folder):
+def test_weights_of_another_variant_name_it(theirs, working_directory):
     published_state = published.filled(published.classifier_shapes(theirs))
     torch.save({'model': published_state}, 'authors.pth')
     for wanted in set(ARCHS) - {theirs}:
@@ -476,8 +462,8 @@ def test_weights_of_another_variant_name_it(theirs, folder):
 
 
 @pytest.mark.parametrize('option', ['load_from', 'model.backbone.init_cfg.checkpoint'])
-def test_training_from_another_variant_ends_before_it_begins(option, folder, capsys):
-    synthetic.draw_coco(folder / 'coco', num_train=2, num_val=1)
+def test_training_from_another_variant_ends_before_it_begins(option, working_directory, capsys):
+    synthetic.draw_coco(working_directory / 'coco', num_train=2, num_val=1)
     prefix = 'backbone.' if option == 'load_from' else ''
     torch.save({'state_dict': EfficientViM('m3').state_dict(prefix=prefix)}, 'other.pth')
     argv = [
@@ -494,7 +480,7 @@ def test_training_from_another_variant_ends_before_it_begins(option, folder, cap
     assert message.startswith('error: other.pth') and 'another variant, m3' in message
 
 
-def test_files_that_are_not_recognised(folder, capsys):
+def test_files_that_are_not_recognised(working_directory, capsys):
     torch.save(timm.create_model('resnet18').state_dict(), 'resnet.pth')
     message = error(capsys, 'resnet.pth', 'ours.safetensors')
     assert 'resnet.pth' in message and 'EfficientViM' in message and 'layer1' in message
@@ -519,7 +505,7 @@ def test_files_that_are_not_recognised(folder, capsys):
     assert not Path('ours.safetensors').exists()
 
 
-def test_where_the_result_cannot_go(folder, capsys, monkeypatch):
+def test_where_the_result_cannot_go(working_directory, capsys, monkeypatch):
     torch.save({'model': published.filled(published.classifier_shapes('m1'))}, 'good.pth')
     assert '.safetensors' in error(capsys, 'good.pth', 'ours.pth')
     Path('dir.safetensors').mkdir()
@@ -540,12 +526,12 @@ def test_where_the_result_cannot_go(folder, capsys, monkeypatch):
         patch.setattr('os.fsync', full)
         assert 'No space left' in error(capsys, 'other.pth', 'ours.safetensors')
     assert Path('ours.safetensors').read_bytes() == before
-    assert sorted(p.name for p in folder.iterdir() if p.name.startswith('.')) == []
+    assert sorted(p.name for p in working_directory.iterdir() if p.name.startswith('.')) == []
     assert 'EfficientViM-M2' in call('other.pth', 'ours.safetensors')
     assert Path('ours.safetensors').read_bytes() != before
 
 
-def test_as_a_process(folder):
+def test_as_a_process(working_directory):
     torch.save({'model': published.filled(published.classifier_shapes('m1'))}, 'good.pth')
     tool = str(ROOT / 'tools/convert_weights.py')
     done = subprocess.run(

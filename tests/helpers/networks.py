@@ -1,5 +1,7 @@
 """Networks that several tests compare."""
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -20,3 +22,21 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
             elif name.endswith(('running_mean', 'norm.bias')):
                 value.copy_(noise - 0.5)
     return network
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference of two tensors of the same shape, relative to the largest value of `b`."""
+    assert a.shape == b.shape
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def gradients(network: torch.nn.Module, maps: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients by parameter of a loss that weighs every output differently."""
+    network.zero_grad()
+    generator = torch.Generator().manual_seed(2)
+    losses = []
+    for output in maps:
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        losses.append((output.double() * weights).sum() / output.numel())
+    sum(losses).backward()
+    return {n: p.grad for n, p in network.named_parameters() if p.grad is not None}

@@ -11,14 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mmdet_plugin  # noqa: F401
-from effvim.datasets import synthetic
+from effvim.datasets import scenes
 from mmdet_plugin.metric import NAMES, EffViMCocoMetric
-
-
-@pytest.fixture(scope='module')
-def annotations(tmp_path_factory):
-    root = synthetic.draw_coco(tmp_path_factory.mktemp('m') / 'coco', num_train=8, num_val=24)
-    return root / 'annotations/instances_val2017.json'
 
 
 def detections(annotations, seed=0):
@@ -45,7 +39,7 @@ def detections(annotations, seed=0):
 
 def evaluate(annotations, images, detected):
     metric = EffViMCocoMetric(ann_file=str(annotations), metric='bbox')
-    metric.dataset_meta = dict(classes=synthetic.CLASSES)
+    metric.dataset_meta = dict(classes=scenes.CLASSES)
     for image in images:
         mine = [f for f in detected if f[0] == image]
         boxes = torch.tensor(np.array([np.r_[b[:2], b[:2] + b[2:]] for _, b, _, _ in mine]))

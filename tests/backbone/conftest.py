@@ -1,0 +1,45 @@
+"""Fixtures of the network's tests."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(scope='session')
+def imagenet_root(tmp_path_factory):
+    """Seven classes of three images of several sizes, modes and formats."""
+    root = tmp_path_factory.mktemp('imagenet')
+    rng = np.random.default_rng(0)
+    for i in range(21):
+        mode, suffix = [('RGB', 'jpg'), ('L', 'png'), ('RGBA', 'png'), ('RGB', 'JPEG')][i % 4]
+        width, height = rng.integers(50, 200, 2)
+        blocks = rng.integers(0, 256, (5, 5, len(mode)), np.uint8).squeeze()
+        directory = root / f'n{i % 7:08}'
+        directory.mkdir(exist_ok=True)
+        Image.fromarray(blocks, mode).resize((width, height)).save(directory / f'{i}.{suffix}')
+    return root
+
+
+@pytest.fixture
+def working_directory(tmp_path, monkeypatch):
+    """An empty working directory, removed afterwards: the files are large."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """No graphs of other tests, before and after."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture(params=['cpu'] + ['cuda'] * torch.cuda.is_available())
+def device(request):
+    """Every device of this machine."""
+    return request.param
