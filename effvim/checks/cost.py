@@ -1,10 +1,10 @@
-"""What training would take: weights that fit, and memory and time from a few steps."""
+"""What training takes: weights that fit, memory and time, estimated from a few steps."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,72 +12,77 @@ from mmengine.config import Config
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint
+from effvim.checkpoints.matching import fit_state_dict
 from effvim.checks.findings import Report
+from effvim.config.classes import class_layers
 from effvim.config.machine import fit_to_machine
+from effvim.config.run_spec import RunSpec
 from effvim.config.weights import backbone_tensors, fetch_weights
-from effvim.engine.memory import machine_memory
+from effvim.engine.memory import (
+    machine_memory,
+    peak_memory,
+    reset_peak_memory,
+    training_stepper,
+)
+from effvim.engine.progress import format_duration
 
 
 def weights(cfg: Config, report: Report) -> None:
-    """Which file the weights are from, and how many tensors fit; none may be missing."""
+    """Report where the weights come from and whether all tensors fit."""
     try:
         fetch_weights(cfg)
     except UserError as error:
         report.problem('weights', str(error))
         return
-    start = cfg.model.backbone.get('init_cfg')
+    init_cfg = cfg.model.backbone.get('init_cfg')
     if cfg.get('load_from'):
         report.fact('weights', 'model', f'from {cfg.load_from}')
-    elif isinstance(start, dict) and start.get('type') == 'Pretrained':
+    elif isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
         number = len(backbone_tensors(cfg.model.backbone))
         report.fact(
             'weights',
             'backbone',
-            f'{number} of {number} tensors from {start["checkpoint"]}',
-            file=start['checkpoint'],
+            f'{number} of {number} tensors from {init_cfg["checkpoint"]}',
+            file=init_cfg['checkpoint'],
             tensors=number,
         )
     else:
-        report.fact('weights', 'backbone', 'random, no file')
+        report.fact('weights', 'backbone', 'randomly initialised')
 
 
-def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
-    """Memory and time of a step of one picture and of one of two, and what follows for the batch.
+def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
+    """Report memory and time of training, estimated from a step on one image and one on two.
 
-    A straight line through two points: images differ in size and machines in what else they do, so
-    it is an estimate.
+    The estimate extrapolates linearly to the batch size; it is rough, since images differ in size
+    and the machine may be doing other work.
     """
-    from effvim.checkpoints.matching import fit_state_dict
-    from effvim.engine.memory import peak_memory, reset_peak_memory, stepper
-    from effvim.engine.progress import format_duration
-
     cfg = copy.deepcopy(cfg)
     fit_to_machine(cfg)
     load_from, cfg.load_from = cfg.get('load_from'), None
-    cfg.model.backbone.init_cfg = None  # random weights take as much room
+    cfg.model.backbone.init_cfg = None  # random weights take as much memory
     with tempfile.TemporaryDirectory() as cfg.work_dir:
-        running, step = stepper(cfg, about)
+        running, step = training_stepper(cfg, spec)
         if load_from:
-            _fit(load_from, running, fit_state_dict, report)
+            _check_weights(load_from, running, report)
         loader = running.train_dataloader
         reset_peak_memory()
-        step(loader.collate_fn([loader.dataset[0]]))  # the optimiser's state is there afterwards
+        step(loader.collate_fn([loader.dataset[0]]))  # allocates the optimiser's state
         seconds, peaks = [], []
         for size in (1, 2):
             batch = [loader.dataset[i % len(loader.dataset)] for i in range(size)]
             seconds.append(step(loader.collate_fn(batch)))
             peaks.append(peak_memory())
     batch_size = cfg.train_dataloader.get('batch_size') or 1
-    pictures = len(loader.dataset)
-    mebibytes, each = (
+    num_images = len(loader.dataset)
+    mebibytes, step_seconds = (
         first + (batch_size - 1) * max(second - first, 0) for first, second in (peaks, seconds)
     )
-    train_cfg, steps = cfg.train_cfg, -(-pictures // batch_size)
-    whole = train_cfg.get('max_iters') or train_cfg.get('max_epochs', 1) * steps
+    train_cfg, epoch_steps = cfg.train_cfg, -(-num_images // batch_size)
+    steps = train_cfg.get('max_iters') or train_cfg.get('max_epochs', 1) * epoch_steps
     report.fact(
         'cost',
         'memory',
-        f'about {mebibytes:,} MiB with {batch_size} pictures a batch',
+        f'about {mebibytes:,} MiB with a batch of {batch_size} images',
         mebibytes=mebibytes,
         batch_size=batch_size,
         measured=peaks,
@@ -85,29 +90,29 @@ def cost(cfg: Config, about: Mapping[str, Any], report: Report) -> None:
     report.fact(
         'cost',
         'time',
-        f'about {each:.2f} s a step, {format_duration(each * steps)} for all '
-        f'{pictures:,} pictures once, {format_duration(each * whole)} for the '
-        f'whole run of {whole:,} steps, on one process',
-        seconds_a_step=each,
-        seconds_an_epoch=each * steps,
-        seconds=each * whole,
+        f'about {step_seconds:.2f} s per step, {format_duration(step_seconds * epoch_steps)} per '
+        f'epoch of {num_images:,} images, {format_duration(step_seconds * steps)} for the whole '
+        f'run of {steps:,} steps, on one process',
+        seconds_per_step=step_seconds,
+        seconds_per_epoch=step_seconds * epoch_steps,
+        seconds=step_seconds * steps,
         measured=seconds,
     )
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else machine_memory()[1]
-    if mebibytes * 2**20 > free:
+    available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else machine_memory()[1]
+    if mebibytes * 2**20 > available:
         report.note(
             'cost',
-            f'{batch_size} pictures a batch need about {mebibytes:,} MiB, free are '
-            f'{free // 2**20:,}: lower train_dataloader.batch_size, and raise '
+            f'a batch of {batch_size} images needs about {mebibytes:,} MiB, available are '
+            f'{available // 2**20:,}: lower train_dataloader.batch_size, and raise '
             f'optim_wrapper.accumulative_counts instead',
         )
 
 
-def _fit(path: str, running: Any, fitting: Any, report: Report) -> None:
-    """Whether the file that a whole model starts from fits it but for the classes."""
+def _check_weights(path: str, running: Any, report: Report) -> None:
+    """Report whether `load_from` fits the model, apart from the class layers."""
     state = checkpoint.read(path)['state_dict']
     try:
-        fitting(running.model, state, path, running.cfg)
+        fit_state_dict(running.model, state, path, functools.partial(class_layers, running.cfg))
     except UserError as error:
         report.problem('weights', str(error))
         return
@@ -116,7 +121,7 @@ def _fit(path: str, running: Any, fitting: Any, report: Report) -> None:
     report.fact(
         'weights',
         'tensors',
-        f'{fit} of {len(own)} fit, the others are those of the classes',
+        f'{fit} of {len(own)} fit, the others are class layers and randomly initialised',
         fit=fit,
         wanted=len(own),
     )

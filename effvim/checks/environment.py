@@ -1,4 +1,4 @@
-"""The environment: versions beside the tested ones, operators, device, precision, room, threads."""
+"""Checks of the environment: versions, operators, device, precision, disk, memory, threads."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from effvim.resources import REQUIREMENTS
 
 SECTION = 'environment'
 
-ALTERNATIVES = {names[0]: names[1:] for names in PACKAGES.values()}  # upstream's distributions
+ALTERNATIVES = {names[0]: names[1:] for names in PACKAGES.values()}  # the original packages
 
-SIDE = 512  # of the square matrices whose products are timed
+MATRIX_SIDE = 512  # of the square matrices whose products are timed
 
 
 def examine(report: Report, folder: Path) -> None:
-    """Everything but the data; `folder` is where results would go."""
+    """Check the environment; `folder` is where results would go."""
     versions(report)
     operators(report)
     device(report)
     precision(report)
-    room(report, folder)
+    disk(report, folder)
+    memory(report)
     threads(report)
 
 
-def tested() -> dict[str, str]:
-    """The tested version of each distribution, for this Python."""
+def tested_versions() -> dict[str, str]:
+    """The tested version of each package, for this Python."""
     lines = (line.partition('#')[0].strip() for line in REQUIREMENTS.read_text().splitlines())
     pins = [Requirement(line) for line in lines if line]
     return {
@@ -48,8 +49,8 @@ def tested() -> dict[str, str]:
     }
 
 
-def installed(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+def installed_version(name: str) -> str | None:
+    """The installed version of a package, None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -57,103 +58,108 @@ def installed(name: str) -> str | None:
 
 
 def versions(report: Report) -> None:
-    """Each tested package: absent is a problem, another version is worth a note."""
+    """Compare packages with the tested versions: absent is a problem, other versions are a note."""
     report.fact(SECTION, 'python', f'{platform.python_version()} on {platform.platform()}')
-    found, differ = {}, []
-    for name, wanted in tested().items():
-        have = installed(name)
+    installed, differences = {}, []
+    for name, tested in tested_versions().items():
+        own = installed_version(name)
         others = [
-            f'{other} {has}' for other in ALTERNATIVES.get(name, ()) if (has := installed(other))
+            f'{other} {other_version}'
+            for other in ALTERNATIVES.get(name, ())
+            if (other_version := installed_version(other))
         ]
-        if have is None and not others and name != 'opencv-python':  # the headless one suffices
+        if own is None and not others and name != 'opencv-python':  # the headless one suffices
             report.problem(
-                SECTION, f'package {name} is not installed: pip install {name}=={wanted}'
+                SECTION, f'package {name} is not installed: pip install {name}=={tested}'
             )
-        elif have is None and others:
-            differ.append(f'{others[0]} instead of {name} {wanted}')
-        elif have is not None and have.partition('+')[0] != wanted:
-            differ.append(f'{name} {have}, tested is {wanted}')
-        found[name] = have or ''.join(others[:1])
+        elif own is None and others:
+            differences.append(f'{others[0]} instead of {name} {tested}')
+        elif own is not None and own.partition('+')[0] != tested:
+            differences.append(f'{name} {own}, tested is {tested}')
+        installed[name] = own or ''.join(others[:1])
     report.fact(
-        SECTION, 'packages', f'{len(found) - len(differ)} of {len(found)} as tested', **found
+        SECTION,
+        'packages',
+        f'{len(installed) - len(differences)} of {len(installed)} as tested',
+        **installed,
     )
-    report.note(SECTION, 'packages are not those that were tested', differ)
+    report.note(SECTION, 'packages differ from the tested versions', differences)
 
 
 def operators(report: Report) -> None:
-    """Whose NMS and RoIAlign run, and that they do."""
+    """Report whose NMS and RoIAlign are used, and check that they run."""
     spec = importlib.util.find_spec('mmcv._ext') if importlib.util.find_spec('mmcv') else None
-    own = spec is not None and spec.origin != 'backbone.openmmlab.ops'  # ours stands in for it
+    own = spec is not None and spec.origin != 'backbone.openmmlab.ops'  # else our replacement
     report.fact(
-        SECTION, 'operators', "compiled, mmcv's" if own else "torchvision's, where mmcv has none"
+        SECTION, 'operators', "mmcv's, compiled" if own else "torchvision's, in the place of mmcv's"
     )
     try:
         import torchvision
 
         torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5)
-    except (ImportError, RuntimeError, AttributeError) as error:  # of another torch
+    except (ImportError, RuntimeError, AttributeError) as error:  # built for another torch
         report.problem(
             SECTION,
-            f'torchvision does not fit torch ({error}): install the pair of '
-            f'versions that belong together',
+            f'torchvision does not fit torch ({error}): install versions that belong together',
         )
 
 
 def device(report: Report) -> None:
-    """What training would run on."""
+    """Report the devices that training would run on."""
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(i)
+            properties = torch.cuda.get_device_properties(i)
             report.fact(
                 SECTION,
                 f'GPU {i}',
-                f'{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}',
+                f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB, '
+                f'CUDA {torch.version.cuda}',
             )
     else:
         report.fact(
             SECTION,
             'device',
-            f'a CPU with {torch.backends.cpu.get_cpu_capability()} '
-            f'instructions; no GPU that PyTorch can use',
+            f'CPU with {torch.backends.cpu.get_cpu_capability()} instructions; no GPU that '
+            f'PyTorch can use',
         )
 
 
 def precision(report: Report) -> None:
-    """How fast products of 16-bit numbers are beside float32's, where training would run."""
+    """Report the speed of 16-bit matrix products relative to float32, and whether --amp works."""
     where = 'cuda' if torch.cuda.is_available() else 'cpu'
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix('torch.')
         try:
             seconds[name] = _seconds(where, dtype)
-        except RuntimeError:  # not on this device
+        except RuntimeError:  # not available on this device
             continue
-    ratios = {name: round(seconds['float32'] / took, 2) for name, took in seconds.items()}
+    ratios = {name: round(seconds['float32'] / value, 2) for name, value in seconds.items()}
     listed = ', '.join(
         f'{name} {ratio:.1f} times float32' for name, ratio in ratios.items() if name != 'float32'
     )
     report.fact(
         SECTION,
         'precision',
-        f'--amp {"can" if amp_available() else "cannot"} be used; '
-        f'speed of matrix products: {listed}',
+        f'--amp is {"" if amp_available() else "not "}available; speed of matrix products: '
+        f'{listed}',
         **ratios,
     )
 
 
 def _seconds(where: str, dtype: torch.dtype) -> float:
-    """For one product of square matrices, the faster of two after one that is not counted."""
-    matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=where)
-    took = []
+    """Seconds of a product of two square matrices, the faster of two after a warm-up."""
+    matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=dtype, device=where)
+    timings = []
     for _ in range(3):
         began = time.perf_counter()
         float((matrix @ matrix)[0, 0])  # waits for a GPU
-        took.append(time.perf_counter() - began)
-    return min(took[1:])
+        timings.append(time.perf_counter() - began)
+    return min(timings[1:])
 
 
-def room(report: Report, folder: Path) -> None:
-    """Free disk space where results go, memory of the machine."""
+def disk(report: Report, folder: Path) -> None:
+    """Report the free disk space where results would go."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -163,23 +169,27 @@ def room(report: Report, folder: Path) -> None:
     if free < 2**30:
         report.note(
             SECTION,
-            f'less than 1 GiB is free at {folder.absolute()}: a checkpoint with '
-            f'the state of its optimiser takes up to 0.5 GiB',
+            f'less than 1 GiB is free at {folder.absolute()}: a checkpoint with the state of its '
+            f'optimiser takes up to 0.5 GiB',
         )
-    memory, available = machine_memory()
+
+
+def memory(report: Report) -> None:
+    """Report the memory of the machine."""
+    total, available = machine_memory()
     report.fact(
         SECTION,
         'memory',
-        f'{memory / 2**30:.1f} GiB, {available / 2**30:.1f} free',
-        total_bytes=memory,
-        free_bytes=available,
+        f'{total / 2**30:.1f} GiB, {available / 2**30:.1f} available',
+        total_bytes=total,
+        available_bytes=available,
     )
 
 
 def threads(report: Report) -> None:
-    """How many threads compute, and what was said about it."""
+    """Report the number of threads and the environment variables that set it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    said = (
+    variables = (
         ', '.join(
             f'{name}={os.environ[name]}'
             for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
@@ -191,7 +201,7 @@ def threads(report: Report) -> None:
         SECTION,
         'threads',
         f'PyTorch {torch.get_num_threads()}, OpenCV '
-        f'{cv2.getNumThreads()}, on {cores} cores; {said}',
+        f'{cv2.getNumThreads()}, on {cores} cores; {variables}',
         torch=torch.get_num_threads(),
         opencv=cv2.getNumThreads(),
         cores=cores,

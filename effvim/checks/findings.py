@@ -1,15 +1,22 @@
-"""What `tools/check.py` found: facts by section, problems and notes; as text and as JSON."""
+"""The report of `effvim check`: facts by section, problems and notes, as text and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-EXAMPLES = 5  # of the same kind of mistake; the rest is counted
+EXAMPLES = 5  # shown of each kind of mistake; the others are counted
 
 
 class Finding(NamedTuple):
-    """Mistakes of one kind in one place."""
+    """Mistakes of one kind in one place.
+
+    Attributes:
+        where: section, e.g. 'data: training'.
+        what: the mistake.
+        number: how often it occurs.
+        examples: the first places, at most `EXAMPLES`; empty if it has no place.
+    """
 
     where: str
     what: str
@@ -24,7 +31,7 @@ class Finding(NamedTuple):
 
 
 class Report:
-    """Facts, problems (they make the exit status 1) and notes (they do not)."""
+    """Collects facts, problems (exit status 1) and notes (exit status 0)."""
 
     def __init__(self) -> None:
         self.facts: dict[str, dict[str, Any]] = {}
@@ -33,26 +40,33 @@ class Report:
         self.notes: list[Finding] = []
 
     def fact(self, section: str, name: str, line: str, **values: Any) -> None:
-        """A fact: as a line of text, and as plain values for JSON (the line, if there are none)."""
+        """Add a fact: `line` for the text, `values` for JSON (default: the line)."""
         if section not in self.facts:
             self.lines.append(section)
         self.facts.setdefault(section, {})[name] = values or line
         self.lines.append(f'  {name}: {line}')
 
-    def problem(self, where: str, what: str, found: Sequence[str] | None = None) -> None:
-        """Something wrong; with `found`, one text for each place, nothing if it is empty."""
-        self._add(self.problems, where, what, found)
+    def problem(self, where: str, what: str, places: Sequence[str] | None = None) -> None:
+        """Add a problem.
 
-    def note(self, where: str, what: str, found: Sequence[str] | None = None) -> None:
-        """Something to know; `found` as in `problem`."""
-        self._add(self.notes, where, what, found)
+        Args:
+            where: section.
+            what: the mistake.
+            places: one text for each place; an empty sequence adds nothing, None is a problem
+                without places.
+        """
+        self._add(self.problems, where, what, places)
+
+    def note(self, where: str, what: str, places: Sequence[str] | None = None) -> None:
+        """Add a note, with arguments as of `problem`."""
+        self._add(self.notes, where, what, places)
 
     @staticmethod
-    def _add(findings: list[Finding], where: str, what: str, found: Sequence[str] | None) -> None:
-        if found is None:
+    def _add(findings: list[Finding], where: str, what: str, places: Sequence[str] | None) -> None:
+        if places is None:
             findings.append(Finding(where, what, 1, []))
-        elif found:
-            findings.append(Finding(where, what, len(found), list(found[:EXAMPLES])))
+        elif places:
+            findings.append(Finding(where, what, len(places), list(places[:EXAMPLES])))
 
     @property
     def status(self) -> int:
@@ -60,25 +74,25 @@ class Report:
         return int(bool(self.problems))
 
     def text(self) -> str:
-        """The report for a person."""
-        counted = [
-            f'{len(found) or "no"} {word}{"" if len(found) == 1 else "s"}'
-            for word, found in (('problem', self.problems), ('note', self.notes))
+        """The report as text."""
+        counts = [
+            f'{len(findings) or "no"} {word}{"" if len(findings) == 1 else "s"}'
+            for word, findings in (('problem', self.problems), ('note', self.notes))
         ]
         return '\n'.join(
             [
                 *self.lines,
-                *(f'problem: {" ".join(str(found).split())}' for found in self.problems),
-                *(f'note: {" ".join(str(found).split())}' for found in self.notes),
-                ', '.join(counted),
+                *(f'problem: {" ".join(str(finding).split())}' for finding in self.problems),
+                *(f'note: {" ".join(str(finding).split())}' for finding in self.notes),
+                ', '.join(counts),
             ]
         )
 
     def content(self) -> dict[str, Any]:
-        """The report for a program."""
+        """The report for JSON."""
         return {
             'status': self.status,
             **self.facts,
-            'problems': [found._asdict() for found in self.problems],
-            'notes': [found._asdict() for found in self.notes],
+            'problems': [finding._asdict() for finding in self.problems],
+            'notes': [finding._asdict() for finding in self.notes],
         }

@@ -1,4 +1,4 @@
-"""Every picture of a data set, decoded in worker processes."""
+"""Decodes every image of a dataset in worker processes."""
 
 from __future__ import annotations
 
@@ -14,100 +14,120 @@ import cv2
 import numpy as np
 import torch
 from pycocotools import mask as rle
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from backbone.errors import UserError
+from effvim import console
 from effvim.datasets import ade, coco
 from effvim.images import examine_image
 
-CHUNK = 32  # pictures that a worker takes at once
+CHUNK = 32  # images that are sent to a worker at once
 
 
-class CocoJob(NamedTuple):
-    """A picture, the size that its annotation file says, and the masks on it."""
+class CocoImage(NamedTuple):
+    """An image to examine, and its masks.
 
-    path: Path
-    size: tuple[float, float]  # width and height
-    outlines: list[tuple[int, Any]]  # of well-formed masks: annotation id, segmentation
-
-
-class AdeJob(NamedTuple):
-    """A picture and its label map, see `ade.check_labels`."""
+    Attributes:
+        path: of the image.
+        size: width and height in the annotation file.
+        masks: annotation ID and segmentation of the well-formed masks.
+    """
 
     path: Path
-    annotation: Path
-    number: int
-    reduced: bool
+    size: tuple[float, float]
+    masks: list[tuple[int, Any]]
+
+
+class AdeImage(NamedTuple):
+    """An image to examine, and its label map.
+
+    Attributes:
+        path: of the image.
+        label_map: path of its label map.
+        num_labels: see `ade.check_labels`.
+        reduce_zero_label: see `ade.check_labels`.
+    """
+
+    path: Path
+    label_map: Path
+    num_labels: int
+    reduce_zero_label: bool
 
 
 class Result(NamedTuple):
-    """What one picture was like."""
+    """What examining an image showed.
 
-    digest: bytes = b''  # of the file; empty if it cannot be decoded
+    Attributes:
+        digest: hash of the file; empty if it cannot be decoded.
+        unreadable: why it cannot be decoded; empty if it can.
+        wrong: what is wrong with its size or label map; empty if nothing.
+        empty_masks: annotation IDs of masks without a pixel.
+        pixels: number of pixels of each value of the label map.
+    """
+
+    digest: bytes = b''
     unreadable: str = ''
-    wrong: str = ''  # its size, or its label map
-    empty: Sequence[int] = ()  # annotation ids of masks without a pixel
-    labels: np.ndarray | None = None  # pixels of each value of the label map
+    wrong: str = ''
+    empty_masks: Sequence[int] = ()
+    pixels: np.ndarray | None = None
 
 
-def examine(job: CocoJob | AdeJob) -> Result:
-    """Decode one picture, and its masks or label map."""
+def examine(image: CocoImage | AdeImage) -> Result:
+    """Decode an image and its masks or label map."""
     try:
-        size, digest = examine_image(job.path)
-    except Exception as error:  # decoders raise what they like over foreign bytes
-        return Result(unreadable=f'{job.path} ({" ".join(str(error).split())})')
-    if isinstance(job, AdeJob):
+        size, digest = examine_image(image.path)
+    except Exception as error:  # decoders raise whatever they like on foreign bytes
+        return Result(unreadable=f'{image.path} ({" ".join(str(error).split())})')
+    if isinstance(image, AdeImage):
         try:
-            labels = ade.check_labels(job.annotation, size, job.number, job.reduced)
+            labels = ade.check_labels(
+                image.label_map, size, image.num_labels, image.reduce_zero_label
+            )
         except UserError as error:
             return Result(digest, wrong=str(error))
-        return Result(digest, labels=np.bincount(labels.ravel(), minlength=256))
+        return Result(digest, pixels=np.bincount(labels.ravel(), minlength=256))
     wrong = ''
-    if size != job.size:
+    if size != image.size:
         wrong = (
-            f'{job.path} is {size[0]} × {size[1]} pixels, stated are {job.size[0]} × {job.size[1]}'
+            f'{image.path} has {size[0]} × {size[1]} pixels, the annotation file says '
+            f'{image.size[0]} × {image.size[1]}'
         )
-    width, height = map(int, job.size)
-    empty = [number for number, outline in job.outlines if not _pixels(outline, height, width)]
-    return Result(digest, wrong=wrong, empty=empty)
+    width, height = map(int, image.size)
+    empty = [
+        number
+        for number, segmentation in image.masks
+        if not rle.area(coco.encode_mask(segmentation, width, height))
+    ]
+    return Result(digest, wrong=wrong, empty_masks=empty)
 
 
-def _pixels(outline: Any, height: int, width: int) -> int:
-    """How many pixels a mask has once it is drawn, as mmdet draws it."""
-    return int(rle.area(coco.encode_mask(outline, width, height)))
+def examine_all(images: Sequence[CocoImage | AdeImage], workers: int, title: str) -> list[Result]:
+    """Examine every image, in order, with a progress bar.
 
-
-def examine_all(jobs: Sequence[CocoJob | AdeJob], workers: int, title: str) -> list[Result]:
-    """`examine` every job, in order, in `workers` processes; 0 for this one. Shows a bar."""
+    Args:
+        images: what to examine.
+        workers: number of worker processes; 0 for this process.
+        title: of the progress bar.
+    """
     if not workers:
-        return _collect(map(examine, jobs), len(jobs), title)
-    # Forked, a worker starts in no time. It lacks the threads of this process, but uses only one.
+        return _collect(map(examine, images), len(images), title)
+    # A forked worker starts at once. It lacks the threads of this process, but uses only one.
     fork = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context(fork), initializer=_one_thread_in_silence
+        workers, multiprocessing.get_context(fork), initializer=_initialize_worker
     )
     try:
-        return _collect(pool.map(examine, jobs, chunksize=CHUNK), len(jobs), title)
+        return _collect(pool.map(examine, images, chunksize=CHUNK), len(images), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread_in_silence() -> None:
-    """Workers share the cores; what decoders print about broken files is said by the report."""
+def _initialize_worker() -> None:
+    """Use one thread, since workers share the cores, and silence the decoders."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno())
 
 
 def _collect(results: Iterable[Result], total: int, title: str) -> list[Result]:
-    console = Console(stderr=True)
-    columns: list[Any] = [
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        return list(bar.track(results, total, description=title))
+    with console.progress(f'{title} images') as bar:
+        return list(bar.track(results, total))

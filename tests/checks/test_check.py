@@ -1,4 +1,4 @@
-"""tools/check.py: what is planted is found, what is fine passes, figures against own counts."""
+"""`effvim check`: reports planted mistakes, passes correct data, counts as the tests do."""
 
 import json
 import shutil
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 
 from backbone import EfficientViM
 from effvim.datasets import synthetic
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 RETINANET, MASK_RCNN, SEMFPN = (
@@ -50,7 +50,7 @@ def ade(drawn, tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Call the tool; its status, its text and its JSON."""
+    """Run the command; returns its status, text and JSON."""
 
     def call(*argv):
         capsys.readouterr()
@@ -66,8 +66,8 @@ def run(tmp_path, capsys):
 
 @pytest.fixture
 def without_steps(monkeypatch):
-    """Decoding without the measured steps, which take seconds."""
-    monkeypatch.setattr('effvim.check_cost.cost', lambda *_: None)
+    """Skip the measured steps, which take seconds."""
+    monkeypatch.setattr('effvim.checks.cost.cost', lambda *_: None)
 
 
 def edit(path, change):
@@ -77,7 +77,7 @@ def edit(path, change):
 
 
 def test_environment(run):
-    """Each pin of requirements.txt beside what is installed."""
+    """Each pin of requirements.txt is compared with what is installed."""
     status, out, content = run()
     assert status == 0
     pins = [
@@ -88,18 +88,18 @@ def test_environment(run):
     names = {pin.split('==')[0] for pin, *_ in pins}
     packages = content['environment']['packages']
     assert packages.keys() == names
-    for name, found in packages.items():
+    for name, installed in packages.items():
         try:
-            assert found == version(name)
+            assert installed == version(name)
         except PackageNotFoundError:
-            assert not found.startswith(name)
+            assert not installed.startswith(name)
     assert content['environment']['threads']['torch'] == torch.get_num_threads()
     assert content['environment']['disk']['free_bytes'] <= shutil.disk_usage('.').total
     for word in ('python', 'operators', 'precision', 'GiB free'):
         assert word in out
 
 
-def test_packages_that_are_others(run, monkeypatch):
+def test_other_packages(run, monkeypatch):
     def other(name):
         if name == 'timm':
             raise PackageNotFoundError(name)
@@ -107,7 +107,7 @@ def test_packages_that_are_others(run, monkeypatch):
             raise PackageNotFoundError(name)
         return {'mmdet': '3.3.0', 'rich': '1.0'}.get(name) or version(name)
 
-    monkeypatch.setattr('effvim.check_environment.version', other)
+    monkeypatch.setattr('effvim.checks.environment.version', other)
     status, out, _ = run()
     assert status == 1 and 'timm is not installed: pip install timm==' in out
     assert 'mmdet 3.3.0 instead of onedl-mmdetection' in out and 'rich 1.0, tested is' in out
@@ -115,24 +115,24 @@ def test_packages_that_are_others(run, monkeypatch):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=lambda p: p.stem)
-def test_drawn_data_is_fine(run, coco, config, workers, without_steps):
+def test_synthetic_dataset_is_fine(run, coco, config, workers, without_steps):
     status, _, content = run(config, '--from-scratch', '--data-root', coco, '--workers', workers)
     assert status == 0 and content['problems'] == []
-    for name, path, pictures in (('training', TRAIN, 40), ('validation', VAL, 5)):
-        truth = json.loads((coco / path).read_text())
-        said = content['data'][name]
-        assert said['pictures'] == pictures
-        assert said['objects'] == len(truth['annotations'])
-        assert said['classes'] == [c['name'] for c in truth['categories']]
+    for split, path, images in (('training', TRAIN, 40), ('validation', VAL, 5)):
+        ground_truth = json.loads((coco / path).read_text())
+        reported = content['data'][split]
+        assert reported['images'] == images
+        assert reported['objects'] == len(ground_truth['annotations'])
+        assert reported['classes'] == [c['name'] for c in ground_truth['categories']]
     assert content['data']['test'] == {'same_as': 'validation'}
 
 
 def test_real_coco_is_fine(run, coco_root, without_steps):
-    """Rounded boxes, crowds in runs, tiny objects: as published."""
+    """As published: rounded boxes, run-length encoded crowds, tiny objects."""
     status, _, content = run(MASK_RCNN, '--from-scratch', '--data-root', coco_root)
     assert status == 0 and content['problems'] == []
-    truth = json.loads((coco_root / TRAIN).read_text())
-    assert content['data']['training']['pictures'] == len(truth['images'])
+    ground_truth = json.loads((coco_root / TRAIN).read_text())
+    assert content['data']['training']['images'] == len(ground_truth['images'])
 
 
 def test_real_ade_is_fine(run, ade_root, without_steps):
@@ -153,11 +153,11 @@ def size_of(content, i):
 @pytest.mark.parametrize(
     'change, words',
     [
-        (lambda c: annotation(c, bbox=[60, 5, 30, 9]), ['a box that leaves its picture', '30, 9]']),
+        (lambda c: annotation(c, bbox=[60, 5, 30, 9]), ['a box that leaves its image', '30, 9]']),
         (lambda c: annotation(c, bbox=[50, 5, -9, 9]), ['a box of negative size', '-9']),
-        (lambda c: annotation(c, image_id=777), ['no picture of the file', '777']),
+        (lambda c: annotation(c, image_id=777), ['no image of the file', '777']),
         (lambda c: annotation(c, category_id=99), ['no category of the file', '99']),
-        (lambda c: annotation(c, segmentation=[[1, 2, 3]]), ['cannot be drawn', 'three points']),
+        (lambda c: annotation(c, segmentation=[[1, 2, 3]]), ['malformed mask', 'three points']),
         (lambda c: annotation(c, segmentation={'size': size_of(c, 3), 'counts': [9, 9]}), ['runs']),
         (lambda c: c['images'][2].update(width=640), ['another size', ' 640 × ']),
         (
@@ -168,7 +168,7 @@ def size_of(content, i):
     ],
 )
 def test_mistakes_in_the_annotations(run, coco, without_steps, change, words):
-    """All of them are said at once, and the annotation is named."""
+    """All of them are reported at once, with the annotation's ID."""
     number = []
     edit(coco / TRAIN, lambda c: number.append(change(c)))
     edit(coco / TRAIN, lambda c: annotation(c, 5, bbox=[-70, 5, 9, 9]))
@@ -179,14 +179,14 @@ def test_mistakes_in_the_annotations(run, coco, without_steps, change, words):
     assert '[-70, 5, 9, 9]' in out
 
 
-def test_what_is_odd_but_harmless(run, coco, without_steps):
+def test_harmless_oddities_are_notes(run, coco, without_steps):
     edit(coco / TRAIN, lambda c: annotation(c, bbox=[5, 5, 0.5, 9]))
     edit(coco / TRAIN, lambda c: annotation(c, 4, segmentation=[[5, 5, 5.1, 5, 5, 5.1]]))
     edit(coco / TRAIN, lambda c: c['categories'].append({'id': 50, 'name': 'unicorn'}))
     edit(coco / VAL, lambda c: c['categories'].append({'id': 50, 'name': 'unicorn'}))
     status, out, _ = run(MASK_RCNN, '--from-scratch', '--data-root', coco)
     assert status == 0
-    for words in ('below 1 pixel', 'no pixel once drawn', 'no example: unicorn'):
+    for words in ('below 1 pixel', 'masks have no pixel', 'no example: unicorn'):
         assert words in out
 
 
@@ -196,7 +196,7 @@ def test_classes_in_another_order(run, coco, without_steps):
 
 
 @pytest.mark.parametrize('how', ['empty', 'text', 'cut', 'JPEG', 'PNG'])
-def test_pictures_that_cannot_be_decoded(run, coco, without_steps, how):
+def test_images_that_cannot_be_decoded(run, coco, without_steps, how):
     path = coco / 'train2017' / json.loads((coco / TRAIN).read_text())['images'][7]['file_name']
     if how in ('JPEG', 'PNG'):
         Image.open(path).save(path, how)
@@ -205,30 +205,32 @@ def test_pictures_that_cannot_be_decoded(run, coco, without_steps, how):
     argv = RETINANET, '--from-scratch', '--data-root', coco
     status, out, content = run(*argv)
     assert status == 1 and str(path) in out and len(content['problems']) == 1
-    assert run(*argv, '--quick')[0] == 0  # no picture is decoded
+    assert run(*argv, '--quick')[0] == 0  # decodes no image
 
 
-def test_pictures_of_training_in_validation(run, coco, without_steps):
+def test_training_images_in_validation(run, coco, without_steps):
     train, val = (sorted((coco / f'{split}2017').iterdir()) for split in ('train', 'val'))
     shutil.copy(train[9], val[2])
     shutil.copy(train[3], train[4])
     status, out, content = run(RETINANET, '--from-scratch', '--data-root', coco)
-    both = [p['number'] for p in content['problems'] if 'training as well' in p['what']]
-    assert status == 1 and both == [1]
+    shared = [
+        p['number'] for p in content['problems'] if 'in the training split as well' in p['what']
+    ]
+    assert status == 1 and shared == [1]
     assert f'{val[2]} is {train[9]}' in out and f'{train[4]} is {train[3]}' in out
 
 
 def test_label_maps(run, ade, without_steps):
-    """The histogram, by NumPy; two wrong maps and a wrong picture are all named."""
+    """The histogram is NumPy's; two wrong label maps and a corrupt image are all reported."""
     argv = SEMFPN, '--from-scratch', '--data-root', ade
     status, out, content = run(*argv)
     assert status == 0 and 'classes have no example' in out
     counts = np.zeros(256, int)
     for path in (ade / 'annotations/training').iterdir():
         counts += np.bincount(np.array(Image.open(path)).ravel(), minlength=256)
-    said = content['data']['labels of training']
-    assert list(said['pixels'].values()) == counts[1:151].tolist()
-    assert said['unlabelled'] == counts[0]
+    reported = content['data']['labels of training']
+    assert list(reported['pixels'].values()) == counts[1:151].tolist()
+    assert reported['unlabelled'] == counts[0]
     paths = sorted((ade / 'annotations/training').iterdir())
     Image.fromarray(np.array(Image.open(paths[1])) + 150).save(paths[1])
     Image.fromarray(np.array(Image.open(paths[4]))[1:]).save(paths[4])
@@ -278,9 +280,9 @@ def test_quick_imports_no_models(run, coco):
     ],
     ids=['epochs', 'iterations'],
 )
-def test_what_training_takes(run, coco, ade, config, options):
-    """With two pictures a batch the estimate is what was measured."""
-    root, pictures = (ade, 6) if config == SEMFPN else (coco, 40)
+def test_cost_of_training(run, coco, ade, config, options):
+    """With a batch of two images the estimate is what was measured."""
+    root, num_images = (ade, 6) if config == SEMFPN else (coco, 40)
     status, _, content = run(
         config,
         '--from-scratch',
@@ -293,14 +295,14 @@ def test_what_training_takes(run, coco, ade, config, options):
     assert status == 0
     memory, time = content['cost']['memory'], content['cost']['time']
     assert memory['mebibytes'] == memory['measured'][1] >= memory['measured'][0] > 100
-    assert time['seconds_a_step'] == pytest.approx(max(time['measured']))
-    # some pictures have no object and are left out
-    steps = [-(-n // 2) for n in range(pictures * 9 // 10, pictures + 1)]
-    assert round(time['seconds_an_epoch'] / time['seconds_a_step']) in steps
+    assert time['seconds_per_step'] == pytest.approx(max(time['measured']))
+    # some images have no object and are ignored
+    steps = [-(-n // 2) for n in range(num_images * 9 // 10, num_images + 1)]
+    assert round(time['seconds_per_epoch'] / time['seconds_per_step']) in steps
     assert list(Path().glob('work_dirs*')) == []
 
 
-def test_a_checkpoint_of_other_classes_fits_but_for_them(run, coco, tmp_path):
+def test_a_checkpoint_of_other_classes_fits_apart_from_them(run, coco, tmp_path):
     from mmengine.registry import init_default_scope
 
     from effvim.config.reading import import_plugins, load_config
@@ -341,7 +343,7 @@ def test_a_checkpoint_of_other_classes_fits_but_for_them(run, coco, tmp_path):
     ],
     ids=' '.join,
 )
-def test_mistakes_in_the_call(argv, capsys, tmp_path, monkeypatch):
+def test_mistakes_in_the_command_line(argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('file').write_text('mine')
     assert run_command('check', argv) == 2
@@ -351,8 +353,8 @@ def test_mistakes_in_the_call(argv, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != 'linux' or torch.cuda.is_available(), reason='Linux only')
-def test_memory_is_counted_from_the_steps_on():
-    """Not from what annotations took while they were read."""
+def test_peak_memory_is_counted_from_the_reset():
+    """The memory for reading annotations does not count."""
     from effvim.engine.memory import peak_memory, reset_peak_memory
 
     block = np.ones(2**26)  # 512 MiB

@@ -1,13 +1,13 @@
-"""`--dry-run` goes through all that a run does, and leaves nothing."""
+"""`effvim train --dry-run` does everything that a run does, and leaves no files."""
 
 import re
 
 import pytest
 from mmengine.runner import Runner as MMRunner
-from tests.helpers.cli import run_command
 
 from effvim.datasets import synthetic
 from effvim.visualization.curves import summarize_runs
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 SMALL = {
@@ -31,7 +31,7 @@ SMALL = {
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('drawn')
+    folder = tmp_path_factory.mktemp('data')
     return {
         'retinanet': synthetic.draw_coco(folder / 'coco', num_train=9, num_val=5, size=64),
         'semfpn': synthetic.draw_ade(folder / 'ade', num_train=9, num_val=5, size=64),
@@ -39,17 +39,17 @@ def roots(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_everything_once_and_nothing_left(name, roots, tmp_path, monkeypatch, capsys):
+def test_trains_resumes_evaluates_and_leaves_nothing(name, roots, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seen = []
-    train_iteration = MMRunner.call_hook
+    call_hook = MMRunner.call_hook
 
-    def watched(self, what, **kwargs):
-        if what in ('after_train_iter', 'after_val_iter', 'after_load_checkpoint'):
-            seen.append((what, self.iter))
-        return train_iteration(self, what, **kwargs)
+    def recorded(self, hook, **kwargs):
+        if hook in ('after_train_iter', 'after_val_iter', 'after_load_checkpoint'):
+            seen.append((hook, self.iter))
+        return call_hook(self, hook, **kwargs)
 
-    monkeypatch.setattr(MMRunner, 'call_hook', watched)
+    monkeypatch.setattr(MMRunner, 'call_hook', recorded)
     root = roots[name]
     before = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
     argv = [
@@ -65,20 +65,20 @@ def test_everything_once_and_nothing_left(name, roots, tmp_path, monkeypatch, ca
     assert run_command('train', argv) == 0
     assert list(tmp_path.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in root.rglob('*')} == before
-    trained = [place for what, place in seen if what == 'after_train_iter']
+    trained = [iteration for hook, iteration in seen if hook == 'after_train_iter']
     assert trained == [0, 1, 2, 3]
-    kinds = [what for what, _ in seen]
-    resumed = kinds.index('after_load_checkpoint')
-    for half in (kinds[:resumed], kinds[resumed:]):
+    hooks = [hook for hook, _ in seen]
+    resumed = hooks.index('after_load_checkpoint')
+    for half in (hooks[:resumed], hooks[resumed:]):
         assert half.count('after_train_iter') == 2 and 'after_val_iter' in half
     out = capsys.readouterr().out
-    assert re.search(r'memory: about [\d,]+ MiB with 2 pictures a batch', out)
-    whole = {'retinanet': r'whole run of 6\d steps', 'semfpn': r'whole run of 40,000 steps'}
-    assert re.search(whole[name], out), out
+    assert re.search(r'memory: about [\d,]+ MiB with a batch of 2 images', out)
+    steps = {'retinanet': r'whole run of 6\d steps', 'semfpn': r'whole run of 40,000 steps'}
+    assert re.search(steps[name], out), out
 
 
 @pytest.mark.parametrize('more', [['--resume'], ['--launcher', 'pytorch']])
-def test_one_new_run_on_one_process(more, roots, capsys):
+def test_refuses_resume_and_launcher(more, roots, capsys):
     argv = [
         str(ROOT / 'configs/retinanet_effvim_m1.py'),
         '--data-root',
