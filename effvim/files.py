@@ -13,6 +13,8 @@ from pathlib import Path
 
 from backbone.errors import UserError
 
+WINDOWS = os.name == 'nt'
+
 CHUNK = 2**20  # bytes that are compared at once
 
 STALE_AFTER = 24 * 3600  # seconds after which a killed process's unfinished directory is removed
@@ -59,7 +61,7 @@ def _umask() -> int:
 
 def _sync_directory(directory: Path) -> None:
     """Make a rename in a directory survive a power failure."""
-    if os.name == 'nt':  # where a directory cannot be opened
+    if WINDOWS:  # where a directory cannot be opened
         return
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""One's own data: what is wrong in it ends in one line, and leaves nothing behind."""
+"""Mistakes in your own data end in one line, and leave nothing behind."""
 
 import json
 import shutil
@@ -8,16 +8,15 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from effvim.cli.main import main, run_main
 from effvim.datasets import synthetic
 from effvim.datasets.scenes import CLASSES
 from tests.helpers import malformed
+from tests.helpers.cli import run_command
 from tests.helpers.custom_data import (
     assert_refused,
     boxes_of_coco,
     run,
 )
-from tests.helpers.paths import ROOT
 
 LINES = {
     'a class beyond the names': '3 .5 .5 .1 .1',
@@ -64,7 +63,7 @@ def test_bad_xml(text, shapes, capsys):
     assert_refused('convert voc out', capsys, '00000.xml')
 
 
-def test_a_voc_box_outside_is_refused_or_cut(shapes, capsys):
+def test_a_voc_box_outside_is_refused_or_clipped(shapes, capsys):
     assert run('convert shapes voc --to voc') == 0
     set_text('voc/Annotations/00000.xml', xmax='500')
     assert_refused('convert voc out', capsys, '00000', '--clip')
@@ -129,7 +128,7 @@ def test_more_that_is_refused(shapes, capsys):
     assert_refused(f'convert {"x" * 300} out', capsys)
 
 
-def test_pictures_cut_short_are_refused(shapes, capsys):
+def test_truncated_images_are_refused(shapes, capsys):
     for suffix in ('jpg', 'png', 'bmp'):
         path = Path(f'shapes/images/train/00000.{suffix}')
         image = Image.open(next(Path('shapes/images/train').glob('00000.*')))
@@ -142,7 +141,7 @@ def test_pictures_cut_short_are_refused(shapes, capsys):
         path.write_bytes(whole)
 
 
-def test_parts_that_share_a_picture_are_refused(shapes, capsys):
+def test_splits_that_share_an_image_are_refused(shapes, capsys):
     Path('shapes/data.yaml').write_text(
         f'train: images/train\nval: images/train\nnames: {list(CLASSES)}\n'
     )
@@ -150,12 +149,12 @@ def test_parts_that_share_a_picture_are_refused(shapes, capsys):
     Path('shapes/data.yaml').write_text(f'train: images/train\nnames: {list(CLASSES)}\n')
     assert run('convert shapes voc --to voc') == 0
     for lists in ({'train': '00000\n', 'val': '00000\n'}, {'train': '00001\n00001\n'}):
-        for part, text in lists.items():
-            Path(f'voc/ImageSets/Main/{part}.txt').write_text(text)
+        for split, text in lists.items():
+            Path(f'voc/ImageSets/Main/{split}.txt').write_text(text)
         assert_refused('convert voc out', capsys, '0000')
 
 
-def test_an_annotation_of_another_picture_is_refused(shapes, capsys):
+def test_an_annotation_of_another_image_is_refused(shapes, capsys):
     assert run('convert shapes voc --to voc') == 0
     set_text('voc/Annotations/00000.xml', width='500')
     assert_refused('convert voc out', capsys, '00000', '500')
@@ -174,11 +173,6 @@ def test_malformed_coco(name, tmp_path, monkeypatch, capsys):
     synthetic.draw_coco('drawn', num_train=3, num_val=2, size=64)
     {**malformed.COCO, **malformed.MASKS}[name](Path('drawn'))
     assert_refused('convert drawn out', capsys)
-    mask_rcnn = str(ROOT / 'configs/mask_rcnn_effvim_m1.py')
-    assert (
-        run_main(
-            main, ['train', mask_rcnn, '--data', 'drawn', '--from-scratch', '--work-dir', 'out']
-        )
-        == 2
-    )
+    argv = ['mask_rcnn_effvim_m1', '--data', 'drawn', '--from-scratch', '--work-dir', 'out']
+    assert run_command('train', argv) == 2
     assert capsys.readouterr().err.startswith('error: ')

@@ -1,4 +1,4 @@
-"""One's own data as other tools lay it out, and what is said of it."""
+"""Your own data as other tools lay it out, and the notes about it."""
 
 import json
 import shutil
@@ -18,10 +18,10 @@ from tests.helpers.custom_data import (
 def roboflow_coco(root):
     for name in ('train', 'valid'):
         (root / name).mkdir(parents=True)
-    for part, folder in (('train', 'train'), ('val', 'valid')):
-        content = json.loads(Path(f'ready/annotations/instances_{part}2017.json').read_text())
+    for split, folder in (('train', 'train'), ('val', 'valid')):
+        content = json.loads(Path(f'ready/annotations/instances_{split}2017.json').read_text())
         (root / folder / '_annotations.coco.json').write_text(json.dumps(content))
-        for file in Path(f'ready/{part}2017').iterdir():
+        for file in Path(f'ready/{split}2017').iterdir():
             file.rename(root / folder / file.name)
 
 
@@ -34,7 +34,7 @@ def cvat_coco(root):
     Path('all/train2017').rename(root / 'images')
 
 
-def beside(root):  # labelImg; with folders train and valid, Roboflow
+def next_to_each_other(root):  # labelImg; with folders train and valid, Roboflow
     assert run('convert shapes voc --to voc') == 0
     Path('voc/JPEGImages').rename(root)
     for file in Path('voc/Annotations').iterdir():
@@ -75,22 +75,30 @@ def windows_yolo(root):  # a byte order mark and its line ends
 
 @pytest.mark.parametrize(
     'layout',
-    [roboflow_coco, cvat_coco, beside, label_studio_voc, numbered_voc, linked_yolo, windows_yolo],
+    [
+        roboflow_coco,
+        cvat_coco,
+        next_to_each_other,
+        label_studio_voc,
+        numbered_voc,
+        linked_yolo,
+        windows_yolo,
+    ],
 )
 def test_layouts_of_other_tools(layout, shapes, capsys):
     assert run('split shapes ready') == 0
     layout(Path('own'))
     capsys.readouterr()
     assert run('convert own out') == 0, capsys.readouterr().err
-    found = boxes_of_coco(Path('out'))
-    # pictures in the same order, whatever they are called now
+    boxes = boxes_of_coco(Path('out'))
+    # images in the same order, whatever they are called now
     assert_same(
-        dict(enumerate(found[stem] for stem in sorted(found))),
+        dict(enumerate(boxes[stem] for stem in sorted(boxes))),
         dict(enumerate(shapes[stem] for stem in sorted(shapes))),
     )
 
 
-def test_parts_go_by_their_usual_names(shapes, capsys):
+def test_splits_go_by_their_usual_names(shapes, capsys):
     """valid for val, there and back through every format; nothing is left behind."""
     assert run('split shapes ready') == 0
     Path('ready/annotations/instances_val2017.json').rename('ready/annotations/valid.json')
@@ -98,20 +106,13 @@ def test_parts_go_by_their_usual_names(shapes, capsys):
     for kind in ('yolo', 'voc', 'coco'):
         assert run(f'convert ready {kind} --to {kind}') == 0
         assert run(f'convert {kind} {kind}_back') == 0
-        parts = [
-            len(
-                json.loads(Path(f'{kind}_back/annotations/instances_{part}2017.json').read_text())[
-                    'images'
-                ]
-            )
-            for part in ('train', 'val')
-        ]
-        assert parts == [10, 2]
+        files = [Path(f'{kind}_back/annotations/instances_{s}2017.json') for s in ('train', 'val')]
+        assert [len(json.loads(file.read_text())['images']) for file in files] == [10, 2]
     shutil.copy('ready/annotations/valid.json', 'ready/annotations/val.json')
-    assert_refused('convert ready out', capsys, 'second file of the part val')
+    assert_refused('convert ready out', capsys, 'second file of the split val')
 
 
-def test_places_of_yolo_pictures(shapes, capsys):
+def test_places_of_yolo_images(shapes, capsys):
     """As Roboflow and ultralytics write them: ../, several folders, lists of files."""
     yaml = Path('shapes/data.yaml')
     (Path('shapes/images/more')).mkdir()
@@ -132,22 +133,22 @@ def test_places_of_yolo_pictures(shapes, capsys):
     ):
         yaml.write_text(f'train: {where}\nnames: {list(CLASSES)}\n')
         assert run('convert shapes out') == 0
-        found = {stem.rpartition('/')[2]: v for stem, v in boxes_of_coco(Path('out')).items()}
-        assert len(found) == number
-        assert_same(found, {stem: shapes[stem] for stem in found})
+        boxes = {stem.rpartition('/')[2]: v for stem, v in boxes_of_coco(Path('out')).items()}
+        assert len(boxes) == number
+        assert_same(boxes, {stem: shapes[stem] for stem in boxes})
         shutil.rmtree('out')
     Path('shapes/all.txt').write_text('images/train/absent.png\n')
     assert_refused('convert shapes out', capsys, 'absent.png')
 
 
-def test_what_is_taken_for_granted_is_said(shapes, capsys):
+def test_notes_on_what_was_assumed(shapes, capsys):
     Path('shapes/labels/train/00003.txt').unlink()
     assert run('convert shapes voc --to voc') == 0
-    assert '1 of 12 pictures have no label file' in capsys.readouterr().err
+    assert '1 of 12 images have no label file' in capsys.readouterr().err
     Path('voc/Annotations/00004.xml').unlink()
     Path('voc/ImageSets/Main/train.txt').write_text('00000\n00001\n')
     Path('voc/ImageSets/Main/val.txt').write_text('00004\n')
     assert run('convert voc out') == 0
     err = capsys.readouterr().err
-    assert '1 of 12 pictures have no annotation' in err and '9 of 12 pictures are in no list' in err
+    assert '1 of 12 images have no annotation' in err and '9 of 12 images are in no list' in err
     assert boxes_of_coco(Path('out')).keys() == {'00000', '00001', '00004'}

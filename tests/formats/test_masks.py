@@ -1,4 +1,4 @@
-"""Pictures with masks: there and back, their parts and classes, what is refused."""
+"""Images with masks: there and back, their splits and classes, what is refused."""
 
 import json
 from pathlib import Path
@@ -43,35 +43,35 @@ def test_masks_of_two_values_are_not_taken_for_nothing(regions, capsys):
 
 
 def test_masks_there_and_back(regions, capsys):
-    """Every value of every mask, and every pixel of the pictures, of whatever suffix they were."""
-    assert run('split regions parts --val 0.25') == 0
-    assert run('convert parts again') == 0
-    assert_refused('convert parts out --to yolo', capsys, 'masks')
+    """Every value of every mask, and every pixel of the images, whatever their suffix was."""
+    assert run('split regions ready --val 0.25') == 0
+    assert run('convert ready again') == 0
+    assert_refused('convert ready out --to yolo', capsys, 'masks')
     assert_refused('convert again out --to coco', capsys, 'masks')
     assert Path('again/classes.txt').read_text().split() == ['ground', *CLASSES]
-    found = {}
-    for part, number in (('training', 9), ('validation', 3)):
-        paths = list(Path(f'again/annotations/{part}').iterdir())
+    masks = {}
+    for split, number in (('training', 9), ('validation', 3)):
+        paths = list(Path(f'again/annotations/{split}').iterdir())
         assert len(paths) == number
-        found |= {path.stem: np.asarray(Image.open(path)) for path in paths}
-        for path in Path(f'again/images/{part}').iterdir():
+        masks |= {path.stem: np.asarray(Image.open(path)) for path in paths}
+        for path in Path(f'again/images/{split}').iterdir():
             assert path.suffix == '.png'
             (source,) = Path('regions/images').glob(f'{path.stem}.*')
             np.testing.assert_array_equal(*map(np.asarray, map(Image.open, (path, source))))
-    assert found.keys() == regions.keys()
+    assert masks.keys() == regions.keys()
     for stem, labels in regions.items():
-        np.testing.assert_array_equal(found[stem], labels)
+        np.testing.assert_array_equal(masks[stem], labels)
     capsys.readouterr()
     assert run('stats again --json') == 0
-    parts = json.loads(capsys.readouterr().out)['parts']
-    masks = Path('again/annotations/training').iterdir()
-    values = np.concatenate([found[path.stem].ravel() for path in masks])
+    splits = json.loads(capsys.readouterr().out)['splits']
+    paths = Path('again/annotations/training').iterdir()
+    values = np.concatenate([masks[path.stem].ravel() for path in paths])
     counted = np.bincount(values[values < 255], minlength=4) / (values < 255).sum()
-    assert list(parts['train']['share of pixels'].values()) == pytest.approx(counted.tolist())
-    assert parts['train']['pixels that do not count'] == pytest.approx((values == 255).mean())
+    assert list(splits['train']['fraction of pixels'].values()) == pytest.approx(counted.tolist())
+    assert splits['train']['ignored pixels'] == pytest.approx((values == 255).mean())
 
 
-def test_masks_by_part_and_their_list_of_classes(regions, capsys):
+def test_masks_by_split_and_their_list_of_classes(regions, capsys):
     for kind in ('images', 'masks'):
         for i, path in enumerate(sorted(Path('regions', kind).iterdir())):
             target = path.parent / ('Train', 'valid')[i % 2] / path.name
@@ -81,9 +81,9 @@ def test_masks_by_part_and_their_list_of_classes(regions, capsys):
     path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes() + b'\r\n\r\n')
     capsys.readouterr()
     assert run('stats regions --json') == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found['classes'] == ['ground', *CLASSES]
-    assert {part: held['pictures'] for part, held in found['parts'].items()} == {
+    summary = json.loads(capsys.readouterr().out)
+    assert summary['classes'] == ['ground', *CLASSES]
+    assert {split: numbers['images'] for split, numbers in summary['splits'].items()} == {
         'train': 6,
         'val': 6,
     }

@@ -1,4 +1,4 @@
-"""One's own data: formats there and back, the split, statistics, the walkthrough."""
+"""Your own data: formats there and back, the split, statistics, the page of the docs."""
 
 import json
 import shutil
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from effvim.cli import train
 from effvim.datasets.scenes import CLASSES
-from effvim.engine import training as train_tool
+from tests.helpers.cli import prepared_training
 from tests.helpers.custom_data import (
     assert_refused,
     assert_same,
@@ -16,7 +15,6 @@ from tests.helpers.custom_data import (
     page,
     run,
 )
-from tests.helpers.paths import ROOT
 
 
 @pytest.mark.parametrize('kind', ['yolo', 'voc'])
@@ -29,7 +27,7 @@ def test_there_and_back(kind, shapes):
 
 
 @pytest.mark.parametrize('kind', ['yolo', 'voc'])
-def test_real_pictures_there_and_back(kind, coco_root, tmp_path, monkeypatch):
+def test_real_images_there_and_back(kind, coco_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(f'convert {coco_root} other --to {kind}') == 0
     assert run('convert other back') == 0
@@ -42,8 +40,8 @@ def test_split_is_decided_by_the_seed_and_keeps_classes(shapes):
     texts = [Path(n, 'annotations/instances_val2017.json').read_text() for n in 'abc']
     assert texts[0] == texts[1] != texts[2]
     assert_same(boxes_of_coco(Path('a')), shapes)
-    for part in ('train', 'val'):
-        content = json.loads(Path(f'a/annotations/instances_{part}2017.json').read_text())
+    for split in ('train', 'val'):
+        content = json.loads(Path(f'a/annotations/instances_{split}2017.json').read_text())
         assert {a['category_id'] for a in content['annotations']} == {1, 2, 3}
 
 
@@ -57,7 +55,7 @@ def test_walkthrough(shapes, regions, capsys):
     assert len(list(Path('seen_masks').rglob('*.png'))) == 6
 
 
-def test_yolo_polygons_become_outlines(shapes):
+def test_yolo_polygons_become_segmentations(shapes):
     Path('shapes/labels/train/00000.txt').write_text('0 .1 .1 .5 .1 .5 .5\n')
     assert run('convert shapes out') == 0
     content = json.loads(Path('out/annotations/instances_train2017.json').read_text())
@@ -81,24 +79,24 @@ def test_names_and_folders(shapes, capsys):
         (labels / name).mkdir()
         (labels / f'{stem}.txt').rename(labels / name / '1.txt')
     assert run("split 'meine Bilder é' out") == 0
-    found = boxes_of_coco(Path('out'))
-    assert [o[0] for o in found['ü/1']] == [o[0] for o in shapes['00000']]
-    assert [o[0] for o in found['a b/1']] == [o[0] for o in shapes['00001']]
+    boxes = boxes_of_coco(Path('out'))
+    assert [o[0] for o in boxes['ü/1']] == [o[0] for o in shapes['00000']]
+    assert [o[0] for o in boxes['a b/1']] == [o[0] for o in shapes['00001']]
 
 
-def test_a_class_without_example_stays_and_is_said(shapes, capsys):
+def test_a_class_without_instance_stays_with_a_note(shapes, capsys):
     Path('shapes/data.yaml').write_text(f'train: images/train\nnames: {[*CLASSES, "none"]}\n')
     assert run('split shapes out') == 0
-    assert 'no example of none' in capsys.readouterr().out
+    assert 'no instance of none' in ''.join(capsys.readouterr())
     assert run('stats out --json') == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found['parts']['train']['per class']['none'] == 0
-    total = sum(part['boxes'] for part in found['parts'].values())
+    splits = json.loads(capsys.readouterr().out)['splits']
+    assert splits['train']['per class']['none'] == 0
+    total = sum(split['boxes'] for split in splits.values())
     assert total == sum(map(len, shapes.values()))
 
 
 def test_an_area_of_nothing_is_measured(shapes, capsys):
-    """mmdet would leave the object out."""
+    """mmdet would ignore the object."""
     assert run('convert shapes coco') == 0
     path = Path('coco/annotations/instances_train2017.json')
     content = json.loads(path.read_text())
@@ -107,26 +105,17 @@ def test_an_area_of_nothing_is_measured(shapes, capsys):
         a['area'] = 0
     path.write_text(json.dumps(content))
     assert run('convert coco out') == 0
-    found = json.loads(Path('out/annotations/instances_train2017.json').read_text())
-    assert [a['area'] for a in found['annotations']] == pytest.approx(areas)
+    converted = json.loads(Path('out/annotations/instances_train2017.json').read_text())
+    assert [a['area'] for a in converted['annotations']] == pytest.approx(areas)
     shutil.copy(path, 'coco/annotations/instances_val2017.json')
     Path('coco/val2017').symlink_to('train2017')
-    train_tool.prepare(
-        train.parse(
-            [
-                str(ROOT / 'configs/retinanet_effvim_m1.py'),
-                '--data',
-                'coco',
-                '--from-scratch',
-                '--work-dir',
-                'run',
-            ]
-        )
+    prepared_training(
+        ['retinanet_effvim_m1', '--data', 'coco', '--from-scratch', '--work-dir', 'run']
     )
     assert f'{len(areas)} of {len(areas)} annotations have no area' in capsys.readouterr().err
 
 
-def test_split_merges_with_a_note_and_keeps_to_its_share(shapes, capsys):
+def test_split_merges_with_a_note_and_keeps_to_its_fraction(shapes, capsys):
     assert run('split shapes first') == 0
     capsys.readouterr()
     assert run('split first second --val 0.25') == 0
@@ -144,12 +133,14 @@ def test_names_with_brackets(shapes, capsys):
     assert '[/b]' in out and 'cat [bold]' in out and 'dog [small]' in out
 
 
-def test_outlines_are_cut_with_their_boxes(shapes):
+def test_segmentations_are_clipped_with_their_boxes(shapes):
     Path('shapes/labels/train/00000.txt').write_text('0 -.5 .1 .5 .1 .5 .5\n')
     assert run('convert shapes out --clip') == 0
     content = json.loads(Path('out/annotations/instances_train2017.json').read_text())
-    (entry,) = [a for a in content['annotations'] if a['image_id'] == content['images'][0]['id']]
-    x, y = entry['segmentation'][0][::2], entry['segmentation'][0][1::2]
-    assert min(x) == 0 and entry['bbox'][0] == 0
+    (annotation,) = [
+        a for a in content['annotations'] if a['image_id'] == content['images'][0]['id']
+    ]
+    x, y = annotation['segmentation'][0][::2], annotation['segmentation'][0][1::2]
+    assert min(x) == 0 and annotation['bbox'][0] == 0
     shoelace = abs(sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(3))) / 2
-    assert entry['area'] == pytest.approx(shoelace, rel=0.1)  # in whole pixels
+    assert annotation['area'] == pytest.approx(shoelace, rel=0.1)  # in whole pixels
