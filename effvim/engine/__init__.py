@@ -1,0 +1,1 @@
+"""Training and evaluation: the Runner, its hooks, and what resuming and several ranks need."""

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU, which mmengine's own wrapper refuses."""
+"""Mixed precision: in training on a CPU, which mmengine refuses, and in inference."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from effvim.config.precision import amp_dtype
 
-# The parts of a detector or segmentor that are networks, by the names they have everywhere.
+# The networks inside a detector or segmentor, by mmdet's and mmseg's names.
 NETWORKS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head', 'decode_head')
 
 
 @OPTIM_WRAPPERS.register_module()
 class EffViMCpuAmpOptimWrapper(OptimWrapper):
-    """Forward passes of training in bfloat16, which has float32's range: no loss is scaled."""
+    """Runs the forward passes of training in bfloat16; its range is float32's: no loss scaling."""
 
     @contextmanager
     def optim_context(self, model: Any) -> Iterator[None]:
@@ -29,30 +29,32 @@ class EffViMCpuAmpOptimWrapper(OptimWrapper):
 
 
 def autocast_networks(model: nn.Module) -> None:
-    """Mixed precision in inference: inside backbone, neck and heads, in place.
+    """Run backbone, neck and heads of `model` in mixed precision, in place, for inference.
 
-    What they give is float32 again: in bfloat16 a corner at 1,000 pixels moves by up to 2.
+    Their forward methods are wrapped, since mmdet and mmseg offer no switch between networks and
+    decoding: under an autocast around the whole model, boxes would be decoded in bfloat16, where a
+    corner at 1,000 pixels moves by up to 2. What the networks return is float32 again.
 
     Raises:
-        UserError: as `narrow_type`.
+        UserError: as `amp_dtype`.
     """
     dtype = amp_dtype()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
 
-    def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def under_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*args: Any, **kwargs: Any) -> Any:
             with torch.autocast(device, dtype):
-                return _widened(forward(*args, **kwargs))
+                return _to_float32(forward(*args, **kwargs))
 
         return inner
 
     for name, module in model.named_modules():
         if name.rpartition('.')[2] in NETWORKS:
-            module.forward = narrowed(module.forward)
+            module.forward = under_autocast(module.forward)
 
 
-def _widened(value: Any) -> Any:
-    """Tensors in float32, in whatever tuples and lists."""
+def _to_float32(value: Any) -> Any:
+    """The same tensors in float32, in whatever tuples and lists."""
     if isinstance(value, (tuple, list)):
-        return type(value)(_widened(part) for part in value)
+        return type(value)(_to_float32(item) for item in value)
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,7 +1,7 @@
 """Averaged weights (EMA), through mmengine's hook.
 
 Validation during training measures the average. A checkpoint holds it as `state_dict`, so that
-every tool takes it, and the raw weights, from which training goes on, as `ema_state_dict`.
+every command uses it, and the raw weights, with which training resumes, as `ema_state_dict`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def use_ema(cfg: Config) -> None:
         UserError: the config averages already.
     """
     if is_used(cfg):
-        raise UserError('--ema: the config has an EMAHook of its own: leave the flag out')
+        raise UserError('--ema: the config has an EMAHook of its own: drop the flag')
     cfg.custom_hooks = [
         *(cfg.get('custom_hooks') or []),
         dict(
@@ -52,14 +52,12 @@ def raw_weights(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_resumable(cfg: Config, content: Mapping[str, Any], path: str) -> None:
-    """See that an average goes on as an average, and only that.
+    """Check that a run with averaged weights resumes from averaged weights, and only such a run.
 
     Raises:
-        UserError: the run averages and the checkpoint does not, or the other way round.
+        UserError: the run averages and the checkpoint does not, or vice versa.
     """
     if is_used(cfg) and 'ema_state_dict' not in content:
-        raise UserError(
-            f'--resume: {path} holds no averaged weights to go on with: leave --ema out'
-        )
+        raise UserError(f'--resume: {path} holds no averaged weights to continue with: drop --ema')
     if not is_used(cfg) and 'ema_state_dict' in content:
         raise UserError(f'--resume: {path} was trained with averaged weights: add --ema')

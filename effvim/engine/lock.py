@@ -1,9 +1,8 @@
-"""One run at a time in a work dir."""
+"""One run at a time in a working directory."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -12,22 +11,32 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from backbone.errors import UserError
+from effvim import console
 
-NAME = 'run.lock'  # stays; where it is, a run has begun
+NAME = 'run.lock'  # stays: in a directory that holds one, a run has begun
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder`, and clear away what one left that was killed while writing.
+    """Keep other runs out of `folder`, and remove the half-written files of a killed one.
 
-    The kernel lets go of the lock when this process ends, however it does. It is one that loader
-    workers, which may outlive the process by seconds, do not inherit. Of several processes of a run
-    the first holds it.
+    Of several ranks the first holds the lock. It is a record lock (`fcntl.lockf`): the kernel
+    releases it when this process ends, however it ends, and loader workers, which may outlive the
+    process by seconds, do not inherit it. The package filelock locks with `flock`, which forked
+    workers do inherit, and it empties the file, which says who holds the lock. Windows has no
+    record locks: there a line says that the directory is not locked.
 
     Raises:
-        UserError: another run is writing there.
+        UserError: another run writes there.
     """
     if not is_main_process():
+        yield
+        return
+    try:
+        import fcntl
+    except ImportError:
+        console.note(f'{folder} is not locked on this system: start no second run there')
+        (folder / NAME).touch()
         yield
         return
     with (folder / NAME).open('a+') as file:
@@ -40,7 +49,8 @@ def held(folder: Path) -> Iterator[None]:
                 f'it, stop it, or choose another --work-dir'
             ) from error
         file.truncate(0)
-        print(f'process {os.getpid()} on {socket.gethostname()}', file=file, flush=True)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+        file.flush()
         for half in folder.glob('.*.pth.*'):
             half.unlink()
         yield

@@ -1,4 +1,4 @@
-"""TODO effvim.engine.loops."""
+"""A training loop that can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from mmengine.runner import EpochBasedTrainLoop
 
 @LOOPS.register_module()
 class EffViMResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's loop over epochs, of which the first may start after `done` batches."""
+    """mmengine's loop over epochs, whose first epoch can start after some of its batches.
+
+    Attributes:
+        done: how many batches of the next epoch have been trained on already.
+    """
 
     done = 0
 
     def run_epoch(self) -> None:
-        """Iterate over what is left of the epoch."""
+        """Train on the remaining batches of the epoch."""
         done, self.done = self.done, 0
         self.dataloader.batch_sampler.done = done
         self.runner.call_hook('before_train_epoch')

@@ -1,4 +1,4 @@
-"""What the optimiser does to which parameters: keys that would do nothing, and a line to read."""
+"""Checks of `paramwise_cfg`, and a summary of the weight decay."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CONSTRUCTORS = {
 
 
 def check_keys(optim_wrapper: Mapping[str, Any]) -> None:
-    """See that the constructor of the optimiser reads every key of `paramwise_cfg`.
+    """Check that the constructor of the optimizer reads every key of `paramwise_cfg`.
 
     Raises:
-        UserError: one that it would ignore.
+        UserError: it would ignore one.
     """
     name = optim_wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     for key in (optim_wrapper.get('paramwise_cfg') or {}) if name in CONSTRUCTORS else ():
@@ -45,17 +45,17 @@ def check_keys(optim_wrapper: Mapping[str, Any]) -> None:
 
 
 def check_custom_keys(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> None:
-    """See that each of `paramwise_cfg.custom_keys` is part of the name of a trained parameter.
+    """Check that each of `paramwise_cfg.custom_keys` occurs in the name of a trained parameter.
 
     Raises:
-        UserError: one that is not, and would change nothing.
+        UserError: one does not, and would change nothing.
     """
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     for key in (optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}:
         if not any(key in name for name in trained):
             near = difflib.get_close_matches(key, trained, n=1, cutoff=0)
             raise UserError(
-                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} is part of no '
+                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} occurs in no '
                 f"trained parameter's name; the nearest is {near[0]!r}"
             )
 
@@ -63,7 +63,9 @@ def check_custom_keys(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Non
 def weight_decay(model: nn.Module, groups: list[dict[str, Any]]) -> str:
     """How strongly which trained parameters decay, in one line.
 
-    groups: the optimiser's.
+    Args:
+        model: the model whose parameters are trained.
+        groups: the optimizer's parameter groups.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays: dict[float, list[nn.Parameter]] = {}
@@ -74,14 +76,14 @@ def weight_decay(model: nn.Module, groups: list[dict[str, Any]]) -> str:
     total = sum(map(_count, decays.values()))
     if not others:
         return f'weight decay {largest:g} on all {total:,} trained parameters'
-    parts = [
+    clauses = [
         f'weight decay {largest:g} on {_count(decays[largest]):,} of {total:,} trained parameters'
     ]
     for decay in others:
         kinds = list(dict.fromkeys(re.sub(r'\d+', '*', names[p]) for p in decays[decay]))
         some = ', '.join(kinds[:5]) + (f' … ({len(kinds)} kinds)' if len(kinds) > 5 else '')
-        parts.append(f'{decay:g} on {_count(decays[decay]):,}: {some}')
-    return '; '.join(parts)
+        clauses.append(f'{decay:g} on {_count(decays[decay]):,}: {some}')
+    return '; '.join(clauses)
 
 
 def _count(parameters: list[nn.Parameter]) -> int:

@@ -1,4 +1,4 @@
-"""Hooks around training and testing: progress for a person, curves and pictures."""
+"""How far training is, in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def format_duration(seconds: float) -> str:
 
 
 def by_epoch(runner: Any) -> bool:
-    """Whether training is counted in epochs; else in iterations, over pictures without end."""
+    """Whether training is counted in epochs; otherwise in iterations of an endless stream."""
     return not isinstance(runner.train_loop, IterBasedTrainLoop)
 
 

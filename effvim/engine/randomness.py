@@ -1,4 +1,4 @@
-"""TODO effvim.engine.randomness."""
+"""The states of all random number generators, for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's generators, of plain numbers and tensors only."""
+    """States of Python's, NumPy's and torch's generators, as plain numbers and tensors."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         'python': random.getstate(),
@@ -22,7 +22,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Set what `random_states` returned."""
+    """Restore what `random_states` returned."""
     random.setstate(states['python'])
     name, keys, *rest = states['numpy']
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

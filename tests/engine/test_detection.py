@@ -1,4 +1,4 @@
-"""The tools on real COCO pictures, and mmdet's own tools on our configs."""
+"""The commands on real COCO images, and mmdet's own tools on our configs."""
 
 import contextlib
 import io
@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
-from effvim.engine import training as train_tool  # noqa: F401
 from effvim.engine.randomness import restore_random_states
 from effvim.files import write_atomic
+from tests.helpers.cli import run_command
 from tests.helpers.coco import assert_equals_pycocotools
 from tests.helpers.paths import ROOT
 
@@ -31,23 +30,23 @@ SMALL = [
     'train_dataloader.batch_size=8',
     'train_dataloader.num_workers=1',
     'train_cfg.max_epochs=1',
-    # keep what an untrained network finds, so that there is something to count
+    # keep the predictions of an untrained network, so that there is something to count
     'model.test_cfg.score_thr=0.0',
 ]
 
 
-def call(tool, *argv):
-    assert run_command('tool', [str(a) for a in argv]) == 0
+def call(command, *argv):
+    assert run_command(command, [str(a) for a in argv]) == 0
 
 
 @pytest.fixture(scope='module')
 def trained(coco_root, tmp_path_factory):
-    """One epoch on the real training pictures, small, from random weights."""
+    """One epoch on the real training images, small, randomly initialised."""
     folder = tmp_path_factory.mktemp('run')
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         call(
-            train_tool,
+            'train',
             CONFIG,
             '--from-scratch',
             '--data-root',
@@ -62,24 +61,28 @@ def trained(coco_root, tmp_path_factory):
 
 def test_what_a_person_sees(trained):
     folder, out = trained
-    assert '126 pictures to train on, 36 to validate on, 80 classes: person, bicycle' in out
+    assert '126 training images, 36 validation images, 80 classes: person, bicycle' in out
     assert 'epoch 1/1  16/16  loss ' in out and 'eta 0:00:00  memory ' in out
     assert 'coco/bbox_mAP_50' in out
-    for name in ('curves.png', 'pictures', 'epoch_1.pth'):
+    for name in ('curves.png', 'images', 'epoch_1.pth'):
         assert str(folder / name) in out and (folder / name).exists()
     with Image.open(folder / 'curves.png') as image:
         image.load()
         assert image.width > 1000
-    assert len(list((folder / 'pictures').glob('*.png'))) == 8
+    assert len(list((folder / 'images').glob('*.png'))) == 8
 
 
 def test_checkpoint_knows_what_it_is(trained, coco_root):
     content = checkpoint.read(trained[0] / 'epoch_1.pth')
-    about = checkpoint.describe(content)
-    assert about['config'] == 'retinanet_effvim_m1.py' and about['overlays'] == ['from_scratch']
-    assert about['data_root'] == str(coco_root) and about['options']['train_cfg.max_epochs'] == 1
-    assert about['place'] == {'epoch': 1, 'batch': 0, 'batches_per_epoch': 16}
-    assert about['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
+    described = checkpoint.describe(content)
+    assert described['config'] == 'retinanet_effvim_m1.py'
+    assert described['presets'] == ['from_scratch']
+    assert (
+        described['data_root'] == str(coco_root)
+        and described['options']['train_cfg.max_epochs'] == 1
+    )
+    assert described['position'] == {'epoch': 1, 'batch': 0, 'batches_per_epoch': 16}
+    assert described['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
     assert len(checkpoint.classes_of(content)) == 80
     assert {'python', 'numpy', 'torch'} <= content['random_states'].keys()
     before = torch.get_rng_state()
@@ -90,7 +93,7 @@ def test_checkpoint_knows_what_it_is(trained, coco_root):
 def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tmp_path):
     metrics = tmp_path / 'metrics.json'
     call(
-        test_tool,
+        'test',
         CONFIG,
         trained[0] / 'epoch_1.pth',
         '--out',
@@ -100,22 +103,22 @@ def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tm
         '--show-dir',
         tmp_path / 'shown',
         '--cfg-options',
-        f'+test_evaluator.outfile_prefix={tmp_path}/found',
+        f'+test_evaluator.outfile_prefix={tmp_path}/detections',
     )
     numbers = json.loads(metrics.read_text())
     assert len(numbers) == 12 and all(k.startswith('coco/bbox_') for k in numbers)
     assert len(list((tmp_path / 'shown').glob('*.png'))) == 36
 
-    truth = coco_root / 'annotations/instances_val2017.json'
-    assert len(json.loads(truth.read_text())['images']) == 36
-    assert_equals_pycocotools(numbers, truth, tmp_path / 'found.bbox.json', 'bbox')
+    ground_truth = coco_root / 'annotations/instances_val2017.json'
+    assert len(json.loads(ground_truth.read_text())['images']) == 36
+    assert_equals_pycocotools(numbers, ground_truth, tmp_path / 'detections.bbox.json', 'bbox')
 
 
 def test_folded_evaluation_gives_the_same_metrics(trained, tmp_path):
     numbers = []
     for flags in ([], ['--fuse']):
         call(
-            test_tool,
+            'test',
             CONFIG,
             trained[0] / 'epoch_1.pth',
             '--out',
@@ -135,7 +138,7 @@ def test_code_in_a_checkpoint_is_not_run_by_resuming(trained, tmp_path):
     content['meta']['config'] = f'open({str(tmp_path / "ran")!r}, "w")'
     torch.save(content, tmp_path / 'epoch_1.pth')
     call(
-        train_tool,
+        'train',
         CONFIG,
         '--resume',
         tmp_path / 'epoch_1.pth',
@@ -148,7 +151,7 @@ def test_code_in_a_checkpoint_is_not_run_by_resuming(trained, tmp_path):
 
 
 def test_launcher_reaches_the_runner(tmp_path):
-    """Two processes share one run: each sees half of the batches, one writes the checkpoint."""
+    """Two ranks share one run: each sees half of the batches, one writes the checkpoint."""
     root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=3)
     done = subprocess.run(
         [
@@ -180,9 +183,9 @@ def test_launcher_reaches_the_runner(tmp_path):
     assert content['meta']['iter'] == 2
 
 
-def test_no_detections_is_a_stated_zero(trained, tmp_path, capsys):
+def test_no_detections_are_printed_as_zero(trained, tmp_path, capsys):
     call(
-        test_tool,
+        'test',
         CONFIG,
         trained[0] / 'epoch_1.pth',
         '--out',
@@ -196,10 +199,10 @@ def test_no_detections_is_a_stated_zero(trained, tmp_path, capsys):
     assert '0.0000' in capsys.readouterr().out
 
 
-def test_resume_goes_on_where_it_was(trained, tmp_path, capsys):
+def test_resume_continues_where_it_was(trained, tmp_path, capsys):
     folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
     call(
-        train_tool,
+        'train',
         CONFIG,
         '--resume',
         '--work-dir',
@@ -218,7 +221,7 @@ def test_resume_goes_on_where_it_was(trained, tmp_path, capsys):
 def test_fine_tuning_on_other_classes_keeps_the_rest(trained, tmp_path, capsys):
     root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=4)
     call(
-        train_tool,
+        'train',
         CONFIG,
         '--from-scratch',
         '--data-root',
@@ -241,12 +244,12 @@ def test_fine_tuning_on_other_classes_keeps_the_rest(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('how', ['truncated', 'rubbish', 'empty'])
-def test_unreadable_picture_is_named(how, coco_root, tmp_path, capsys):
+def test_unreadable_image_is_named(how, coco_root, tmp_path, capsys):
     root = Path(shutil.copytree(coco_root, tmp_path / 'coco'))
     path = sorted((root / 'val2017').iterdir())[3]
     whole = path.read_bytes()
     path.write_bytes(
-        {'truncated': whole[: len(whole) // 2], 'rubbish': b'no picture' * 99, 'empty': b''}[how]
+        {'truncated': whole[: len(whole) // 2], 'rubbish': b'no image' * 99, 'empty': b''}[how]
     )
     torch.manual_seed(0)
     model = build(CONFIG)
@@ -282,7 +285,7 @@ def build(config):
     return MODELS.build(cfg.model)
 
 
-def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_checkpoints_are_written_completely_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / 'epoch_1.pth'
     path.write_bytes(b'old')
 
@@ -296,7 +299,7 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_mmdets_own_train_and_test(coco_root, tmp_path):
-    """Our plugin and config without our tools, from the installed package."""
+    """Our plugin and config without our commands, from the installed package."""
     import mmdet
 
     tools = Path(mmdet.__file__).parent / '.mim/tools'
@@ -317,9 +320,9 @@ def test_mmdets_own_train_and_test(coco_root, tmp_path):
     done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / 'epoch_1.pth').is_file() and 'bbox_mAP' in done.stdout
-    # and our test tool takes what mmdet's wrote
+    # and our test command reads what mmdet's tool wrote
     call(
-        test_tool,
+        'test',
         CONFIG,
         tmp_path / 'epoch_1.pth',
         '--data-root',
@@ -339,12 +342,12 @@ def test_mmdets_own_inference(trained, coco_root):
 import mmdet_plugin
 from mmengine.config import Config
 from mmdet.apis import DetInferencer, inference_detector, init_detector
-picture = {str(sorted((coco_root / 'val2017').iterdir())[0])!r}
+image = {str(sorted((coco_root / 'val2017').iterdir())[0])!r}
 checkpoint = {str(trained[0] / 'epoch_1.pth')!r}
 inferencer = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)
-first = inferencer(picture)['predictions'][0]
+first = inferencer(image)['predictions'][0]
 model = init_detector(Config(dict(inferencer.cfg)), checkpoint, device='cpu')
-second = inference_detector(model, picture).pred_instances
+second = inference_detector(model, image).pred_instances
 assert len(second) == len(first['scores']) > 0
 assert abs(second.scores.max().item() - max(first['scores'])) < 1e-5
 """

@@ -1,9 +1,12 @@
-"""Several processes do what one does; if one ends, all do, and nothing is lost."""
+"""Several ranks compute what one does; if one ends, all do, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.cli import run_command
 
 from backbone import EfficientViM, UserError
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.engine import distributed
+from tests.helpers.cli import run_command
 from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, draw, state
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import KINDS, TEST, files
@@ -28,7 +31,7 @@ ONE_BATCH = [
     'train_dataloader.num_workers=0',
     'val_dataloader.num_workers=0',
 ]
-# AdamW makes whole steps of gradients that are but rounding; with a larger eps small ones.
+# AdamW makes whole steps of gradients that are only rounding errors; with a larger eps small ones.
 LINEAR = '+optim_wrapper.optimizer.eps=0.001'
 DETECTION = [
     *ONE_BATCH,
@@ -38,8 +41,8 @@ DETECTION = [
     'param_scheduler.0.start_factor=1.0',
     LINEAR,
     'train_dataloader.dataset.filter_cfg=None',
-]  # one without objects stays
-# Statistics over both pictures would need SyncBN, which CPUs lack: group norm in its place.
+]  # keeps an image without objects
+# Statistics over both images would need SyncBN, which CPUs lack: group norm instead.
 SEGMENTATION = [
     *ONE_BATCH,
     'train_dataloader.dataset.pipeline.2.scale=(256,64)',
@@ -52,9 +55,9 @@ SEGMENTATION = [
     'model.decode_head.norm_cfg.type=GN',
     '+model.decode_head.norm_cfg.num_groups=32',
     LINEAR,
-    'model.decode_head.dropout_ratio=0.0',  # whose numbers each process draws for itself
+    'model.decode_head.dropout_ratio=0.0',  # each rank would draw its own numbers
 ]
-# Every negative proposal counts, where the recipe draws some of them.
+# All negative proposals count, where the recipe draws some of them.
 ALL = [
     'model.train_cfg.rpn.sampler.num=100000',
     'model.train_cfg.rcnn.sampler.num=2000',
@@ -65,17 +68,17 @@ ALL = [
 
 @pytest.fixture(scope='module')
 def together():
-    """Runs a tool on several processes, see processes.py, all on one thread."""
+    """Runs a command on several ranks, see tests/helpers/processes.py, each on one thread."""
     with subprocess.Popen(
-        [sys.executable, str(ROOT / 'tests/processes.py')],
+        [sys.executable, '-m', 'tests.helpers.processes'],
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
     ) as server:
 
-        def run(number, tool, *argv, statuses=None, **how):
-            job = dict(processes=number, tool=tool, argv=[str(a) for a in argv], **how)
+        def run(number, command, *argv, statuses=None, **options):
+            job = dict(processes=number, command=command, argv=[str(a) for a in argv], **options)
             print(json.dumps(job), file=server.stdin, flush=True)
             done = json.loads(server.stdout.readline())
             assert done['statuses'] == (statuses or [0] * number), '\n'.join(done['outputs'])
@@ -87,7 +90,7 @@ def together():
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    """Drawn pictures of 64 pixels by config; for detectors 20 to train on."""
+    """Synthetic datasets of 64 pixels by config; for detectors with 20 training images."""
     folder = tmp_path_factory.mktemp('drawn')
     coco = synthetic.draw_coco(folder / 'more', num_train=20, num_val=2, size=64)
     return {SEMFPN: draw(folder)[SEMFPN], RETINANET: coco, MASK_RCNN: coco}
@@ -95,7 +98,7 @@ def roots(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def pretrained(tmp_path_factory):
-    """Backbone weights with statistics that are no units."""
+    """Backbone weights whose BN statistics are not 0 and 1."""
     path = tmp_path_factory.mktemp('weights') / 'm1.pth'
     torch.manual_seed(0)
     state = EfficientViM('m1', out_indices=(0, 1, 2)).state_dict()
@@ -131,8 +134,8 @@ def last(folder):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_metrics_do_not_depend_on_the_number_of_processes(kind, together, run_of, tmp_path):
-    """Seven pictures: two processes see one twice, three see two twice."""
+def test_metrics_do_not_depend_on_the_number_of_ranks(kind, together, run_of, tmp_path):
+    """Seven images: two ranks see one twice, three see two twice."""
     trained = run_of(kind)
     root = (synthetic.draw_ade if kind == 'semfpn' else synthetic.draw_coco)(
         tmp_path / 'data', num_train=1, num_val=7, size=96
@@ -176,7 +179,7 @@ def assert_equal_weights(first, second, pretrained):
     assert len(moved) > 100
 
 
-def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
+def test_a_segmentor_on_two_ranks_equals_one_of_the_same_total_batch(
     together, roots, pretrained, tmp_path
 ):
     """Ten steps."""
@@ -204,10 +207,10 @@ def test_a_segmentor_on_two_processes_equals_one_of_the_same_batch(
     [RETINANET, pytest.param(MASK_RCNN, marks=pytest.mark.slow)],
     ids=['retinanet', 'mask_rcnn'],
 )
-def test_a_detector_on_two_processes_equals_accumulated_gradients(
+def test_a_detector_on_two_ranks_equals_accumulated_gradients(
     config, together, roots, pretrained, tmp_path
 ):
-    """Ten steps on the same batches: losses are normalised for each process, hence each batch."""
+    """Ten steps on the same batches: losses are normalised on each rank, hence in each batch."""
     contents = {}
     for number in (1, 2):
         folder = tmp_path / str(number)
@@ -229,14 +232,14 @@ def test_a_detector_on_two_processes_equals_accumulated_gradients(
     assert_equal_weights(contents[1]['state_dict'], contents[2]['state_dict'], pretrained)
 
 
-def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_path):
-    """Two of seven are broken, in the shares of different processes."""
+def test_images_shared_among_ranks_are_those_of_one(together, run_of, tmp_path):
+    """Two of seven are broken, on different ranks."""
     trained = run_of('mask_rcnn')
     root = synthetic.draw_coco(tmp_path / 'data', num_train=1, num_val=7, size=96)
-    pictures = sorted((root / 'val2017').iterdir())
-    for broken in (pictures[1], pictures[4]):
+    images = sorted((root / 'val2017').iterdir())
+    for broken in (images[1], images[4]):
         broken.write_bytes(broken.read_bytes()[:99])
-    found = {}
+    written = {}
     for number in (1, 2, 3):
         done = together(
             number,
@@ -251,25 +254,25 @@ def test_pictures_shared_by_processes_are_those_of_one(together, run_of, tmp_pat
             0,
             statuses=[1] * number,
         )
-        said = ''.join(done['outputs'])
-        assert '5 of 7 pictures done' in said and '2 could not be read' in said
-        found[number] = {
+        output = ''.join(done['outputs'])
+        assert '5 of 7 images done' in output and '2 could not be read' in output
+        written[number] = {
             name: path.read_bytes() for name, path in files(tmp_path / str(number)).items()
         }
-    assert len(json.loads(found[1]['detections.segm.json'])) > 20
-    assert found[1] == found[2] == found[3]
+    assert len(json.loads(written[1]['detections.segm.json'])) > 20
+    assert written[1] == written[2] == written[3]
 
 
 # ---- signals
 
 
-# each process draws proposals from random numbers of its own
+# each rank draws proposals from its own random numbers
 DRAWN = [*TEST['mask_rcnn'], 'model.train_cfg.rcnn.sampler.num=16']
 
 
 @pytest.fixture
 def slurm(tmp_path):
-    """What Slurm sets, and its command that lists the nodes."""
+    """What Slurm sets, and a stand-in for its command that lists the nodes."""
     command = tmp_path / 'bin/scontrol'
     command.parent.mkdir()
     command.write_text('#!/bin/sh\n[ "$*" = "show hostnames here[1-2]" ] && echo localhost\n')
@@ -285,10 +288,10 @@ def slurm(tmp_path):
     ],
     ids=str,
 )
-def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
+def test_a_signal_to_one_rank_ends_all_after_the_same_iteration(
     number, rank, config, together, roots, pretrained, slurm, tmp_path
 ):
-    """In the middle of an epoch, under Slurm; resumed, the run ends as if nothing had happened."""
+    """In the middle of an epoch, under Slurm; the resumed run ends as if nothing had happened."""
 
     def command(name, *flags):
         return training(
@@ -310,7 +313,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
         launcher='slurm',
         environment=slurm,
     )
-    assert f'{number.name}: ended after iteration 3' in done['outputs'][0]
+    assert f'{number.name}: stopped after iteration 3' in done['outputs'][0]
     assert 'Error' not in ''.join(done['outputs'])
     assert last(tmp_path / 'halves')['meta']['iter'] == 3
     resumed = together(2, 'train', *command('halves', '--resume'))
@@ -324,7 +327,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_iteration(
 
 
 @pytest.mark.slow
-def test_accumulated_gradients_of_all_processes_are_kept(together, roots, pretrained, tmp_path):
+def test_accumulated_gradients_of_all_ranks_are_kept(together, roots, pretrained, tmp_path):
     """Stopped between the two batches of a step, then resumed."""
 
     def command(name, *flags):
@@ -354,16 +357,17 @@ def test_a_signal_in_a_validation_ends_all(together, roots, pretrained, tmp_path
         signals={1: ['val', 1, signal.SIGTERM]},
         statuses=[143] * 2,
     )
-    assert 'ended after iteration 10' in done['outputs'][0]
+    assert 'stopped after iteration 10' in done['outputs'][0]
     assert last(tmp_path)['meta']['iter'] == 10
 
 
-# ---- a process that dies
+# ---- a rank that fails, without a launcher that would see to it
+
+ENDED = r'^error: rank (\d): another rank has ended: '
 
 
 @pytest.mark.parametrize('dead', [0, 1])
-def test_the_death_of_one_ends_training(dead, together, roots, pretrained, tmp_path):
-    """With no launcher that would see to it."""
+def test_the_death_of_one_rank_ends_training(dead, together, roots, pretrained, tmp_path):
     statuses = [2, 2, 2]
     statuses[dead] = -9
     done = together(
@@ -373,11 +377,11 @@ def test_the_death_of_one_ends_training(dead, together, roots, pretrained, tmp_p
         signals={dead: ['train', 2, signal.SIGKILL]},
         statuses=statuses,
     )
-    assert_names(dead, done)
+    assert_survivors_say_so(dead, done)
 
 
-def test_the_death_of_one_ends_an_evaluation(together, run_of, tmp_path):
-    """The other waits for its results."""
+def test_the_death_of_one_rank_ends_an_evaluation(together, run_of, tmp_path):
+    """The other one waits for its results."""
     trained = run_of('retinanet')
     done = together(
         2,
@@ -389,19 +393,20 @@ def test_the_death_of_one_ends_an_evaluation(together, run_of, tmp_path):
         signals={1: ['test', 3, signal.SIGKILL]},
         statuses=[2, -9],
     )
-    assert_names(1, done)
+    assert_survivors_say_so(1, done)
 
 
-def assert_names(dead, done):
-    """One line says which process died; the others have ended in time."""
-    said = ''.join(done['outputs'])
-    (line,) = re.findall('^error: .*$', said, re.MULTILINE)
-    assert re.match(rf'error: rank {dead} \(process \d+ on .*\) died; ', line)
-    assert 'Traceback' not in said and done['seconds'] < 60
+def assert_survivors_say_so(dead, done):
+    """Each surviving rank has ended in time, with one line and no traceback."""
+    for rank, output in enumerate(done['outputs']):
+        lines = re.findall(ENDED, output, re.MULTILINE)
+        assert lines == ([] if rank == dead else [str(rank)]), output
+        assert output.count('error:') == len(lines) and 'Traceback' not in output
+    assert done['seconds'] < 60
 
 
-def test_a_mistake_that_one_meets_ends_all(together, run_of, tmp_path):
-    """A broken picture: its process says so, the first one says which that was."""
+def test_a_mistake_on_one_rank_ends_all(together, run_of, tmp_path):
+    """A broken image: its rank names it, the other one refers to that message."""
     trained = run_of('retinanet')
     root = synthetic.draw_coco(tmp_path / 'data', num_train=1, num_val=4, size=96)
     broken = sorted((root / 'val2017').iterdir())[1]
@@ -417,52 +422,77 @@ def test_a_mistake_that_one_meets_ends_all(together, run_of, tmp_path):
         tmp_path,
         statuses=[2, 2],
     )
-    first, second = (re.findall('^error: .*$', said, re.MULTILINE) for said in done['outputs'])
+    first, second = (re.findall('^error: .*$', out, re.MULTILINE) for out in done['outputs'])
     assert len(first) == len(second) == 1
-    assert broken.name in second[0] and 'rank 1' in first[0] and 'see what it said' in first[0]
+    assert broken.name in second[0] and re.match(ENDED, first[0]) and 'its own message' in first[0]
+    assert done['seconds'] < 60
 
 
-def test_who_waits_for_a_dead_one_without_noticing_is_ended():
-    """As with NCCL, whose waiting nothing interrupts."""
+def test_a_rank_that_hangs_is_noticed_after_the_time_out():
+    """The others end with one line; torch's NCCL ends the process itself."""
     code = """
-import os, sys, time
-from effvim import processes
-processes.read_environment('pytorch')
-with processes.joined('pytorch'):
-    if os.environ['RANK'] == '2':
-        os.kill(os.getpid(), 9)
-    time.sleep(100)
+import os, time, torch
+from backbone import UserError
+from effvim.engine import distributed
+distributed.read_environment('pytorch')
+try:
+    with distributed.joined('pytorch', timeout=3):
+        if os.environ['RANK'] == '1':
+            time.sleep(20)
+        torch.distributed.barrier()
+except UserError as error:
+    print(error)
 """
-    with processes.socket.create_server(('', 0)) as free:
+    with socket.create_server(('', 0)) as free:
         port = str(free.getsockname()[1])
-    began = time.monotonic()
-    running = [
+    ranks = [
         subprocess.Popen(
             [sys.executable, '-c', code],
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
             env={
                 **ENVIRONMENT,
                 'RANK': str(rank),
                 'LOCAL_RANK': str(rank),
-                'WORLD_SIZE': '3',
+                'WORLD_SIZE': '2',
                 'MASTER_ADDR': 'localhost',
                 'MASTER_PORT': port,
             },
         )
-        for rank in range(3)
+        for rank in range(2)
     ]
-    errors = [process.communicate()[1] for process in running]
-    assert [process.returncode for process in running] == [2, 2, -9]
-    assert 'error: rank 2 (process' in errors[0] and not errors[1] and not errors[2]
-    assert time.monotonic() - began < 60
+    first, second = (process.communicate()[0] for process in ranks)
+    assert first.startswith('rank 0: another rank has not answered for 3 s (env_cfg.dist_cfg.time')
+    assert second.startswith('rank 1: another rank has ended')
+
+
+def test_errors_of_others_keep_their_traceback():
+    with pytest.raises(RuntimeError, match='timed out'), faked_rank():
+        raise RuntimeError('DataLoader timed out after 5 seconds')
+
+
+@contextlib.contextmanager
+def faked_rank():
+    """One rank alone."""
+    with socket.create_server(('', 0)) as free:
+        port = str(free.getsockname()[1])
+    values = {'RANK': '0', 'LOCAL_RANK': '0', 'WORLD_SIZE': '1', 'MASTER_ADDR': 'localhost'}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**values, 'MASTER_PORT': port}.items():
+            patch.setenv(name, value)
+        try:
+            with distributed.joined('pytorch'):
+                yield
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 # ---- torchrun
 
 
 def torchrun(roots, pretrained, folder):
-    """A run that would take long; returns it when it has done some iterations, with its output."""
+    """Start a run that would take long; returns it when it has done some iterations."""
     running = subprocess.Popen(
         [
             sys.executable,
@@ -506,31 +536,45 @@ def rank_of(process):
 
 
 def workers(running):
-    """Processes of `running`, by rank."""
+    """Ids of the processes of `running`, by rank."""
     children = Path(f'/proc/{running.pid}/task/{running.pid}/children').read_text().split()
     return {rank_of(child): int(child) for child in children}
 
 
-def test_torchrun_ends_when_a_process_dies(roots, pretrained, tmp_path):
+def test_torchrun_ends_all_ranks_and_names_the_dead_one(roots, pretrained, tmp_path):
     with torchrun(roots, pretrained, tmp_path) as running:
         os.kill(workers(running)[1], signal.SIGKILL)
         began = time.monotonic()
         _, errors = running.communicate()
         assert running.returncode and time.monotonic() - began < 60
-    assert len(re.findall(r'^error: rank 1 \(process \d+ on .*\) died', errors, re.MULTILINE)) == 1
-    assert re.search(r'Root Cause[^[]*\[0\]:.*rank +: 1', errors, re.DOTALL)  # torchrun's own words
+    cause = errors[errors.index('Root Cause') :]
+    assert re.search(r'rank +: 1 .*exitcode +: -9', cause, re.DOTALL), errors
+    assert errors.count('Traceback') == 1  # torchrun's own
+
+
+def test_torchrun_names_the_rank_of_a_mistake(roots, pretrained, tmp_path):
+    """An image breaks while training reads it."""
+    root = Path(shutil.copytree(roots[RETINANET], tmp_path / 'data'))
+    with torchrun({RETINANET: root}, pretrained, tmp_path / 'run') as running:
+        for image in (root / 'train2017').iterdir():
+            image.write_bytes(b'')
+        began = time.monotonic()
+        _, errors = running.communicate()
+        assert running.returncode and time.monotonic() - began < 60
+    assert re.search('^error: image .* cannot be read', errors, re.MULTILINE)
+    assert re.search(r'exitcode +: 2 ', errors[errors.index('Root Cause') :]), errors
 
 
 def test_a_signal_to_torchrun_and_its_processes_saves_and_ends(roots, pretrained, tmp_path):
-    """As Slurm sends it. torchrun passes it on: each process is sent two."""
+    """As Slurm sends it. torchrun passes it on: each rank receives two."""
     with torchrun(roots, pretrained, tmp_path) as running:
         for process in (*workers(running).values(), running.pid):
             os.kill(process, signal.SIGTERM)
         _, errors = running.communicate()
-    done = int(re.search(r'SIGTERM: ended after iteration (\d+); --resume', errors)[1])
+    done = int(re.search(r'SIGTERM: stopped after iteration (\d+); --resume', errors)[1])
     content = last(tmp_path)
     assert content['meta']['iter'] == done
-    assert checkpoint.describe(content)['place']['batch'] == done % 10
+    assert checkpoint.describe(content)['position']['batch'] == done % 10
     assert not re.search('^error:', errors, re.MULTILINE)
 
 

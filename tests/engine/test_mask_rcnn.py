@@ -1,4 +1,4 @@
-"""Mask R-CNN: mmdet's standard heads, real masks through the tools, bad masks named."""
+"""Mask R-CNN: mmdet's standard heads, real masks through the commands, bad masks named."""
 
 import contextlib
 import io
@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
-from tests.helpers.cli import run_command
 
 import mmdet_plugin  # noqa: F401
 from effvim.datasets import coco
+from tests.helpers.cli import run_command
 from tests.helpers.coco import assert_equals_pycocotools
 from tests.helpers.paths import ROOT
 
@@ -27,11 +27,11 @@ SMALL = [
     'train_dataloader.batch_size=8',
     'train_dataloader.num_workers=1',
     'train_cfg.max_epochs=1',
-    # the recipe's 512 RoIs a picture take seconds on a CPU
+    # the recipe's 512 RoIs an image take seconds on a CPU
     'model.train_cfg.rcnn.sampler.num=32',
     'model.train_cfg.rpn_proposal.max_per_img=100',
     'model.test_cfg.rpn.max_per_img=100',
-    # keep what an untrained network finds, so that there is something to count
+    # keep the predictions of an untrained network, so that there is something to count
     'model.test_cfg.rcnn.score_thr=0.0',
     'model.test_cfg.rcnn.max_per_img=30',
 ]
@@ -85,7 +85,7 @@ def test_published_number_of_parameters():
 
 @pytest.fixture(scope='module')
 def trained(coco_root, tmp_path_factory):
-    """One epoch on the real training pictures, small, from random weights."""
+    """One epoch on the real training images, small, randomly initialised."""
     folder = tmp_path_factory.mktemp('run')
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -108,18 +108,18 @@ def trained(coco_root, tmp_path_factory):
     return folder, out.getvalue()
 
 
-def test_training_takes_real_masks_crowds_and_empty_pictures(trained, coco_root):
+def test_training_takes_real_masks_crowds_and_empty_images(trained, coco_root):
     content = json.loads((coco_root / 'annotations/instances_train2017.json').read_text())
     assert sum(a['iscrowd'] for a in content['annotations']) == 10  # run-length encoded
     folder, out = trained
-    assert '126 pictures to train on' in out  # 2 have no annotation
+    assert '126 training images' in out  # 2 have no annotation
     assert 'coco/bbox_mAP: ' in out and 'coco/segm_mAP: ' in out
     log = next(folder.glob('*/vis_data/scalars.json')).read_text()
     record = next(r for r in map(json.loads, log.splitlines()) if 'loss_mask' in r)
     assert 0 < record['loss_mask'] < 10
 
 
-def test_masks_on_real_pictures_are_counted_as_pycocotools_does(trained, coco_root, tmp_path):
+def test_masks_on_real_images_are_counted_as_pycocotools_does(trained, coco_root, tmp_path):
     metrics, shown = tmp_path / 'metrics.json', tmp_path / 'shown'
     assert (
         run_command(
@@ -134,22 +134,22 @@ def test_masks_on_real_pictures_are_counted_as_pycocotools_does(trained, coco_ro
                 '--work-dir',
                 str(tmp_path),
                 '--cfg-options',
-                f'+test_evaluator.outfile_prefix={tmp_path}/found',
+                f'+test_evaluator.outfile_prefix={tmp_path}/detections',
             ],
         )
         == 0
     )
     numbers = json.loads(metrics.read_text())
     assert len(numbers) == 24
-    truth = coco_root / 'annotations/instances_val2017.json'
+    ground_truth = coco_root / 'annotations/instances_val2017.json'
     for kind in ('bbox', 'segm'):
-        found = tmp_path / f'found.{kind}.json'
+        detections = tmp_path / f'detections.{kind}.json'
         if kind == 'segm':  # as COCO's masks are handed in; with a box, its area would count
-            found = without_boxes(found)
-        assert_equals_pycocotools(numbers, truth, found, kind)
-    pictures = sorted(shown.glob('*.png'))
-    assert len(pictures) == 36
-    with Image.open(pictures[0]) as image:
+            detections = without_boxes(detections)
+        assert_equals_pycocotools(numbers, ground_truth, detections, kind)
+    images = sorted(shown.glob('*.png'))
+    assert len(images) == 36
+    with Image.open(images[0]) as image:
         image.load()
 
 
@@ -192,8 +192,8 @@ def test_a_bad_mask_is_named(segmentation, words, coco_root, tmp_path, capsys):
     )
     lines = capsys.readouterr().err.strip().splitlines()
     assert status == 2 and len(lines) == 1
-    for part in ('error: ', 'instances_train2017.json', f'annotation {bad["id"]} ', words):
-        assert part in lines[0]
+    for expected in ('error: ', 'instances_train2017.json', f'annotation {bad["id"]} ', words):
+        assert expected in lines[0]
     # boxes alone do not need it
     retinanet = Config.fromfile(ROOT / 'configs/retinanet_effvim_m1.py')
     dataset = retinanet.train_dataloader.dataset
@@ -216,7 +216,7 @@ def test_mixed_precision_takes_features_from_where_the_boxes_are(dtype):
         ]
     )
     expected = MODELS.build(cfg)(tuple(m.float() for m in maps), rois)
-    found = MODELS.build({**cfg, 'type': 'EffViMSingleRoIExtractor'})(maps, rois)
-    assert (found - expected).abs().max() <= 1e-5
+    extracted = MODELS.build({**cfg, 'type': 'EffViMSingleRoIExtractor'})(maps, rois)
+    assert (extracted - expected).abs().max() <= 1e-5
     if dtype == torch.bfloat16:
         assert (MODELS.build(cfg)(maps, rois).float() - expected).abs().max() > 0.1

@@ -1,15 +1,15 @@
-"""Mixed precision in evaluation: narrow inside the networks, wide everywhere else."""
+"""Mixed precision in evaluation: bfloat16 inside the networks, float32 everywhere else."""
 
 import json
 
 import pytest
 import torch
-from tests.helpers.cli import run_command
 from torch import nn
 
 from effvim.engine import amp
 from effvim.export import parity
 from effvim.inference.predictor import Predictor
+from tests.helpers.cli import run_command
 from tests.helpers.runs import KINDS, call
 
 MODELS = {'retinanet': 'RetinaNet', 'mask_rcnn': 'MaskRCNN', 'semfpn': 'EncoderDecoder'}
@@ -22,7 +22,7 @@ def _cpu_with_bfloat16(monkeypatch):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_networks_are_narrow_and_results_wide(kind, run_of):
+def test_networks_compute_in_bfloat16_and_return_float32(kind, run_of):
     run = run_of(kind)
     wide, narrow = (
         Predictor(run.config, run.checkpoint, fuse=False, device='cpu').network.model
@@ -36,7 +36,7 @@ def test_networks_are_narrow_and_results_wide(kind, run_of):
                 lambda _, given, out, name=name: seen.update({name: out.dtype})
             )
     image = torch.randint(0, 256, (3, 160, 1200), dtype=torch.uint8)
-    (found,) = parity.find(narrow, [image], MODELS[kind])
+    (predicted,) = parity.predict(narrow, [image], MODELS[kind])
     assert set(seen.values()) == {torch.bfloat16}
     assert {name.split('.')[0] for name in seen} >= {'backbone', 'neck'} and len(seen) >= 20
     images = torch.randn(1, 3, 96, 128)
@@ -45,15 +45,15 @@ def test_networks_are_narrow_and_results_wide(kind, run_of):
             assert a.dtype == torch.float32
             assert 0 < (a - b).abs().mean() < 0.03 * b.abs().mean()
     if kind == 'semfpn':
-        assert found.seg_logits.data.dtype == torch.float32
+        assert predicted.seg_logits.data.dtype == torch.float32
         return
-    boxes = found.pred_instances.bboxes
+    boxes = predicted.pred_instances.bboxes
     assert boxes.dtype == torch.float32 and boxes.max() > 600
     assert (boxes != boxes.bfloat16().float()).float().mean() > 0.3  # corners between its steps
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_the_tool(kind, run_of, tmp_path):
+def test_metrics_hardly_change(kind, run_of, tmp_path):
     run, numbers = run_of(kind), []
     for flags in ([], ['--amp'], ['--amp', '--fuse']):
         call(
@@ -72,7 +72,7 @@ def test_the_tool(kind, run_of, tmp_path):
         assert all(abs(n[name] - numbers[0][name]) < 0.05 * scale for n in numbers), name
 
 
-def test_where_it_would_not_pay(run_of, tmp_path, monkeypatch, capsys):
+def test_cpu_without_bfloat16(run_of, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('torch.cpu._is_avx512_bf16_supported', lambda: False)
     run = run_of('retinanet')
     assert run_command('test', [str(run.config), str(run.checkpoint), '--amp']) == 2

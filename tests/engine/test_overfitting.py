@@ -1,19 +1,19 @@
-"""Real pictures, all 80 classes, learnt by heart from random weights: training really trains."""
+"""Real images, all 80 classes, overfitted from scratch: training really trains."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
-from tests.helpers.cli import run_command
 
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 EPOCHS = 100
 
 
 def first_annotated(coco_root: Path, root: Path, count: int) -> None:
-    """The first `count` annotated training pictures by id, as training and validation data."""
+    """Make the first `count` annotated training images by id a training and validation set."""
     content = json.loads((coco_root / 'annotations/instances_train2017.json').read_text())
     ids = sorted({a['image_id'] for a in content['annotations']})[:count]
     content['images'] = [i for i in content['images'] if i['id'] in ids]
@@ -25,7 +25,7 @@ def first_annotated(coco_root: Path, root: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_eight_pictures_by_heart(coco_root, tmp_path, capsys):
+def test_eight_images_are_overfitted(coco_root, tmp_path, capsys):
     first_annotated(coco_root, tmp_path / 'coco', 8)
     config = str(ROOT / 'configs/retinanet_effvim_m4.py')
     assert (

@@ -1,4 +1,4 @@
-"""Runs that are stopped go on as if nothing had happened; nothing on disk is lost."""
+"""Stopped runs resume as if nothing had happened; nothing on disk is lost."""
 
 import errno
 import json
@@ -15,28 +15,27 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
-from tests.helpers.cli import run_command
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint
-from effvim.cli import train
-from effvim.config.reading import import_plugins
 from effvim.datasets import synthetic
-from effvim.engine import lock, runner
-from effvim.engine import training as train_tool
+from effvim.engine import lock
 from effvim.engine.randomness import random_states
+from effvim.engine.runner import closing
 from effvim.files import write_atomic
-from tests.engine.test_training_options import (  # noqa: F401
-    BATCHES,
-    SEMFPN,
-    command,
-    mistake,
-    prepared,
-    root,
-    run,
-)
+from tests.helpers.cli import prepared_training, run_command
 from tests.helpers.kill_and_resume import difference, state
 from tests.helpers.paths import ROOT
+from tests.helpers.training import (
+    BATCHES,
+    RETINANET,
+    SEMFPN,
+    built_runner,
+    mistake,
+    prepared,
+    run,
+    training_argv,
+)
 
 # random in every way: order, flips, stochastic depth; epochs of two and a half groups
 RANDOM = [
@@ -51,7 +50,7 @@ TWO = [*RANDOM, 'train_cfg.max_epochs=2']
 
 def kill_and_resume(*flags, timeout):
     done = subprocess.run(
-        [sys.executable, str(ROOT / 'tests/kill_and_resume.py'), *flags],
+        [sys.executable, '-m', 'tests.helpers.kill_and_resume', *flags],
         text=True,
         capture_output=True,
         timeout=timeout,
@@ -73,7 +72,7 @@ def test_twenty_killed_runs_end_as_if_nothing_had_happened():
 
 
 @pytest.fixture(scope='module')
-def whole(root, tmp_path_factory):  # noqa: F811
+def whole(root, tmp_path_factory):
     """Two random epochs that nobody disturbs."""
     folder = tmp_path_factory.mktemp('whole')
     return folder, run(root, folder, '--ema', more=TWO)
@@ -110,9 +109,7 @@ def interrupted(running, number):
 
 
 def train(running):
-    """As the tool does it: signals are left to whom they belonged, however it ends."""
-    from effvim.engine.runner import closing
-
+    """As `effvim train` does: signal handlers are restored, however it ends."""
     with closing(running):
         running.train()
 
@@ -122,14 +119,14 @@ def train(running):
 )
 def test_signals_finish_the_iteration_save_and_end(
     number, validating, whole, root, tmp_path, capfd
-):  # noqa: F811
+):
     """In the middle of an epoch, and in a validation for which there is no checkpoint yet."""
     done = BATCHES if validating else 3
     more = [*TWO, 'default_hooks.checkpoint.interval=2'] if validating else TWO
     running = prepared(root, tmp_path, '--ema', more=more)
     running.register_hook(At(done, lambda _: os.kill(os.getpid(), number), validating))
     assert interrupted(running, number) == 128 + number
-    assert f'{number.name}: ended after iteration {done}' in capfd.readouterr().err
+    assert f'{number.name}: stopped after iteration {done}' in capfd.readouterr().err
     assert checkpoint.read(checkpoint.find_latest(tmp_path))['meta']['iter'] == done
     if not validating:  # killing runs says the rest
         return
@@ -142,7 +139,7 @@ def test_the_second_signal_ends_at_once(tmp_path):
 import logging, os, signal
 from types import SimpleNamespace
 from mmengine.logging import MessageHub
-from effvim.saving import EffViMCheckpointHook
+from effvim.engine.hooks import EffViMCheckpointHook
 hook = EffViMCheckpointHook(interval=1, backend_args=dict(backend='local'))
 hook.before_train(SimpleNamespace(work_dir={str(tmp_path)!r}, iter=0, logger=logging.getLogger(),
                                   message_hub=MessageHub('b')))
@@ -154,10 +151,10 @@ print('too late', flush=True)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
     assert 'still here' in done.stdout and 'too late' not in done.stdout
-    assert 'once more ends at once' in done.stderr
+    assert 'send it again to end at once' in done.stderr
 
 
-def test_killed_in_the_last_validation(whole, root, tmp_path, capsys):  # noqa: F811
+def test_killed_in_the_last_validation(whole, root, tmp_path, capsys):
     """It is made up for; then there is nothing left to do."""
     running = prepared(root, tmp_path, '--ema', more=TWO)
     running.register_hook(At(2 * BATCHES, lambda _: sys.exit(9), validating=True))
@@ -166,17 +163,17 @@ def test_killed_in_the_last_validation(whole, root, tmp_path, capsys):  # noqa: 
     assert {p.name for p in tmp_path.glob('best*')} == {p.name for p in whole[0].glob('best*')}
     capsys.readouterr()
     assert 'max_epochs' in mistake(
-        capsys, train_tool, command(root, tmp_path, '--resume', more=TWO)
+        capsys, 'train', training_argv(root, tmp_path, '--resume', more=TWO)
     )
 
 
-def test_ended_before_the_first_checkpoint(root, tmp_path, capsys):  # noqa: F811
+def test_ended_before_the_first_checkpoint(root, tmp_path, capsys):
     (tmp_path / lock.NAME).touch()
-    cfg, _ = train_tool.prepare(train.parse(command(root, tmp_path, '--resume')))
-    assert not cfg.resume and 'starts anew' in capsys.readouterr().out
+    cfg, _ = prepared_training(training_argv(root, tmp_path, '--resume'))
+    assert not cfg.resume and 'starting anew' in capsys.readouterr().out
 
 
-def test_number_of_workers_changes_nothing(whole, root, tmp_path, monkeypatch):  # noqa: F811
+def test_number_of_workers_changes_nothing(whole, root, tmp_path, monkeypatch):
     monkeypatch.setattr('os.sched_getaffinity', lambda _: range(4), raising=False)
     more = [*TWO, 'train_dataloader.num_workers=3', 'val_dataloader.num_workers=1']
     assert_equal_runs(run(root, tmp_path, '--ema', more=more), whole[1])
@@ -184,9 +181,9 @@ def test_number_of_workers_changes_nothing(whole, root, tmp_path, monkeypatch): 
 
 def seen(batches):
     return [
-        (sample.img_id if 'img_id' in sample else sample.img_path, picture)
+        (sample.img_id if 'img_id' in sample else sample.img_path, image)
         for batch in batches
-        for picture, sample in zip(batch['inputs'], batch['data_samples'])
+        for image, sample in zip(batch['inputs'], batch['data_samples'])
     ]
 
 
@@ -201,33 +198,28 @@ def ade(tmp_path_factory):
     return synthetic.draw_ade(tmp_path_factory.mktemp('a') / 'ade', num_train=7, num_val=1, size=64)
 
 
-def test_a_stream_goes_on_where_it_was_without_reading_what_went_before(ade, tmp_path, monkeypatch):
-    from effvim.config.reading import import_plugins
-    from effvim.engine import runner
-
-    cfg, about = train_tool.prepare(
-        train.parse(
-            [
-                SEMFPN,
-                '--from-scratch',
-                '--data-root',
-                str(ade),
-                '--work-dir',
-                str(tmp_path),
-                '--cfg-options',
-                'train_dataloader.batch_size=2',
-                'train_dataloader.num_workers=0',
-                'train_dataloader.dataset.pipeline.2.scale=(256,64)',
-                'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
-                'train_dataloader.dataset.img_suffix=.bmp',
-                'train_dataloader.dataset.seg_map_suffix=.bmp',
-                'val_dataloader.dataset.img_suffix=.bmp',
-                'val_dataloader.dataset.seg_map_suffix=.bmp',
-            ]
-        )
+def test_a_stream_continues_where_it_was_without_reading_what_went_before(
+    ade, tmp_path, monkeypatch
+):
+    running = built_runner(
+        [
+            SEMFPN,
+            '--from-scratch',
+            '--data-root',
+            str(ade),
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            'train_dataloader.batch_size=2',
+            'train_dataloader.num_workers=0',
+            'train_dataloader.dataset.pipeline.2.scale=(256,64)',
+            'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+            'train_dataloader.dataset.img_suffix=.bmp',
+            'train_dataloader.dataset.seg_map_suffix=.bmp',
+            'val_dataloader.dataset.img_suffix=.bmp',
+            'val_dataloader.dataset.seg_map_suffix=.bmp',
+        ]
     )
-    import_plugins(cfg)
-    running = runner.Runner(cfg, about)
 
     def batches(skip, number, workers=0):
         data = {**running._train_dataloader, 'num_workers': workers, 'persistent_workers': False}
@@ -236,11 +228,11 @@ def test_a_stream_goes_on_where_it_was_without_reading_what_went_before(ade, tmp
         return seen([next(loop.dataloader_iterator) for _ in range(number)])
 
     running.train_loop  # noqa: B018  is built
-    whole = batches(0, 9)  # more than two passes over seven pictures
+    whole = batches(0, 9)  # more than two passes over seven images
     assert same(whole, batches(0, 9, workers=2)) and same(whole[12:], batches(6, 3, workers=2))
     once, again = whole[:7], dict(whole[7:14])
     assert {path for path, _ in once} == again.keys()
-    assert not any(torch.equal(picture, again[path]) for path, picture in once)  # other noise
+    assert not any(torch.equal(image, again[path]) for path, image in once)  # other noise
 
     kind, read = type(running.train_dataloader.dataset.dataset), []
     load = kind.__getitem__
@@ -248,32 +240,28 @@ def test_a_stream_goes_on_where_it_was_without_reading_what_went_before(ade, tmp
     assert same(whole[12:], batches(6, 3)) and len(read) == 6
 
 
-def test_pictures_leave_the_models_random_numbers_alone(root, tmp_path):  # noqa: F811
+def test_images_leave_the_models_random_numbers_alone(root, tmp_path):
     running = prepared(root, tmp_path, more=TWO)
     before = random_states()
     list(running.train_dataloader)
     assert not difference(before, random_states())
 
 
-def test_mmdets_hook_changes_the_pipeline_that_workers_run(root, tmp_path):  # noqa: F811
-    """Mosaics end with the switch; the pictures after it are still named when they are broken."""
-    cfg, about = train_tool.prepare(
-        train.parse(
-            [
-                str(ROOT / 'configs/rtmdet_effvim_m1.py'),
-                '--from-scratch',
-                '--data-root',
-                str(root),
-                '--work-dir',
-                str(tmp_path),
-                '--cfg-options',
-                'train_dataloader.num_workers=1',
-                'train_dataloader.batch_size=2',
-            ]
-        )
+def test_mmdets_hook_changes_the_pipeline_that_workers_run(root, tmp_path):
+    """Mosaics end with the switch; broken images are still named after it."""
+    running = built_runner(
+        [
+            str(ROOT / 'configs/rtmdet_effvim_m1.py'),
+            '--from-scratch',
+            '--data-root',
+            str(root),
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            'train_dataloader.num_workers=1',
+            'train_dataloader.batch_size=2',
+        ]
     )
-    import_plugins(cfg)
-    running = runner.Runner(cfg, about)
     running._train_loop = running.build_train_loop(running._train_loop)
     loader = running.train_dataloader
 
@@ -287,15 +275,15 @@ def test_mmdets_hook_changes_the_pipeline_that_workers_run(root, tmp_path):  # n
     hook.before_train_epoch(running)
     assert steps(loader.dataset.dataset) == steps(loader.dataset)
     assert 'CachedMosaic' not in steps(loader.dataset.dataset)
-    picture = Path(loader.dataset.get_data_info(0)['img_path'])
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[:2000])
-    with pytest.raises(UserError, match=picture.name):
+    image = Path(loader.dataset.get_data_info(0)['img_path'])
+    content = image.read_bytes()
+    image.write_bytes(content[:2000])
+    with pytest.raises(UserError, match=image.name):
         list(loader)
-    picture.write_bytes(whole)
+    image.write_bytes(content)
 
 
-def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):  # noqa: F811
+def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):
     more = ['randomness.seed=None', 'train_cfg.max_epochs=2']
     running = prepared(root, tmp_path, more=more)
     running.register_hook(At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
@@ -308,17 +296,21 @@ def test_a_seed_is_drawn_and_kept(root, tmp_path, capsys):  # noqa: F811
     ):
         assert resumed.seed == resumed.train_dataloader.batch_sampler.sampler.seed == seed
     for flags, options in ((['--seed', seed + 1], []), ([], [f'randomness.seed={seed + 1}'])):
-        assert run_command('train', command(root, tmp_path, '--resume', *flags, more=options)) == 2
+        assert (
+            run_command('train', training_argv(root, tmp_path, '--resume', *flags, more=options))
+            == 2
+        )
         assert f'was trained with seed {seed}' in capsys.readouterr().err
 
 
-def test_in_the_middle_of_an_epoch_of_other_batches(root, tmp_path, capsys):  # noqa: F811
+def test_in_the_middle_of_an_epoch_of_other_batches(root, tmp_path, capsys):
     running = prepared(root, tmp_path)
     running.register_hook(At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
     interrupted(running, signal.SIGTERM)
     assert (
         run_command(
-            'train', command(root, tmp_path, '--resume', more=['train_dataloader.batch_size=2'])
+            'train',
+            training_argv(root, tmp_path, '--resume', more=['train_dataloader.batch_size=2']),
         )
         == 2
     )
@@ -330,7 +322,7 @@ def test_in_the_middle_of_an_epoch_of_other_batches(root, tmp_path, capsys):  # 
 
 @pytest.fixture
 def written(whole, tmp_path):
-    """A checkpoint as we write it, of all that is in one, but only its smaller tensors."""
+    """A checkpoint with everything that is in one, but only its smaller tensors."""
 
     def small(value):
         if isinstance(value, dict):
@@ -367,12 +359,12 @@ def test_every_flipped_byte_is_noticed(written):
     assert written.read_bytes() == content and checkpoint.read(written)
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(whole, root, tmp_path, capsys):  # noqa: F811
+def test_a_corrupt_checkpoint_is_refused_and_the_previous_one_used(whole, root, tmp_path, capsys):
     for path in whole[0].glob('epoch_*.pth'):
         shutil.copy2(path, tmp_path)
     newest, before = tmp_path / 'epoch_2.pth', tmp_path / 'epoch_1.pth'
     flip(newest, newest.stat().st_size // 2)
-    message = mistake(capsys, train_tool, command(root, tmp_path, '--resume', newest))
+    message = mistake(capsys, 'train', training_argv(root, tmp_path, '--resume', newest))
     assert f'{newest} is damaged' in message
     resumed = run(root, tmp_path, '--resume', more=TWO)
     captured = capsys.readouterr()
@@ -381,16 +373,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(whole, root, t
     assert_equal_runs(resumed, whole[1])
 
 
-def test_files_of_others_are_called_unverified(whole, tmp_path, capsys):
+def test_files_of_other_programs_are_called_unverified(whole, tmp_path, capsys):
     torch.save(checkpoint.read(whole[0] / 'epoch_1.pth'), tmp_path / 'theirs.pth')
     for path, word in ((tmp_path / 'theirs.pth', 'unverified'), (whole[0] / 'epoch_1.pth', 'ver')):
-        assert (
-            run_command('test', [command('', '')[0], str(path), '--work-dir', str(tmp_path)]) == 0
-        )
+        assert run_command('test', [RETINANET, str(path), '--work-dir', str(tmp_path)]) == 0
         assert f'loaded {path} ({word}' in capsys.readouterr().out
 
 
-def test_what_the_disk_changed_is_not_taken_for_written(tmp_path, monkeypatch):
+def test_what_the_disk_changed_does_not_count_as_written(tmp_path, monkeypatch):
     path = tmp_path / 'epoch_1.pth'
     path.write_bytes(b'old')
     sync = os.fsync
@@ -405,7 +395,7 @@ def test_what_the_disk_changed_is_not_taken_for_written(tmp_path, monkeypatch):
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_keeps_what_was_there(whole, root, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_full_disk_keeps_what_was_there(whole, root, tmp_path, capsys, monkeypatch):
     """The second epoch's checkpoint does not fit any more."""
     shutil.copy2(whole[0] / 'epoch_1.pth', tmp_path)
     before = (tmp_path / 'epoch_1.pth').read_bytes()
@@ -417,18 +407,18 @@ def test_a_full_disk_keeps_what_was_there(whole, root, tmp_path, capsys, monkeyp
         sync(handle)
 
     monkeypatch.setattr('os.fsync', full)
-    assert run_command('train', command(root, tmp_path, '--resume', more=TWO)) == 2
+    assert run_command('train', training_argv(root, tmp_path, '--resume', more=TWO)) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert 'No space left' in line and '--resume' in line
     assert [path.name for path in tmp_path.rglob('*.pth*')] == ['epoch_1.pth']
     assert (tmp_path / 'epoch_1.pth').read_bytes() == before
 
 
-def test_one_run_at_a_time(root, tmp_path, capsys):  # noqa: F811
+def test_one_run_at_a_time(root, tmp_path, capsys):
     code = f"""
 import time
 from pathlib import Path
-from effvim import lock
+from effvim.engine import lock
 with lock.held(Path({str(tmp_path)!r})):
     print('held', flush=True)
     time.sleep(99)
@@ -437,7 +427,7 @@ with lock.held(Path({str(tmp_path)!r})):
     with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == 'held\n'
         half.touch()  # the other may just be writing it
-        message = mistake(capsys, train_tool, command(root, tmp_path))
+        message = mistake(capsys, 'train', training_argv(root, tmp_path))
         assert f'process {other.pid} on ' in message and str(tmp_path) in message
         assert half.exists()
         other.kill()
@@ -449,7 +439,7 @@ with lock.held(Path({str(tmp_path)!r})):
 
 
 class Poison(Hook):
-    """Makes the pictures of iteration `when` infinitely bright."""
+    """Makes the images of iteration `when` infinitely bright."""
 
     priority = 'LOWEST'
 
@@ -461,13 +451,13 @@ class Poison(Hook):
             data_batch['inputs'] = [image * torch.inf for image in data_batch['inputs']]
 
 
-def poisoned(root, folder, *when, more=(), flags=()):  # noqa: F811
+def poisoned(root, folder, *when, more=(), flags=()):
     running = prepared(root, folder, *flags, more=more)
     running.register_hook(Poison(*when))
     return running
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(root, tmp_path, capsys):  # noqa: F811
+def test_a_loss_that_is_not_finite_ends_the_run(root, tmp_path, capsys):
     running = poisoned(root, tmp_path, 3)
     states = []
     running.register_hook(
@@ -487,7 +477,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(root, tmp_path, capsys):  # noqa
         assert torch.equal(value, states[0][name]) and value.isfinite().all()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(root, tmp_path):  # noqa: F811
+def test_a_gradient_that_is_not_finite_ends_the_run(root, tmp_path):
     running = prepared(root, tmp_path)
     layer = running.model.neck.lateral_convs[1].conv
 
@@ -500,7 +490,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(root, tmp_path):  # noqa: F8
     assert 'first affected neck.lateral_convs.1.conv.weight (1 parameters)' in str(error.value)
 
 
-def test_bad_batches_are_left_out_as_if_they_had_not_been_drawn(root, tmp_path, capsys):  # noqa: F811
+def test_bad_batches_are_skipped_as_if_they_had_not_been_drawn(root, tmp_path, capsys):
     flags = dict(
         flags=['--skip-bad-batches', '2'],
         more=['optim_wrapper.clip_grad=None', 'default_hooks.logger.interval=1'],
@@ -511,7 +501,7 @@ def test_bad_batches_are_left_out_as_if_they_had_not_been_drawn(root, tmp_path, 
     reference.model.load_state_dict(running.model.state_dict())
     running._init_model_weights = lambda: None
     running.train()
-    assert '2 bad batches were left out' in capsys.readouterr().out
+    assert '2 bad batches were skipped' in capsys.readouterr().out
     (log,) = (tmp_path / 'a').glob('*/vis_data/scalars.json')
     assert 'NaN' not in log.read_text() and len(list(map(json.loads, log.open()))) >= BATCHES
 
@@ -528,13 +518,13 @@ def test_bad_batches_are_left_out_as_if_they_had_not_been_drawn(root, tmp_path, 
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_too_many_bad_batches(root, tmp_path):  # noqa: F811
+def test_too_many_bad_batches(root, tmp_path):
     running = poisoned(root, tmp_path, 2, 4, 5, flags=['--skip-bad-batches', '2'])
-    with pytest.raises(ValueError, match=r'iteration 5: .* \(2 were left out\)'):
+    with pytest.raises(ValueError, match=r'iteration 5: .* \(2 were skipped\)'):
         train(running)
 
 
-def test_a_bad_batch_in_a_group(root, tmp_path):  # noqa: F811
+def test_a_bad_batch_in_a_group(root, tmp_path):
     """The others of its group make the step."""
     running = poisoned(
         root,
@@ -547,7 +537,7 @@ def test_a_bad_batch_in_a_group(root, tmp_path):  # noqa: F811
     assert {int(s['step']) for s in running.optim_wrapper.state_dict()['state'].values()} == {3}
 
 
-def test_skipping_counts_on_one_process(root, tmp_path, capsys):  # noqa: F811
+def test_skipping_counts_on_one_process(root, tmp_path, capsys):
     assert '--skip-bad-batches' in mistake(
-        capsys, train_tool, command(root, tmp_path, '--skip-bad-batches', -1)
+        capsys, 'train', training_argv(root, tmp_path, '--skip-bad-batches', -1)
     )

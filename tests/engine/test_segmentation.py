@@ -1,4 +1,4 @@
-"""The tools on real ADE20K pictures, and mmseg's own tools on our configs."""
+"""The commands on real ADE20K images, and mmseg's own tools on our configs."""
 
 import json
 import os
@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 
 from backbone.openmmlab import ops
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
-from effvim.engine import testing as test_tool  # noqa: F401
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 CONFIG = str(ROOT / 'configs/semfpn_effvim_m1.py')
@@ -35,15 +34,15 @@ SMALL = [
 ]
 
 
-def call(tool, *argv):
-    assert run_command('tool', [str(a) for a in argv]) == 0
+def call(command, *argv):
+    assert run_command(command, [str(a) for a in argv]) == 0
 
 
-def mean_iou(found, truth, number):
-    """mIoU, mAcc, aAcc in percent over label maps 1 … number, truth 0 being "none"."""
-    pairs = np.zeros((number + 1, number + 1), np.int64)  # truth, found
-    for f, t in zip(found, truth):
-        np.add.at(pairs, (t[t > 0], f[t > 0]), 1)
+def mean_iou(predicted_maps, true_maps, number):
+    """mIoU, mAcc, aAcc in percent over labels 1 … number; 0 in the ground truth is ignored."""
+    pairs = np.zeros((number + 1, number + 1), np.int64)  # ground truth, prediction
+    for p, t in zip(predicted_maps, true_maps):
+        np.add.at(pairs, (t[t > 0], p[t > 0]), 1)
     right, true, predicted = np.diag(pairs)[1:], pairs.sum(1)[1:], pairs.sum(0)[1:]
     seen = true + predicted > 0
     iou = right[seen] / (true + predicted - right)[seen]
@@ -53,7 +52,7 @@ def mean_iou(found, truth, number):
 
 @pytest.fixture(scope='module')
 def trained(ade_root, tmp_path_factory):
-    """The real command: four iterations on the real training pictures, small, from scratch."""
+    """The real command: four iterations on the real training images, small, from scratch."""
     folder = tmp_path_factory.mktemp('run')
     done = subprocess.run(
         [
@@ -77,7 +76,7 @@ def trained(ade_root, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def telling(trained, ade_root):
-    """The checkpoint with a last layer that tells the places of a picture apart."""
+    """The checkpoint with a last layer that tells the regions of an image apart."""
     ops.install()  # mmsegmentation 1.2 asks for them
     from mmseg.apis import inference_model, init_model
 
@@ -101,38 +100,41 @@ def telling(trained, ade_root):
 def test_what_a_person_sees(trained):
     folder, out = trained
     assert out.startswith(
-        'semfpn_effvim_m1.py (from_scratch): 3 pictures to train on, 6 to '
-        'validate on, 150 classes: wall, building, sky'
+        'semfpn_effvim_m1.py (from_scratch): 3 training images, 6 validation images, '
+        '150 classes: wall, building, sky'
     )
     assert 'iteration  2/4  loss ' in out and 'iteration  4/4  loss ' in out
     assert 'iteration 2  mIoU ' in out and 'validation after iteration 4' in out
     assert 'epoch' not in out and 'IoU.wall' not in out
-    for name in ('curves.png', 'pictures', 'iter_4.pth'):
+    for name in ('curves.png', 'images', 'iter_4.pth'):
         assert str(folder / name) in out and (folder / name).exists()
-    pictures = sorted((folder / 'pictures').glob('*.png'))
-    assert len(pictures) == 6
-    for path in (folder / 'curves.png', *pictures):
+    images = sorted((folder / 'images').glob('*.png'))
+    assert len(images) == 6
+    for path in (folder / 'curves.png', *images):
         with Image.open(path) as image:
             assert image.width > 900
 
 
 def test_checkpoint_knows_what_it_is(trained, ade_root):
     content = checkpoint.read(trained[0] / 'iter_4.pth')
-    about = checkpoint.describe(content)
-    assert about['config'] == 'semfpn_effvim_m1.py' and about['overlays'] == ['from_scratch']
-    assert about['data_root'] == str(ade_root) and about['options']['train_cfg.max_iters'] == 4
-    assert about['place'] == {'batch': 4} and content['meta']['iter'] == 4
+    described = checkpoint.describe(content)
+    assert described['config'] == 'semfpn_effvim_m1.py'
+    assert described['presets'] == ['from_scratch']
+    assert (
+        described['data_root'] == str(ade_root) and described['options']['train_cfg.max_iters'] == 4
+    )
+    assert described['position'] == {'batch': 4} and content['meta']['iter'] == 4
     classes = checkpoint.classes_of(content)
     names = (ade_root / 'objectInfo150.txt').read_text().splitlines()[1:]
     assert len(classes) == len(names) == 150
     agree = [c == n.split('\t')[-1].split(',')[0].strip() for c, n in zip(classes, names)]
-    assert sum(agree) > 140  # mmseg shortens a few of the data set's own names
+    assert sum(agree) > 140  # mmseg shortens a few of the dataset's own names
 
 
 def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path):
     metrics = tmp_path / 'metrics.json'
     call(
-        test_tool,
+        'test',
         CONFIG,
         telling,
         '--out',
@@ -142,23 +144,23 @@ def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path)
         '--show-dir',
         tmp_path / 'shown',
         '--cfg-options',
-        f'+test_evaluator.output_dir={tmp_path}/found',
+        f'+test_evaluator.output_dir={tmp_path}/predicted',
     )
     numbers = json.loads(metrics.read_text())
     assert len(list((tmp_path / 'shown').glob('*.png'))) == 6
-    truth, found = [], []
+    true_maps, predicted_maps = [], []
     for path in sorted((ade_root / 'annotations/validation').iterdir()):
-        truth.append(np.asarray(Image.open(path)))
-        found.append(np.asarray(Image.open(tmp_path / 'found' / path.name)))
-        assert found[-1].shape == truth[-1].shape and found[-1].min() >= 1
-    expected = mean_iou(found, truth, 150)
-    assert len(np.unique(np.concatenate([f.ravel() for f in found]))) >= 10
+        true_maps.append(np.asarray(Image.open(path)))
+        predicted_maps.append(np.asarray(Image.open(tmp_path / 'predicted' / path.name)))
+        assert predicted_maps[-1].shape == true_maps[-1].shape and predicted_maps[-1].min() >= 1
+    expected = mean_iou(predicted_maps, true_maps, 150)
+    assert len(np.unique(np.concatenate([p.ravel() for p in predicted_maps]))) >= 10
     assert min(expected) > 0.1
     for name, value in zip(('mIoU', 'mAcc', 'aAcc'), expected):
         assert abs(numbers[name] - value) <= 1e-6, name
 
     single = {k: v for k, v in numbers.items() if '.' in k}
-    present = set(np.unique(truth[0])) - {0}
+    present = set(np.unique(true_maps[0])) - {0}
     assert {f'IoU.{c}' for c in ('wall', 'floor', 'bed ', 'sky')} & single.keys()
     assert all(k.split('.')[0] in ('IoU', 'Acc') and 0 <= v <= 100 for k, v in single.items())
     assert len(single) >= 2 * len(present)
@@ -166,10 +168,10 @@ def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path)
     assert abs(np.mean(ious) - expected[0]) <= 1e-6
 
 
-def test_resume_goes_on_where_it_was(trained, tmp_path, capsys):
+def test_resume_continues_where_it_was(trained, tmp_path, capsys):
     folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
     call(
-        train_tool,
+        'train',
         CONFIG,
         '--resume',
         '--work-dir',
@@ -203,7 +205,7 @@ def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
         + ''.join(f'{loader}_dataloader = {data}\n' for loader in ('train', 'val', 'test'))
     )
     call(
-        train_tool,
+        'train',
         config,
         '--from-scratch',
         '--data-root',
@@ -229,7 +231,7 @@ def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
 
 
 def test_two_processes_without_a_gpu(trained, tmp_path):
-    """SyncBN has no kernels for CPUs. Three pictures over two processes count once each."""
+    """SyncBN has no kernels for CPUs. Three images over two ranks count once each."""
     root = synthetic.draw_ade(tmp_path / 'ade', num_train=8, num_val=3)
     options = [
         f'{loader}_dataloader.dataset.{key}=.bmp'
@@ -284,7 +286,7 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
         *options,
     )
     call(
-        test_tool,
+        'test',
         CONFIG,
         last,
         '--work-dir',
@@ -302,7 +304,7 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
 
 
 def test_mmsegs_own_train_and_test(ade_root, tmp_path):
-    """Our plugin and config without our tools, from the installed package."""
+    """Our plugin and config without our commands, from the installed package."""
     import mmseg
 
     tools = Path(mmseg.__file__).parent / '.mim/tools'
@@ -329,9 +331,9 @@ def test_mmsegs_own_train_and_test(ade_root, tmp_path):
     ]
     done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    # and our test tool takes what mmseg's wrote
+    # and our test command reads what mmseg's tool wrote
     call(
-        test_tool,
+        'test',
         CONFIG,
         tmp_path / 'iter_2.pth',
         '--data-root',
@@ -350,18 +352,18 @@ def test_mmsegs_own_train_and_test(ade_root, tmp_path):
 
 
 def test_mmsegs_own_inference(telling, ade_root):
-    """With the config that the run left beside its checkpoint."""
+    """With the config that the run wrote next to its checkpoint."""
     code = f"""
 import numpy as np
 from mmseg.apis import MMSegInferencer, inference_model, init_model
-picture = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
+image = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
 config, checkpoint = {str(telling.parent / 'semfpn_effvim_m1.py')!r}, {str(telling)!r}
 model = init_model(config, checkpoint, device='cpu')
-first = inference_model(model, picture).pred_sem_seg.data[0].numpy()
+first = inference_model(model, image).pred_sem_seg.data[0].numpy()
 assert len(model.dataset_meta['classes']) == 150 and first.shape == (300, 400)
 assert len(np.unique(first)) >= 5
 inferencer = MMSegInferencer(config, checkpoint, device='cpu')
-assert np.array_equal(first, inferencer(picture)['predictions'])
+assert np.array_equal(first, inferencer(image)['predictions'])
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -369,7 +371,7 @@ assert np.array_equal(first, inferencer(picture)['predictions'])
 
 
 def test_mmsegs_own_inference_on_the_published_config(ade_root, tmp_path):
-    """Weights as converted ones are: a state dict with nothing else."""
+    """With weights as converted ones are: a state dict and nothing else."""
     code = f"""
 import torch
 from mmseg.apis import MMSegInferencer, init_model
@@ -378,9 +380,9 @@ model = init_model(config, device='cpu')
 torch.save(dict(state_dict=model.state_dict(), meta={{}}), checkpoint)
 model = init_model(config, checkpoint, device='cpu')
 assert len(model.dataset_meta['classes']) == 150  # mmseg takes those of ADE20K
-picture = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
-found = MMSegInferencer(config, checkpoint, device='cpu')(picture)['predictions']
-assert found.shape == (300, 400)
+image = {str(ade_root / 'images/validation/ADE_val_00000003.jpg')!r}
+predicted = MMSegInferencer(config, checkpoint, device='cpu')(image)['predictions']
+assert predicted.shape == (300, 400)
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,6 @@
 """Accumulation, averaged weights, mixed precision and the like change what they should, only that.
 
-Small runs through the tools on drawn pictures, against plain torch and NumPy.
+Small runs of the commands on synthetic images, against plain torch and NumPy.
 """
 
 import json
@@ -15,97 +15,26 @@ from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from PIL import Image
-from pycocotools import mask as rle
-from tests.helpers.cli import run_command
 
 from backbone import EfficientViM, UserError
 from effvim.checkpoints import checkpoint
-from effvim.cli import train
 from effvim.config import presets
-from effvim.config.reading import import_plugins, load_config
+from effvim.config.reading import load_config
 from effvim.datasets import synthetic
-from effvim.engine import runner
-from effvim.engine import testing as test_tool
-from effvim.engine import training as train_tool
+from effvim.engine.testing import use_tta
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
-
-RETINANET, MASK_RCNN, SEMFPN = (
-    str(ROOT / f'configs/{name}_effvim_m1.py') for name in ('retinanet', 'mask_rcnn', 'semfpn')
+from tests.helpers.training import (
+    BATCHES,
+    MASK_RCNN,
+    RATE,
+    RETINANET,
+    SEMFPN,
+    mistake,
+    prepared,
+    run,
+    training_argv,
 )
-BATCHES = 5
-RATE = 1e-3
-# nothing random but the start, and a constant rate
-PLAIN = [
-    'train_dataloader.batch_size=1',
-    'train_dataloader.num_workers=0',
-    'val_dataloader.num_workers=0',
-    'test_dataloader.num_workers=0',
-    'train_dataloader.dataset.pipeline.2.scale=(96,64)',
-    'train_dataloader.dataset.pipeline.3.prob=0.0',
-    'train_dataloader.sampler.shuffle=False',
-    'val_dataloader.dataset.pipeline.1.scale=(96,64)',
-    'test_dataloader.dataset.pipeline.1.scale=(96,64)',
-    'tta_pipeline.1.transforms.0.0.scale=(96,64)',
-    'param_scheduler.0.start_factor=1.0',
-    f'optim_wrapper.optimizer.lr={RATE}',
-    'train_cfg.max_epochs=1',
-]
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    """Drawn pictures for detection, all cut to 96 × 64 pixels; one that is left without objects."""
-    folder = synthetic.draw_coco(
-        tmp_path_factory.mktemp('c') / 'coco', num_train=6, num_val=2, size=128
-    )
-    for split in ('train', 'val'):
-        path = folder / f'annotations/instances_{split}2017.json'
-        content = json.loads(path.read_text())
-        for image in content['images']:
-            file = folder / f'{split}2017/{image["file_name"]}'
-            Image.open(file).crop((0, 0, 96, 64)).save(file)
-            image.update(width=96, height=64)
-        for annotation in content['annotations']:
-            mask = rle.decode(annotation['segmentation'])[:64, :96]
-            code = rle.encode(np.asfortranarray(mask))
-            annotation.update(
-                bbox=rle.toBbox(code).tolist(),
-                area=int(mask.sum()),
-                segmentation={**code, 'counts': code['counts'].decode()},
-            )
-        content['annotations'] = [a for a in content['annotations'] if a['area']]
-        path.write_text(json.dumps(content))
-    return folder
-
-
-def command(root, folder, *flags, config=RETINANET, more=()):
-    if config == RETINANET:
-        more = ['model.test_cfg.score_thr=0.0', *more]  # an untrained network finds something
-    return [
-        config,
-        '--from-scratch',
-        '--data-root',
-        str(root),
-        '--work-dir',
-        str(folder),
-        *map(str, flags),
-        '--cfg-options',
-        *PLAIN,
-        *more,
-    ]
-
-
-def run(root, folder, *flags, **how):
-    """Train; returns the last checkpoint."""
-    assert run_command('train', command(root, folder, *flags, **how)) == 0
-    return checkpoint.read(checkpoint.find_latest(folder))
-
-
-def prepared(root, folder, *flags, **how):
-    """A Runner as the tool makes it."""
-    cfg, about = train_tool.prepare(train.parse(command(root, folder, *flags, **how)))
-    import_plugins(cfg)
-    return runner.Runner(cfg, about)
 
 
 @pytest.fixture(scope='module')
@@ -149,7 +78,7 @@ def copy_of(state):
 
 
 def test_accumulated_gradients_are_their_mean(root, tmp_path):
-    """Five batches of one picture in groups of two: three steps, against plain torch."""
+    """Five batches of one image in groups of two: three steps, against plain torch."""
     flags = dict(more=['optim_wrapper.clip_grad=None', 'optim_wrapper.accumulative_counts=2'])
     running = prepared(root, tmp_path, **flags)
     reference = prepared(root, tmp_path, **flags)
@@ -175,8 +104,8 @@ def test_accumulated_gradients_are_their_mean(root, tmp_path):
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-3 * RATE, msg=name)
 
 
-def test_rate_scales_with_all_that_one_step_sees(root, tmp_path):
-    """The rate is meant for 16 pictures."""
+def test_rate_scales_with_the_total_batch_size(root, tmp_path):
+    """The rate is meant for 16 images."""
     for counts, expected in ((1, RATE / 16), (4, RATE / 4)):
         running = prepared(
             root,
@@ -191,7 +120,7 @@ def test_rate_scales_with_all_that_one_step_sees(root, tmp_path):
 
 @pytest.fixture(scope='module')
 def averaged(root, tmp_path_factory):
-    """One epoch with --ema; the folder, the checkpoint and what happened."""
+    """One epoch with --ema; the working directory, the checkpoint and what happened."""
     folder = tmp_path_factory.mktemp('ema')
     running = prepared(
         root, folder, '--ema', more=[f'+val_evaluator.outfile_prefix={folder}/validated']
@@ -214,7 +143,7 @@ def test_average_is_what_the_formula_says(averaged):
         torch.testing.assert_close(value.double(), average, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_average_is_validated_and_training_goes_on_raw(averaged):
+def test_average_is_validated_and_training_continues_raw(averaged):
     _, content, recorder = averaged
     assert recorder.measured
     for measured in recorder.measured:
@@ -243,8 +172,8 @@ def test_averaging_leaves_training_as_it_is(averaged, plain):
     assert_same(moments(content), moments(without))
 
 
-def found(folder, weights, *flags, config=RETINANET):
-    """What tools/test.py detects: COCO's result list."""
+def detections(folder, weights, *flags, config=RETINANET):
+    """The detections of `effvim test`: COCO's result list."""
     assert (
         run_command(
             'test',
@@ -255,21 +184,21 @@ def found(folder, weights, *flags, config=RETINANET):
                 str(folder),
                 *flags,
                 '--cfg-options',
-                f'+test_evaluator.outfile_prefix={folder}/found',
+                f'+test_evaluator.outfile_prefix={folder}/detections',
             ],
         )
         == 0
     )
-    return json.loads((folder / 'found.bbox.json').read_text())
+    return json.loads((folder / 'detections.bbox.json').read_text())
 
 
 def test_tools_take_the_average_or_the_raw_weights(averaged, plain, tmp_path):
     folder, _, _ = averaged
-    average = found(tmp_path, folder / 'epoch_1.pth')
+    average = detections(tmp_path, folder / 'epoch_1.pth')
     assert len(average) > 10
     assert average == json.loads((folder / 'validated.bbox.json').read_text())
-    raw = found(tmp_path, folder / 'epoch_1.pth', '--raw')
-    assert raw != average and raw == found(tmp_path, plain[0] / 'epoch_1.pth')
+    raw = detections(tmp_path, folder / 'epoch_1.pth', '--raw')
+    assert raw != average and raw == detections(tmp_path, plain[0] / 'epoch_1.pth')
 
 
 @pytest.mark.parametrize('flags', [[], ['--ema'], ['--amp']], ids=str)
@@ -447,7 +376,7 @@ def test_layer_wise_rates_know_every_parameter():
         build_optim_wrapper(model, wrapper)
 
 
-def test_what_decays_is_said(root, tmp_path, capsys):
+def test_weight_decay_is_printed(root, tmp_path, capsys):
     running = prepared(root, tmp_path)
     trained = {n: p for n, p in running.model.named_parameters() if p.requires_grad}
     total = sum(p.numel() for p in trained.values())
@@ -469,15 +398,6 @@ def test_what_decays_is_said(root, tmp_path, capsys):
     assert 'requires_grad' not in captured.out + captured.err
 
 
-def mistake(capsys, tool, argv):
-    loaded = 'mmdet.models' in sys.modules
-    assert run_command('tool', [str(a) for a in argv]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith('error: ')
-    assert ('mmdet.models' in sys.modules) == loaded
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     'more, words',
     [
@@ -496,14 +416,14 @@ def mistake(capsys, tool, argv):
     ],
 )
 def test_keys_that_would_do_nothing(more, words, root, tmp_path, capsys):
-    message = mistake(capsys, train_tool, command(root, tmp_path, more=more))
+    message = mistake(capsys, 'train', training_argv(root, tmp_path, more=more))
     assert all(word in message for word in words), message
 
 
 def test_averaged_twice(root, tmp_path, capsys):
     path = tmp_path / 'own.py'
     path.write_text(f"_base_ = '{RETINANET}'\ncustom_hooks = [dict(type='EMAHook')]\n")
-    message = mistake(capsys, train_tool, command(root, tmp_path, '--ema', config=str(path)))
+    message = mistake(capsys, 'train', training_argv(root, tmp_path, '--ema', config=str(path)))
     assert '--ema' in message and 'EMAHook' in message
 
 
@@ -511,18 +431,20 @@ def test_average_and_flags_must_agree(averaged, plain, root, tmp_path, capsys):
     with_average, without = averaged[0] / 'epoch_1.pth', plain[0] / 'epoch_1.pth'
     assert '--ema' in mistake(
         capsys,
-        train_tool,
-        command(root, tmp_path, '--ema', '--resume', without, more=['train_cfg.max_epochs=9']),
+        'train',
+        training_argv(
+            root, tmp_path, '--ema', '--resume', without, more=['train_cfg.max_epochs=9']
+        ),
     )
-    assert '--raw' in mistake(capsys, test_tool, [RETINANET, without, '--raw'])
+    assert '--raw' in mistake(capsys, 'test', [RETINANET, without, '--raw'])
     for path, flags in ((with_average, []), (without, ['--ema'])):
         content = checkpoint.read(path)
         content['meta'].pop('effvim')  # as another tool writes it
         torch.save(content, tmp_path / 'other.pth')
         message = mistake(
             capsys,
-            train_tool,
-            command(
+            'train',
+            training_argv(
                 root,
                 tmp_path,
                 *flags,
@@ -550,12 +472,12 @@ def test_tensorboard_shows_what_the_log_says(root, tmp_path):
 
 def test_tensorboard_absent(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorboard', None)
-    message = mistake(capsys, train_tool, command(root, tmp_path, '--tensorboard'))
+    message = mistake(capsys, 'train', training_argv(root, tmp_path, '--tensorboard'))
     assert 'pip install tensorboard' in message
 
 
 def mirrored(root, folder):
-    """A copy of `root` whose pictures and label maps are seen in a mirror."""
+    """A copy of `root` whose images and label maps are flipped."""
     copy = shutil.copytree(root, folder)
     for path in [*copy.rglob('*.bmp'), *copy.rglob('*.png')]:
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
@@ -563,13 +485,13 @@ def mirrored(root, folder):
 
 
 def test_augmented_detection_does_not_know_left_from_right(plain, root, tmp_path):
-    """Of pictures in a mirror it gives the mirrored boxes; plain detection does not."""
+    """For flipped images it gives flipped boxes; plain detection does not."""
     turned = mirrored(root, tmp_path / 'turned')
     weights = plain[0] / 'epoch_2.pth'
 
     def boxes(*flags, mirror=False):
         rows = []
-        for d in found(tmp_path, weights, *flags):
+        for d in detections(tmp_path, weights, *flags):
             x, y, width, height = d['bbox']
             x = 96 - x - width if mirror else x
             rows.append((d['image_id'], d['category_id'], d['score'], x, y, width, height))
@@ -583,13 +505,13 @@ def test_augmented_detection_does_not_know_left_from_right(plain, root, tmp_path
 
 
 @pytest.mark.parametrize('path', [RETINANET, SEMFPN], ids=['retinanet', 'semfpn'])
-def test_augmentation_at_the_size_of_the_embedded_data(path, monkeypatch):
+def test_augmentation_at_the_size_of_the_synthetic_dataset(path, monkeypatch):
     for name in ('draw_coco', 'draw_ade'):
-        monkeypatch.setattr(mini, name, lambda root, *_, **__: root)
+        monkeypatch.setattr(synthetic, name, lambda root, *_, **__: root)
     cfg = load_config(path)
     presets.apply_presets(cfg, ['from_scratch', 'mini'])
     size = cfg.test_dataloader.dataset.pipeline[1].scale
-    test_tool.use_tta(cfg, path)
+    use_tta(cfg, path)
     assert cfg.test_dataloader.dataset.pipeline[1].transforms[0][0].scale == size
     assert cfg.model.module.type in ('RetinaNet', 'EncoderDecoder')
 
@@ -641,13 +563,13 @@ def test_augmentation_that_the_config_does_not_have(root, plain, tmp_path, capsy
     )
     message = mistake(
         capsys,
-        test_tool,
+        'test',
         [MASK_RCNN, tmp_path / 'c.pth', '--data-root', root, '--tta', '--work-dir', tmp_path],
     )
     assert 'tta_model' in message and 'mask' in message
     message = mistake(
         capsys,
-        test_tool,
+        'test',
         [
             RETINANET,
             plain[0] / 'epoch_1.pth',

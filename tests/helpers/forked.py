@@ -1,4 +1,4 @@
-"""A tool in a process forked from this one, which saves the seconds of importing mmdet."""
+"""Commands in processes forked from this one, which saves the seconds of importing mmdet."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def start(log: Path, run: Callable[[], int]) -> int:
-    """Begin a process that ends with the status that `run` returns; returns its id.
+    """Start a process that exits with the status that `run` returns; returns its id.
 
-    What it prints is added to `log`.
+    Its output is appended to `log`.
     """
     sys.stdout.flush()
     process = os.fork()

@@ -1,9 +1,9 @@
-"""Kill small runs at random moments, resume them, and compare with runs that nobody disturbed.
+"""Kill small runs at random moments, resume them, and compare with undisturbed runs.
 
-    python tests/kill_and_resume.py [--kills 20] [--seed 0]
+    python -m tests.helpers.kill_and_resume [--kills 20] [--seed 0]
 
 Every run is a process of its own, forked from this one to save the seconds of importing mmdet.
-Exit status 1 if any differs or left a checkpoint that cannot be read.
+The exit status is 1 if a run differs or left a checkpoint that cannot be read.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tests.helpers.cli import run_command
 
 from effvim.checkpoints import checkpoint
 from effvim.config.reading import import_plugins, load_config
 from effvim.datasets import synthetic
 from effvim.engine import lock
 from tests.helpers import forked
+from tests.helpers.cli import run_command
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 RETINANET, SEMFPN = (str(ROOT / f'configs/{name}_effvim_m1.py') for name in ('retinanet', 'semfpn'))
 DETECTION = [
     'train_dataloader.batch_size=2',
@@ -87,7 +87,7 @@ TIMES = ('/time', '/data_time', '/memory')
 
 
 def draw(folder: Path) -> dict[str, Path]:
-    """Drawn pictures for both kinds of config."""
+    """Draw synthetic datasets for both kinds of config; their roots by config."""
     coco = synthetic.draw_coco(folder / 'coco', num_train=10, num_val=2, size=64)
     ade = synthetic.draw_ade(folder / 'ade', num_train=5, num_val=2, size=64)
     for path in ade.glob('*/*/*.bmp'):
@@ -98,7 +98,7 @@ def draw(folder: Path) -> dict[str, Path]:
 
 
 def start(roots: dict[str, Path], name: str, folder: Path, *flags: str) -> int:
-    """Begin to train in a process of its own; returns its id."""
+    """Start training in a process of its own; returns its id."""
     path, own, options, _ = RUNS[name]
     folder.mkdir(exist_ok=True)
     return forked.start(
@@ -122,14 +122,14 @@ def start(roots: dict[str, Path], name: str, folder: Path, *flags: str) -> int:
 
 
 def wait(process: int) -> int:
-    """Its exit status; minus the signal if one ended it."""
+    """The exit status of a process; minus the signal if one ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def state(content: dict) -> dict:
-    """What two runs must agree on: all but times and paths."""
+    """What two runs must agree on: everything but times and paths."""
     hub = content['message_hub']
-    parts = {
+    states = {
         name: content.get(name)
         for name in (
             'state_dict',
@@ -147,11 +147,11 @@ def state(content: dict) -> dict:
     }
     logs = {name: log.data for name, log in hub['log_scalars'].items() if not name.endswith(TIMES)}
     done = {name: content['meta'][name] for name in ('epoch', 'iter')}
-    return {**parts, 'info': info, 'logs': logs, 'done': done}
+    return {**states, 'info': info, 'logs': logs, 'done': done}
 
 
 def difference(first, second, where: str = '') -> str:
-    """Where two nested values differ first; empty if they are equal, bit for bit."""
+    """Where two nested values differ first; empty if they are equal bit for bit."""
     if type(first) is not type(second):
         return f'{where}: {type(first)} and {type(second)}'
     if isinstance(first, dict):
@@ -201,7 +201,7 @@ def main() -> int:
             time.sleep(moment := chance.uniform(0.1, 1) * duration)
             os.kill(process, number_of_signal)
             status = wait(process)
-            found = sorted(path.name for path in checkpoint.newest_first(folder))
+            written = sorted(path.name for path in checkpoint.newest_first(folder))
             trouble = ''
             for path in checkpoint.newest_first(folder):
                 try:
@@ -216,7 +216,7 @@ def main() -> int:
             trouble = trouble or difference(expected, state(checkpoint.read(folder / last)))
             print(
                 f'{name}: {number_of_signal.name} after {moment:.1f} of {duration:.1f} s, had '
-                f'{", ".join(found) or "none"}: {trouble or "equal"}',
+                f'{", ".join(written) or "none"}: {trouble or "equal"}',
                 flush=True,
             )
             if trouble:

@@ -1,6 +1,8 @@
-"""Run tools on several processes, forked from this one to save the seconds of importing mmdet.
+"""Run commands on several ranks, forked from this process to save the seconds of importing mmdet.
 
-A line of JSON on stdin is a job, see `do`; a line of JSON on stdout is what became of it.
+    python -m tests.helpers.processes
+
+A line of JSON on stdin is a job, see `run_job`; the line of JSON on stdout is its result.
 """
 
 from __future__ import annotations
@@ -16,22 +18,16 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
-from effvim.cli.main import run_main
 from effvim.config.reading import import_plugins, load_config
-from effvim.engine import (
-    runner,
-    testing,  # noqa: F401
-    training,  # noqa: F401
-)
-from effvim.inference import batch_inference  # noqa: F401
+from effvim.engine import runner, testing, training  # noqa: F401  loaded before the fork
+from effvim.inference import batch_inference  # noqa: F401  loaded before the fork
 from tests.helpers import forked
+from tests.helpers.cli import run_command
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = {'train': train, 'test': test, 'infer': infer}
 
-
-class At(Hook):
-    """Sends this process a signal after iteration `when`, counted from 1, of train, val or test."""
+class SignalAt(Hook):
+    """Sends its own process a signal after iteration `when`, from 1, of train, val or test."""
 
     priority = 'HIGHEST'
 
@@ -43,19 +39,19 @@ class At(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def plan(signal_at: list) -> None:
-    """Let training and testing meet a signal, see `At`."""
-    build = runner.Runner.__init__
+def plan_signal(arguments: list) -> None:
+    """Let each run of this process receive a signal, see `SignalAt`."""
+    original = runner.Runner.__init__
 
     def begin(self, *args, **kwargs):
-        build(self, *args, **kwargs)
-        self.register_hook(At(*signal_at))
+        original(self, *args, **kwargs)
+        self.register_hook(SignalAt(*arguments))
 
     runner.Runner.__init__ = begin
 
 
-def run(job: dict, rank: int, port: int) -> int:
-    """Be one process of a job; returns its exit status."""
+def run_rank(job: dict, rank: int, port: int) -> int:
+    """Be one rank of a job; returns its exit status."""
     numbers = [rank, job['processes'], rank]
     if job.get('launcher') == 'slurm':
         names = ['SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID']
@@ -65,27 +61,28 @@ def run(job: dict, rank: int, port: int) -> int:
         os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port))
     os.environ.update({name: str(number) for name, number in zip(names, numbers)})
     if str(rank) in job.get('signals', {}):
-        plan(job['signals'][str(rank)])
-    return run_main(
-        TOOLS[job['tool']].main, [*job['argv'], '--launcher', job.get('launcher', 'pytorch')]
-    )
+        plan_signal(job['signals'][str(rank)])
+    argv = [*job['argv'], '--launcher', job.get('launcher', 'pytorch')]
+    return run_command(job['command'], argv)
 
 
-def do(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """Run a job.
 
-    job: `tool` and its `argv` without a launcher, `processes`; `launcher` and, for slurm,
-        `environment`; `signals` by rank, see `At`.
+    Args:
+        job: `command` and its `argv` without a launcher, `processes`; `launcher` and, for slurm,
+            `environment`; `signals` by rank, see `SignalAt`.
 
-    Returns exit `statuses`, minus the signal if one ended it, and `outputs`, each by rank, and the
-    `seconds` from the first end to the last.
+    Returns:
+        Exit `statuses`, minus the signal if one ended it, and `outputs`, each by rank, and the
+        `seconds` from the first exit to the last.
     """
     with socket.create_server(('', 0)) as free, tempfile.TemporaryDirectory() as folder:
         port = free.getsockname()[1]
         free.close()
         logs = [Path(folder, str(rank)) for rank in range(job['processes'])]
         processes = [
-            forked.start(log, partial(run, job, rank, port)) for rank, log in enumerate(logs)
+            forked.start(log, partial(run_rank, job, rank, port)) for rank, log in enumerate(logs)
         ]
         ends = {}
         while len(ends) < len(processes):
@@ -104,6 +101,7 @@ if __name__ == '__main__':
     for name in ('retinanet', 'semfpn'):
         import_plugins(load_config(str(ROOT / f'configs/{name}_effvim_m1.py')))
     answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)  # what else is printed is no answer
+    os.dup2(2, 1)  # other output is no result
     for line in sys.stdin:
-        print(json.dumps(do(json.loads(line))), file=answers, flush=True)
+        answers.write(json.dumps(run_job(json.loads(line))) + '\n')
+        answers.flush()

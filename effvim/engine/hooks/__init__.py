@@ -1,0 +1,23 @@
+"""Hooks around training and evaluation, one file each, named after its hook.
+
+Importing this package registers them with mmengine; `effvim.engine.runner` does so, hence a config
+that `Runner` runs can name them.
+"""
+
+from effvim.engine.hooks.checkpoint_hook import EffViMCheckpointHook
+from effvim.engine.hooks.curves_hook import EffViMCurvesHook
+from effvim.engine.hooks.guard_hook import EffViMGuardHook
+from effvim.engine.hooks.images_hook import EffViMImagesHook
+from effvim.engine.hooks.progress_hook import EffViMProgressHook
+from effvim.engine.hooks.report_hook import EffViMReportHook
+from effvim.engine.hooks.resume_hook import EffViMResumeHook
+
+__all__ = [
+    'EffViMCheckpointHook',
+    'EffViMCurvesHook',
+    'EffViMGuardHook',
+    'EffViMImagesHook',
+    'EffViMProgressHook',
+    'EffViMReportHook',
+    'EffViMResumeHook',
+]

@@ -1,10 +1,9 @@
-"""When checkpoints are written, and what mmengine leaves out of them."""
+"""When checkpoints are written: regularly, and when a signal asks the run to stop."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,102 +15,109 @@ from mmengine import dist
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import HOOKS
 
+from effvim import console
+from effvim.engine.distributed import timeout_of
+from effvim.engine.hooks.resume_hook import STATES
 from effvim.engine.randomness import random_states
 
-ECHO = 2  # seconds in which torchrun passes on a signal that all processes were sent already
+ECHO = 2  # seconds in which torchrun passes on a signal that every rank has received already
 
 
 @HOOKS.register_module()
 class EffViMCheckpointHook(CheckpointHook):
-    """mmengine's, with these differences.
+    """mmengine's CheckpointHook, with these differences.
 
-    - An old checkpoint goes when the new one is there, not before.
-    - SIGTERM and SIGINT finish the iteration, write a checkpoint and end the process with status
-      128 + signal; the second one ends it at once. Of several processes all do so after the same
-      iteration, whichever was sent the signal.
-    - The last checkpoint is written once more after the last validation: it says then that nothing
-      is left to do.
+    - An old checkpoint is removed when the new one is written, not before.
+    - On SIGTERM or SIGINT the run finishes the iteration, writes a checkpoint and exits with status
+      128 + signal; a second signal ends it at once. In distributed training all ranks stop after
+      the same iteration, whichever received the signal.
+    - The last checkpoint is written again after the last validation, and then records that the run
+      is complete.
+    - Gradients of an incomplete group of accumulated batches, and the random states, are gathered
+      from all ranks; `EffViMResumeHook` writes them.
     """
 
     def __init__(self, *args: Any, max_keep_ckpts: int = -1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keep = max_keep_ckpts
-        self.written = -1  # iterations that were done when the last checkpoint was written
-        self.asked: signal.Signals | None = None
-        self.asked_at = 0.0
-        self.group: Any = None  # of all processes; apart, for it exchanges nothing but signals
+        self.written = -1  # iterations done when the last checkpoint was written
+        self.received: signal.Signals | None = None
+        self.received_at = 0.0
+        self.group: Any = None  # all ranks, in a group of its own: it only exchanges signals
         self.handlers: dict[signal.Signals, Any] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Listen to signals."""
+        """Install the signal handlers."""
         super().before_train(runner)
-        self.doomed: list[str] = []  # best checkpoints that a better one replaces
-        self.file_backend.remove = self.doomed.append
+        # mmengine removes the old best checkpoint before it writes the new one: only note it here
+        self.replaced: list[str] = []
+        self.file_backend.remove = self.replaced.append
         last = Path(runner.message_hub.get_info('last_ckpt', ''))
         if runner.iter and Path(self.out_dir, last.name).is_file():  # what the run has resumed from
             self.last_ckpt, self.written = str(last), runner.iter
         self.process = os.getpid()
         if dist.is_distributed():
-            self.group = torch.distributed.new_group(backend='gloo')
+            timeout = timeout_of(runner.cfg.get('env_cfg', {}).get('dist_cfg', {}))
+            self.group = torch.distributed.new_group(backend='gloo', timeout=timeout)
         if threading.current_thread() is threading.main_thread():
             self.handlers = {
-                number: signal.signal(number, self._ask)
+                number: signal.signal(number, self._receive)
                 for number in (signal.SIGTERM, signal.SIGINT)
             }
 
     def after_run(self, runner: Any) -> None:
-        """Leave signals to whom they belonged."""
+        """Restore the signal handlers that were there before."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:  # a loader worker, which inherited this
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a loader worker, which inherited the handler
             return
-        first, self.asked = not self.asked, signal.Signals(number)
+        first, self.received = not self.received, signal.Signals(number)
         if not self.group:
             for each in self.handlers:
                 signal.signal(each, signal.SIG_DFL)
-            # not print: it may be what was interrupted
+            # not through effvim.console: a print may be what the signal interrupted
             os.write(
                 2,
-                f'{self.asked.name}: finishing this iteration, then a checkpoint; once '
-                f'more ends at once\n'.encode(),
+                f'note: {self.received.name}: finishing this iteration, then saving a checkpoint; '
+                f'send it again to end at once\n'.encode(),
             )
         elif first:
-            self.asked_at = time.monotonic()
-        elif time.monotonic() > self.asked_at + ECHO:
+            self.received_at = time.monotonic()
+        elif time.monotonic() > self.received_at + ECHO:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    def _agreed(self) -> bool:
-        """Whether to end now, the same for all processes."""
+    def _stop_now(self) -> bool:
+        """Whether to stop now; the same answer on all ranks."""
         if self.group:
-            number = torch.tensor(int(self.asked or 0))
+            number = torch.tensor(int(self.received or 0))
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, self.group)
             if not number:
                 return False
-            self.asked, self.asked_at = signal.Signals(int(number)), time.monotonic()
-        return self.asked is not None
+            self.received, self.received_at = signal.Signals(int(number)), time.monotonic()
+        return self.received is not None
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Write a checkpoint if it is time, or time to end."""
+        """Write a checkpoint if one is due or the run is to stop."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if self._agreed():
+        if self._stop_now():
             self._end(runner, runner.iter + 1)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """End if asked to, as if validation had not begun: the next run will do it."""
+        """Stop if asked to, as if validation had not begun: it is repeated after resuming."""
         if self.group:
             loader = runner.val_dataloader
-            share = len(loader.dataset) // runner.world_size  # what every process has at least
-            if batch_idx >= share // (loader.batch_size or share + 1):
+            fewest = len(loader.dataset) // runner.world_size  # images of any rank
+            if batch_idx >= fewest // (loader.batch_size or fewest + 1):
                 return
-        if not self._agreed():
+        if not self._stop_now():
             return
         runner.message_hub.update_info('loop_stage', 'train')
         for hook in runner.hooks:
@@ -120,11 +126,11 @@ class EffViMCheckpointHook(CheckpointHook):
         self._end(runner, runner.iter)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
-        """Write the best checkpoint, and the last one again."""
+        """Write the best checkpoint, and the last one again if the run is complete."""
         super().after_val_epoch(runner, metrics)
-        for path in self.doomed:
+        for path in self.replaced:
             Path(path).unlink()
-        self.doomed.clear()
+        self.replaced.clear()
         if runner.iter == runner.max_iters and self.written == runner.iter:
             step = runner.epoch if self.by_epoch else runner.iter
             self._save_checkpoint_with_step(
@@ -133,36 +139,34 @@ class EffViMCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         name = self.filename_tmpl.format(step)
+        """Write a checkpoint; on all ranks, since they contribute to it."""
         known = [n for n in runner.message_hub.get_info('checkpoints', []) if n != name]
         known.append(name)
         old = known[: -self.keep] if self.keep > 0 else []
-        # old ones included: they go for certain, even if this run is killed before it gets there
+        # old ones included: the next run removes them if this one is killed before it does
         runner.message_hub.update_info('checkpoints', known)
         self.written = meta['iter']
-        for parameter in runner.model.parameters():  # each process has those of its own batches
+        for parameter in runner.model.parameters():  # each rank has those of its own batches
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad, 'mean')
-        runner.random_states = dist.all_gather_object(random_states())
+        meta = {**meta, STATES: dist.all_gather_object(random_states())}
         super()._save_checkpoint_with_step(runner, step, meta)
-        runner.random_states = []
         if dist.is_main_process():
             for each in old:
                 Path(self.out_dir, each).unlink(missing_ok=True)
         runner.message_hub.update_info('checkpoints', known[len(old) :])
 
     def _end(self, runner: Any, done: int) -> None:
-        assert self.asked
+        assert self.received
         if self.written != done:
             if self.by_epoch:
                 self.filename_tmpl = 'iter_{}.pth'
             self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
         if runner.rank == 0:
-            print(
-                f'{self.asked.name}: ended after iteration {done}; --resume goes on from '
-                f'{self.last_ckpt}',
-                file=sys.stderr,
-                flush=True,
+            console.note(
+                f'{self.received.name}: stopped after iteration {done}; --resume continues from '
+                f'{self.last_ckpt}'
             )
-        if self.group:  # a launcher ends all when the first one leaves
+        if self.group:  # a launcher ends all ranks when the first one exits
             torch.distributed.barrier(self.group)
-        raise SystemExit(128 + self.asked)
+        raise SystemExit(128 + self.received)

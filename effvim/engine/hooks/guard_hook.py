@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite stops training before it reaches the weights."""
+"""Training stops when the loss or the gradient norm becomes NaN or infinite."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from backbone.errors import UserError
+from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.engine.randomness import random_states
 
@@ -21,23 +22,31 @@ FILE = 'bad_batch.pth'
 
 
 class _NotFinite(Exception):
-    """What is not finite: the loss, or the gradient's norm."""
+    """Names what is not finite: the loss, or the gradient."""
 
 
 @HOOKS.register_module()
 class EffViMGuardHook(Hook):
-    """Watches the loss, and the gradient's norm where clipping computes it.
+    """Checks the loss, and the gradient norm where clipping computes it, before they do damage.
 
-    What is bad is saved for inspection as `bad_batch.pth` in the work dir: losses, file names and
-    pictures of the batch, parameters first affected, the weights. Of several processes each whose
-    batch it is ends and writes its own file, `rank_1_bad_batch.pth` the second.
+    A bad batch is saved for inspection as `bad_batch.pth` in the working directory: losses, file
+    names and images of the batch, the parameters that were affected first, the weights. In
+    distributed training a rank with a bad batch writes its own file, e.g. `rank_1_bad_batch.pth`,
+    and ends.
+
+    mmengine has no hook between a batch's loss and the optimizer step. Therefore `before_train`
+    wraps three methods of this run's objects, and nothing else here or elsewhere does: the model's
+    `parse_losses` (to keep the single losses for the message), the optim wrapper's `update_params`
+    (to stop before a loss that is not finite is propagated), and its `clip_func` (to learn the
+    gradient norm before it scales anything).
 
     Args:
-        skip: this many batches in all may be left out, each as if it had not been drawn; with 0
-            the first ends the run. Not for several processes, whose batches make one step.
+        skip: how many batches may be skipped in all, each as if it had not been drawn; with 0 the
+            first one ends the run. Not for distributed training, where the batches of all ranks
+            make one step.
     """
 
-    priority = 'HIGHEST'  # of a batch that is left out the other hooks log nothing
+    priority = 'HIGHEST'  # of a skipped batch the other hooks log nothing
 
     def __init__(self, skip: int = 0) -> None:
         self.skip = skip
@@ -46,17 +55,17 @@ class EffViMGuardHook(Hook):
         self.skipped_now = False
 
     def before_train(self, runner: Any) -> None:
-        """Step between the loss and the optimiser."""
+        """Wrap the methods between the loss and the optimizer, see above."""
         self.model = getattr(runner.model, 'module', runner.model)
         self.model.parse_losses = functools.partial(self._parse, self.model.parse_losses)
         wrapper = runner.optim_wrapper
         wrapper.update_params = functools.partial(self._update, runner, wrapper.update_params)
-        # a scaled loss may overflow: then the scaler itself leaves the step out
+        # a scaled loss may overflow: then the scaler itself skips the step
         if getattr(wrapper, 'grad_name', '') == 'grad_norm' and not hasattr(wrapper, 'loss_scaler'):
             wrapper.clip_func = clip_grad_norm
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Remember the batch, and what a forward pass changes."""
+        """Keep the batch, and the buffers, which the forward pass changes."""
         self.batch = data_batch
         if self.skip:
             self.buffers = [buffer.clone() for buffer in self.model.buffers()]
@@ -64,17 +73,17 @@ class EffViMGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Let nobody log the losses of a batch that was left out."""
+        """Discard the losses of a skipped batch, so that no hook logs them."""
         if self.skipped_now:
             outputs.clear()
         self.skipped_now = False
 
     def after_train(self, runner: Any) -> None:
-        """Say how many were left out."""
+        """Print how many batches were skipped."""
         count = runner.message_hub.get_info('bad_batches', 0)
         if count and runner.rank == 0:
-            print(
-                f'{count} bad batches were left out, losses and pictures of the last: '
+            console.say(
+                f'{count} bad batches were skipped; losses and images of the last: '
                 f'{Path(runner.work_dir, FILE)}'
             )
 
@@ -90,9 +99,9 @@ class EffViMGuardHook(Hook):
             if not math.isfinite(loss.detach()):
                 raise _NotFinite('the loss')
             update(loss, *args, **kwargs)
-        except _NotFinite as what:
-            self._bad(runner, str(what), loss)
-            if wrapper.inner_count > before:  # its gradients are in those of its group
+        except _NotFinite as quantity:
+            self._report(runner, str(quantity), loss)
+            if wrapper.inner_count > before:  # its gradients are added to those of its group
                 wrapper.zero_grad()
                 return
             wrapper._inner_count += 1
@@ -100,7 +109,7 @@ class EffViMGuardHook(Hook):
                 wrapper.step()
                 wrapper.zero_grad()
 
-    def _bad(self, runner: Any, what: str, loss: Tensor) -> None:
+    def _report(self, runner: Any, quantity: str, loss: Tensor) -> None:
         losses = {name: float(value.detach()) for name, value in self.losses.items()}
         images = [getattr(sample, 'img_path', '?') for sample in self.batch['data_samples']]
         affected = affected_parameters(self.model, loss)
@@ -119,29 +128,29 @@ class EffViMGuardHook(Hook):
         )
         count = runner.message_hub.get_info('bad_batches', 0) + 1
         runner.message_hub.update_info('bad_batches', count)
-        first = 'no parameter alone is affected, their norm overflows'
+        first = 'no single parameter is affected, their norm overflows'
         if affected:
             first = f'first affected {", ".join(affected[:3])} ({len(affected)} parameters)'
-        said = (
-            f'iteration {runner.iter + 1}: {what} is not finite: '
-            f'{", ".join(f"{name} {value:g}" for name, value in losses.items())}; pictures '
+        message = (
+            f'iteration {runner.iter + 1}: {quantity} is not finite: '
+            f'{", ".join(f"{name} {value:g}" for name, value in losses.items())}; images '
             f'{", ".join(images)}; {first}'
         )
         if count > self.skip:
             raise UserError(
-                f'{said}; saved as {path}. Look at the pictures and their annotations, '
-                f'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or go '
-                f'on from a checkpoint with --resume --skip-bad-batches N'
-                + (f' ({self.skip} were left out)' if self.skip else '')
+                f'{message}; saved as {path}. Check the images and their annotations, '
+                f'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or continue '
+                f'from a checkpoint with --resume --skip-bad-batches N'
+                + (f' ({self.skip} were skipped)' if self.skip else '')
             )
-        print(f'warning: {said}; left out, {count} of at most {self.skip}', flush=True)
+        console.warn(f'{message}; skipped, {count} of at most {self.skip}')
         for buffer, value in zip(self.model.buffers(), self.buffers):
             buffer.copy_(value)
         self.skipped_now = True
 
 
 def clip_grad_norm(*args: Any, **kwargs: Any) -> Tensor:
-    """As torch's, which scales no gradient here if their norm is not finite.
+    """Clip gradients as torch does, but change none if their norm is not finite.
 
     Raises:
         _NotFinite: it is not.
@@ -157,7 +166,9 @@ def clip_grad_norm(*args: Any, **kwargs: Any) -> Tensor:
 def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
     """Names of parameters that are not finite, else of those whose gradients are not.
 
-    loss: of the batch. Gradients that are there are left as they are.
+    Args:
+        model: the model in training.
+        loss: that of the bad batch. Gradients that have been accumulated are not changed.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     bad = [name for name, p in named.items() if not p.isfinite().all()]
@@ -165,7 +176,7 @@ def affected_parameters(model: nn.Module, loss: Tensor) -> list[str]:
         return bad
     grads = [p.grad for p in named.values()]
     if loss.grad_fn is not None and not math.isfinite(loss.detach()):
-        # not backward: of several processes it would add these to the gradients of the others
+        # not backward: in distributed training it would add these to the other ranks' gradients
         grads = list(torch.autograd.grad(loss, list(named.values()), allow_unused=True))
     return [
         name for name, grad in zip(named, grads) if grad is not None and not grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""TODO effvim.engine.hooks.progress_hook."""
+"""Progress on the console: epoch, iteration, loss, time left, memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from effvim import console
 from effvim.engine import optimizer
 from effvim.engine.memory import peak_memory
 from effvim.engine.progress import by_epoch, format_duration, position_of
@@ -17,94 +18,93 @@ from effvim.engine.progress import by_epoch, format_duration, position_of
 
 @HOOKS.register_module()
 class EffViMProgressHook(Hook):
-    """One updating line on a terminal; a plain line every `interval` iterations elsewhere."""
+    """Shows a bar on a terminal; elsewhere prints a line every `interval` iterations."""
 
     priority = 'VERY_LOW'
 
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
-        self.console = Console()
         self.bar: Progress | None = None
 
     def _start(self, runner: Any) -> None:
         self.began = time.monotonic()
-        if self.console.is_terminal and runner.rank == 0:
+        terminal = Console()
+        if terminal.is_terminal and runner.rank == 0:
+            # not console.progress: whole epochs come and go under one bar, with figures
             self.bar = Progress(
                 TextColumn('{task.description}'),
                 BarColumn(bar_width=24),
                 TextColumn('{task.completed}/{task.total}  {task.fields[text]}'),
-                console=self.console,
+                console=terminal,
             )
             self.task = self.bar.add_task('', total=None, text='')
             self.bar.start()
 
-    def _show(self, what: str, done: int, total: int, text: str, line: bool) -> None:
+    def _show(self, title: str, done: int, total: int, text: str, line: bool) -> None:
         if self.bar:
-            self.bar.update(self.task, description=what, completed=done, total=total, text=text)
+            self.bar.update(self.task, description=title, completed=done, total=total, text=text)
         elif line:
-            print(f'{what}  {done}/{total}  {text}', flush=True)
+            console.say(f'{title}  {done}/{total}  {text}')
 
     def before_train(self, runner: Any) -> None:
-        """Say what the backbone starts from and what decays; open the line."""
+        """Print what the backbone starts from and the weight decay; start the bar."""
         model = getattr(runner.model, 'module', runner.model)
         backbone = getattr(model, 'backbone', None)
         if runner.rank == 0:
             if hasattr(backbone, 'load_report'):
-                print(f'backbone: {backbone.load_report}')
+                console.say(f'backbone: {backbone.load_report}')
             groups = runner.optim_wrapper.optimizer.param_groups
-            print(optimizer.weight_decay(model, groups), flush=True)
-        self.first = runner.iter  # in a test it would build the training data
+            console.say(optimizer.weight_decay(model, groups))
+        self.first = runner.iter  # not in _start: a test would build the training data
         self._start(runner)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Epoch, iteration, loss, time left, memory."""
+        """Show epoch, iteration, loss, time left and memory."""
         done = runner.iter + 1 - self.first
         left = (time.monotonic() - self.began) / done * (runner.max_iters - runner.iter - 1)
         losses = runner.message_hub.log_scalars.get('train/loss')  # none yet if a batch was bad
         loss = losses.mean(10) if losses else float('nan')
         if by_epoch(runner):
-            what = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+            title = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
             total = len(runner.train_dataloader)
         else:
-            what, total = 'iteration', runner.max_iters
+            title, total = 'iteration', runner.max_iters
         text = f'loss {loss:.3f}  eta {format_duration(left)}  memory {peak_memory():,} MiB'
         line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
         if runner.rank == 0:
-            self._show(what, batch_idx + 1, total, text, line)
+            self._show(title, batch_idx + 1, total, text, line)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """How far validation is."""
+        """Show how far the validation is."""
         self._eval('validation', runner, batch_idx, len(runner.val_dataloader))
 
     def before_test(self, runner: Any) -> None:
-        """Open the line."""
+        """Start the bar."""
         self._start(runner)
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """How far the test is."""
+        """Show how far the test is."""
         self._eval('test', runner, batch_idx, len(runner.test_dataloader))
 
-    def _eval(self, what: str, runner: Any, batch_idx: int, total: int) -> None:
+    def _eval(self, title: str, runner: Any, batch_idx: int, total: int) -> None:
         line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
         if runner.rank == 0:
-            self._show(what, batch_idx + 1, total, f'memory {peak_memory():,} MiB', line)
+            self._show(title, batch_idx + 1, total, f'memory {peak_memory():,} MiB', line)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """The main number of a validation."""
+        """Print the main metric of a validation."""
         main = next(iter((metrics or {}).items()), None)
         if main and runner.rank == 0:
-            (self.bar.console.print if self.bar else print)(
-                f'{position_of(runner)}  {main[0]} {main[1]:.4f}'
-            )
+            console.say(f'{position_of(runner)}  {main[0]} {main[1]:.4f}')
 
     def after_run(self, runner: Any) -> None:
-        """Close the line."""
+        """Stop the bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None

@@ -1,51 +1,111 @@
-"""TODO effvim.engine.hooks.resume_hook."""
+"""What mmengine omits from checkpoints, and from resuming from them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from backbone.errors import UserError
+from effvim.checkpoints import checkpoint as ckpt
+from effvim.engine.loops import EffViMResumableEpochLoop
 from effvim.engine.progress import by_epoch
-from effvim.engine.randomness import random_states
+from effvim.engine.randomness import random_states, restore_random_states
+
+STATES = 'random_states'
 
 
 @HOOKS.register_module()
 class EffViMResumeHook(Hook):
-    """What mmengine leaves out of checkpoints, and of going on from them."""
+    """Lets a run continue from a checkpoint as if it had never stopped, bit for bit.
 
-    priority = 'LOWEST'  # in before_train a validation follows that needs the other hooks
+    mmengine hands a checkpoint to its hooks on both ways. While it is written, this hook adds the
+    random states of all ranks (`EffViMCheckpointHook` gathers them and passes them in the meta
+    data) and the gradients of an incomplete group of accumulated batches. When it has been loaded,
+    this hook keeps it until training begins, when mmengine has restored the rest, and then
+    restores gradients, position in the epoch and random states, and makes up for a validation that
+    the checkpoint was written just before.
+    """
+
+    priority = 'LOWEST'  # a validation in before_train needs the other hooks, started
+
+    def __init__(self) -> None:
+        self.resumed: dict[str, Any] = {}  # the checkpoint, from loading until training begins
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the random states, and the gradients of a group of batches that is not complete."""
-        model = getattr(runner.model, 'module', runner.model)
-        checkpoint['random_states'], *others = runner.random_states or [random_states()]
+        """Add random states and gradients; mmengine calls this on the first rank."""
+        states = checkpoint['meta'].pop(STATES, None) or [random_states()]
+        checkpoint[STATES], *others = states
         if others:
-            checkpoint['random_states_of_others'] = others  # from rank 1 on
+            checkpoint[f'{STATES}_of_others'] = others  # from rank 1 on
+        model = getattr(runner.model, 'module', runner.model)
         checkpoint['gradients'] = {
             name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None
         }
 
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the checkpoint that training resumes from; `load_from` is none."""
+        if runner._resume:
+            self.resumed = checkpoint
+
     def before_train(self, runner: Any) -> None:
-        """Validate, if the checkpoint was written when it was time for that."""
-        if runner.owes_validation:
+        """Restore what mmengine has not, then validate if that is due.
+
+        Raises:
+            UserError: as `restore_position`.
+        """
+        checkpoint, self.resumed = self.resumed, {}
+        if not checkpoint:
+            return
+        model = getattr(runner.model, 'module', runner.model)
+        for name, parameter in model.named_parameters():
+            if name in checkpoint.get('gradients', {}):
+                parameter.grad = checkpoint['gradients'][name].to(parameter.device)
+        restore_position(runner, checkpoint)
+        if STATES in checkpoint:
+            states = [checkpoint[STATES], *checkpoint.get(f'{STATES}_of_others', [])]
+            restore_random_states(states[runner.rank if len(states) == runner.world_size else 0])
+        if validation_is_due(runner, checkpoint):
             runner.val_loop.run()
 
 
-def owes_validation(runner: Any) -> bool:
+def restore_position(runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Let the first epoch start after the batches that the checkpoint has been trained on.
+
+    Raises:
+        UserError: it is in the middle of an epoch that would now have other batches.
+    """
+    loop = runner.train_loop
+    if not isinstance(loop, EffViMResumableEpochLoop):
+        return
+    described = ckpt.describe(checkpoint)
+    position = described.get('position') or described.get('place') or {}  # before version 0.2
+    now = len(runner.train_dataloader)
+    batches = position.get('batches_per_epoch', now)
+    done = runner.iter - runner.epoch * batches
+    loop.done = done if 0 <= done <= batches else 0  # other programs count differently
+    if loop.done and batches != now:
+        raise UserError(
+            f'--resume: {runner._load_from} is in the middle of an epoch of {batches} batches, now '
+            f'one has {now}: keep dataset, batch size and number of processes until the epoch ends'
+        )
+
+
+def validation_is_due(runner: Any, checkpoint: Mapping[str, Any]) -> bool:
     """Whether the checkpoint that `runner` has resumed from was written just before a validation.
 
     One that was written after it (a best score was new, or it was the last) says so.
     """
-    if runner.val_loop is None or runner.message_hub.get_info('loop_stage') != 'train':
+    if runner.val_loop is None or not ckpt.is_validation_due(checkpoint):
         return False
     loop = runner.train_loop
     loop._decide_current_val_interval()
     if by_epoch(runner):
-        done, whole = runner.epoch, runner.max_epochs
         if loop.done:
             return False
+        done, total = runner.epoch, runner.max_epochs
     else:
-        done, whole = runner.iter, runner.max_iters
-    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == whole)
+        done, total = runner.iter, runner.max_iters
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == total)
