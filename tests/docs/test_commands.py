@@ -1,7 +1,7 @@
 """Every command of the site and README is run, page by page in the order of the page.
 
 All but those that NOT_RUN names, so that a new one is run or has a reason. At a small scale: M1 for
-M4, a few synthetic images, two steps, randomly initialised. The pages assume data/coco and the like;
+M4, a few synthetic images, two steps, randomly initialised. The pages assume data/coco and so on;
 what their placeholders stand for is in tests/helpers/documentation.py. The longest pages are marked
 slow.
 """
@@ -111,7 +111,9 @@ def scaled_down(line):
 
 def outputs(command, words):
     """The files and directories that a command has to write."""
-    yield from (words[words.index(flag) + 1] for flag in ('--report', '--work-dir') if flag in words)
+    yield from (
+        words[words.index(flag) + 1] for flag in ('--report', '--work-dir') if flag in words
+    )
     if command != 'check' and '--out' in words:
         yield words[words.index('--out') + 1]
 

@@ -1,4 +1,4 @@
-"""docs/security.md: the tests and the code that it names exist, and what it says of the code holds."""
+"""docs/security.md: the tests and the code that it names exist; what it says of the code holds."""
 
 import ast
 import importlib
@@ -80,7 +80,7 @@ def test_a_small_file_of_many_pixels_is_refused(tmp_path):
     path = tmp_path / 'bomb.png'
     Image.new('1', (17_000, 16_000)).save(path)
     assert path.stat().st_size < 200_000
-    code = f'''
+    code = f"""
 import sys
 from effvim.cli import main
 main.set_process_defaults()
@@ -89,6 +89,6 @@ try:
     sys.exit(0 if cv2.imread({str(path)!r}) is None else 3)
 except cv2.error as error:
     sys.exit(0 if "CV_IO_MAX_IMAGE_PIXELS" in str(error) else 4)
-'''
+"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,11 @@
 """The site builds without a warning and asks no other host for anything; what its pages say holds.
 
-Commands of pages and README, in blocks and in sentences: each is parsed by the command's own parser,
-and every file and config that it names exists. test_commands.py runs them.
+Commands of pages and README, in blocks and in sentences: each is parsed by the command's own
+parser, and every file and config that it names exists. test_commands.py runs them.
 """
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -13,10 +14,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+import effvim
 from backbone import UserError
 from effvim.cli import main
 from effvim.config.packaged import MODEL_SUFFIXES, check_config_exists, config_path
 from tests.helpers.documentation import (
+    BLOCK,
     COMMANDS,
     PAGES,
     TEXTS,
@@ -102,8 +105,35 @@ def test_links_of_files_outside_the_site_lead_to_files():
             assert path.exists(), f'{page.name}: {target}'
             if anchor:
                 headings = re.findall(r'^#+ (.+)$', path.read_text(), re.MULTILINE)
-                slugs = [re.sub(r'[^\w -]', '', h).strip().lower().replace(' ', '-') for h in headings]
+                slugs = [
+                    re.sub(r'[^\w -]', '', h).strip().lower().replace(' ', '-') for h in headings
+                ]
                 assert anchor in slugs, f'{page.name}: {target}#{anchor}'
+
+
+def python_blocks():
+    """Every Python block of the pages, with its page."""
+    for page in TEXTS:
+        for language, block in BLOCK.findall(page.read_text()):
+            if language == 'python':
+                yield pytest.param(block, id=f'{page.name}:{block.splitlines()[0][:40]}')
+
+
+@pytest.mark.parametrize('block', python_blocks())
+def test_python_blocks_import_what_exists(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == 'effvim':
+            assert node.attr in effvim.__all__
+
+
+def test_every_package_is_in_the_architecture():
+    text = (ROOT / 'docs/architecture.md').read_text()
+    for path in (ROOT / 'effvim').iterdir():
+        if path.is_dir() and any(path.glob('*.py')):
+            assert f'`{path.name}`' in text, path
 
 
 def test_readme_is_a_front_door():

@@ -9,7 +9,7 @@ from tests.helpers.paths import ROOT
 
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']
-TOOLS = {'convert_weights': 'convert'}  # files of tools/ that are named differently from the command
+TOOLS = {'convert_weights': 'convert'}  # files of tools/ not named like their command
 PLACEHOLDERS = {
     'CONFIG': 'configs/retinanet_effvim_m4.py',
     'my_config.py': 'configs/retinanet_effvim_m4.py',
@@ -99,9 +99,7 @@ def arguments(line):
     for optional in re.findall(r'\[([^\]]*)\]', line):  # as if it is passed; the first of choices
         line = line.replace(f'[{optional}]', optional.split(' | ')[0])
     for placeholder, value in PLACEHOLDERS.items():
-        line = re.sub(
-            rf'(?<!\S){re.escape(placeholder)}(?!\S)', lambda _, value=value: value, line
-        )
+        line = re.sub(rf'(?<!\S){re.escape(placeholder)}(?!\S)', lambda _, value=value: value, line)
     words = shlex.split(line)
     for i, word in enumerate(words):
         if match := re.fullmatch(r'tools/(\w+)\.py', word):
