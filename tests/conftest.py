@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +45,22 @@ def run_of(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def wheel(tmp_path_factory) -> Path:
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what packages are built from, without the traces of earlier builds."""
+    copy = tmp_path_factory.mktemp('build') / 'checkout'
+    ignored = shutil.ignore_patterns(
+        '.*', '__pycache__', '*.egg-info', 'build', 'data', 'work_dirs'
+    )
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
+@pytest.fixture(scope='session')
+def wheel(checkout, tmp_path_factory) -> Path:
     """The wheel, built with `pip wheel`."""
     folder = tmp_path_factory.mktemp('wheel')
-    subprocess.run(
-        [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, ROOT], check=True
-    )
+    pip = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, checkout]
+    subprocess.run(pip, check=True)
     (path,) = folder.iterdir()
     return path
 

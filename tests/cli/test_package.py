@@ -4,33 +4,89 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import effvim
 from effvim.cli.main import COMMANDS, run
 from effvim.config.packaged import config_path
 from tests.helpers.paths import ROOT
 
+PACKAGES = ('backbone', 'effvim', 'mmdet_plugin', 'mmseg_plugin')
 CONFIGS = {path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py')}
 
 
+def packaged():
+    """Every file that a wheel must hold, apart from its metadata."""
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for pattern in ('*.py', '*.j2', 'py.typed')
+        for path in (ROOT / package).rglob(pattern)
+    }
+    files |= {f'effvim/configs/{path.as_posix()}' for path in CONFIGS}
+    return files | {'effvim/requirements.txt'}
+
+
+def content(path):
+    """The files of a wheel, apart from its metadata."""
+    names = set(zipfile.ZipFile(path).namelist())
+    metadata = {name for name in names if name.split('/')[0].endswith('.dist-info')}
+    assert len({name.split('/')[0] for name in metadata}) == 1
+    return names - metadata
+
+
 def test_the_wheel_holds_what_it_should(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    packages = {'backbone', 'effvim', 'mmdet_plugin', 'mmseg_plugin'}
-    info = {name.split('/')[0] for name in names} - packages
-    assert len(info) == 1 and info.pop().endswith('.dist-info')
-    assert {f'{package}/py.typed' for package in packages} <= set(names)
-    assert {f'effvim/configs/{path}' for path in CONFIGS} <= set(names)
+    assert content(wheel) == packaged()
+    assert {f'{package}/py.typed' for package in PACKAGES} <= content(wheel)
     pins = zipfile.ZipFile(wheel).read('effvim/requirements.txt')
     assert pins == (ROOT / 'requirements.txt').read_bytes()
-    sources = {
-        str(path.relative_to(ROOT))
-        for package in packages
-        for path in (ROOT / package).rglob('*.py')
-    }
-    assert sources <= set(names)
+
+
+def test_a_wheel_out_of_the_source_package_is_the_same(checkout, wheel, tmp_path):
+    def build(kind, folder):
+        code = f'from setuptools import build_meta; build_meta.build_{kind}({str(tmp_path)!r})'
+        subprocess.run([sys.executable, '-c', code], cwd=folder, check=True, capture_output=True)
+
+    build('sdist', checkout)
+    (source,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter='data')
+    folder = tmp_path / source.name.removesuffix('.tar.gz')
+    assert not (folder / 'tests').exists()
+    build('wheel', folder)
+    (rebuilt,) = tmp_path.glob('*.whl')
+    assert content(rebuilt) == content(wheel)
+
+
+def test_installed_files_come_from_the_package(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        'from effvim import resources; from effvim.config.packaged import config_path; '
+        'print(resources.CONFIGS, resources.REQUIREMENTS, config_path("retinanet_effvim_m1"))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+        check=True,
+    )
+    package = tmp_path / 'effvim'
+    expected = ['configs', 'requirements.txt', 'configs/retinanet_effvim_m1.py']
+    assert done.stdout.split() == [str(package / name) for name in expected]
+
+
+def test_one_version_everywhere():
+    text = (ROOT / 'pyproject.toml').read_text()
+    (version,) = re.findall(r'^version = "(.*)"$', text, re.MULTILINE)
+    assert effvim.__version__ == version
+    assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == version
 
 
 def test_every_tool_is_a_command():
@@ -85,8 +141,8 @@ classes: tuple[str, ...] = prediction.classes
 
 MISUSES = {
     'EfficientViM(arch=4)': 'arg-type',
-    'network.feature_info.channels': 'attr-def',
-    'Predictor("c.pth")("a.jpg").colour': 'attr-def',
+    'network.feature_info.channels': 'attr-defined',
+    'Predictor("c.pth")("a.jpg").colour': 'attr-defined',
 }
 
 
