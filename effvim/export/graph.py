@@ -1,9 +1,10 @@
-"""Detectors and segmentors as one function of a picture, written so that exporters take them.
+"""Detectors and segmentors as functions of an image that can be traced into an ONNX graph.
 
-mmdet's own post-processing does not survive an export, see effvim/export_ops.py. This is the same
-arithmetic on tensors of fixed shapes; the network is the trained one.
+mmdet's own post-processing cannot be exported, see `export.operators`. The modules here do the same
+arithmetic on tensors of fixed shapes, around the trained network.
 
-B pictures, K = max_per_img boxes of each, C classes. Boxes are corners in pixels of the input.
+Shapes: B images, K = max_per_img boxes of each, C classes. Boxes are x1, y1, x2, y2, in pixels of
+the input.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from backbone.errors import UserError
 from effvim.export.operators import pool, suppress
 
 
-def top(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The `number` highest of each row and where they are; a row that is too short goes on with 0.
+def topk(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The highest scores of each row and their indices; a row that is too short is padded with 0.
 
-    Shape: B N → B number, B number.
+    Shape: scores B N → B number, B number.
     """
     last = scores.shape[1] - 1
-    values, places = F.pad(scores, (0, number)).topk(number)
-    return values, places.clamp(max=last)
+    values, indices = F.pad(scores, (0, number)).topk(number)
+    return values, indices.clamp(max=last)
 
 
-def rows(x: Tensor, places: Tensor) -> Tensor:
-    """Chosen rows of each picture. Shape: x B N D, places B K → B K D."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+def gather_rows(x: Tensor, indices: Tensor) -> Tensor:
+    """Select rows of each image. Shape: x B N D, indices B K → B K D."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[2]))
 
 
 def priors_of(generator: Any, level: int, height: int, width: int) -> Tensor:
-    """All A anchors, or the point, at all places of a map of that size, in mmdet's order.
+    """All priors of a map of that size in mmdet's order: A anchors for each position, or a point.
 
-    Shape: H·W·A 4, or H·W 2.
+    Shape: H·W·A 4 for anchors, H·W 2 for points.
     """
     stride_x, stride_y = generator.strides[level]
     if hasattr(generator, 'base_anchors'):
@@ -52,15 +53,15 @@ def priors_of(generator: Any, level: int, height: int, width: int) -> Tensor:
 
 
 def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes within a picture of that height and width.
+    """Decode predicted deltas to boxes, clipped to the image of that height and width.
 
-    Shape: priors … 4, or points … 2, and deltas … 4 → … 4.
+    Shape: priors … 4 (anchors) or … 2 (points), deltas … 4 → … 4.
     """
     if priors.shape[-1] == 2:
         corners = torch.cat([priors - deltas[..., :2], priors + deltas[..., 2:]], -1)
     else:
         deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
-        limit = -math.log(16 / 1000)  # mmdet's, of how much a box may grow or shrink
+        limit = -math.log(16 / 1000)  # mmdet's limit of how much a box may grow or shrink
         extent = priors[..., 2:] - priors[..., :2]
         centre = (priors[..., :2] + priors[..., 2:]) * 0.5 + extent * deltas[..., :2]
         half = extent * deltas[..., 2:].clamp(-limit, limit).exp() * 0.5
@@ -72,48 +73,50 @@ def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Sequence[int]) -> T
 def candidates(
     head: Any, maps: tuple[Sequence[Tensor], Sequence[Tensor]], size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each level the `nms_pre` highest pairs of prior and class, as boxes, scores and labels.
+    """The `nms_pre` highest-scoring pairs of prior and class of each level, before NMS.
 
-    Boxes too small to count have score 0.
+    Boxes below the minimum size get score 0.
 
-    Shape: logits, each level B A·C H W, and deltas, B A·4 H W → B N 4, B N, B N.
+    Shape: maps are logits, each B A·C H W, and deltas, each B A·4 H W → boxes B N 4, scores B N,
+    labels B N.
     """
     classes, settings = head.cls_out_channels, head.test_cfg
-    found = []
+    levels = []
     for level, (logits, deltas) in enumerate(zip(*maps)):
         priors = priors_of(head.prior_generator, level, *logits.shape[2:])
         scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
-        scores, places = top(scores, settings.nms_pre)
-        chosen = places // classes
-        deltas = rows(deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), chosen)
+        scores, indices = topk(scores, settings.nms_pre)
+        chosen = indices // classes
+        deltas = gather_rows(deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), chosen)
         boxes = decode(head.bbox_coder, priors[chosen], deltas, size)
         extent = boxes[..., 2:] - boxes[..., :2]
-        found.append((boxes, scores * (extent > settings.min_bbox_size).all(-1), places % classes))
-    boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found))
+        large_enough = (extent > settings.min_bbox_size).all(-1)
+        levels.append((boxes, scores * large_enough, indices % classes))
+    boxes, scores, labels = (torch.cat(tensors, 1) for tensors in zip(*levels))
     return boxes, scores, labels
 
 
-def best(
+def apply_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What NMS within each group keeps, highest score first; then scores of 0.
+    """The boxes that NMS keeps within each group, highest-scoring first, padded with score 0.
 
-    Shape: boxes B N 4, scores and groups B N → B K 4, B K, B K.
+    Shape: boxes B N 4, scores and groups B N → boxes B K 4, scores B K, groups B K.
     """
     number, threshold = settings.max_per_img, settings.get('score_thr', 0.0)
-    found = scores > threshold
-    # moved apart by as much as mmdet does: its rounding decides about boxes at the threshold
-    apart = torch.where(found[..., None], boxes, 0).amax((1, 2)) + 1
-    moved = boxes + (groups.to(boxes) * apart[:, None])[..., None]
+    valid = scores > threshold
+    # Groups are moved apart by as much as in mmdet: rounding decides about boxes at the threshold.
+    distance = torch.where(valid[..., None], boxes, 0).amax((1, 2)) + 1
+    moved = boxes + (groups.to(boxes) * distance[:, None])[..., None]
     kept = suppress(moved, scores, settings.nms.iou_threshold, threshold, number)
-    scores, places = top(kept, number)
-    return rows(boxes, places), scores, groups.gather(1, places)
+    scores, indices = topk(kept, number)
+    return gather_rows(boxes, indices), scores, groups.gather(1, indices)
 
 
-def features(extractor: Any, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """What a RoI extractor of mmdet gives for all boxes. Shape: boxes B K 4 → B·K C h w."""
-    pictures = torch.arange(boxes.shape[0]).to(boxes)[:, None, None].expand(-1, boxes.shape[1], 1)
-    rois = torch.cat([pictures, boxes], -1).flatten(0, 1)  # B·K 5
+def roi_features(extractor: Any, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """The features that a RoI extractor of mmdet returns for boxes. Shape: B K 4 → B·K C h w."""
+    images = torch.arange(boxes.shape[0]).to(boxes)[:, None, None].expand(-1, boxes.shape[1], 1)
+    rois = torch.cat([images, boxes], -1).flatten(0, 1)  # B·K 5
     strides = list(extractor.featmap_strides)
     layer = extractor.roi_layers[0]
     return pool(
@@ -127,7 +130,15 @@ def features(extractor: Any, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
 
 
 class Exportable(nn.Module):
-    """A trained model behind its preparation of pictures. `names`: those of its outputs."""
+    """A trained model with its preprocessing and post-processing as one function of images.
+
+    Args:
+        model: the trained model.
+        prepare: the preprocessing of images; identity if the caller does it.
+
+    Attributes:
+        names: of the outputs.
+    """
 
     names: tuple[str, ...] = ()
 
@@ -138,25 +149,32 @@ class Exportable(nn.Module):
 
     @staticmethod
     def results(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Boxes, scores, labels and their number; after the last box 0, 0 and −1."""
-        found = scores > 0
-        return boxes * found[..., None], scores, torch.where(found, labels, -1), found.sum(1)
+        """Boxes, scores, labels and the number of boxes; padding is 0, 0 and −1."""
+        valid = scores > 0
+        return boxes * valid[..., None], scores, torch.where(valid, labels, -1), valid.sum(1)
 
 
 class OneStage(Exportable):
-    """RetinaNet and RTMDet. Shape: B 3 H W → boxes B K 4, scores B K, labels B K, count B."""
+    """RetinaNet and RTMDet.
+
+    Shape: images B 3 H W → boxes B K 4, scores B K, labels B K, count B.
+    """
 
     names = ('boxes', 'scores', 'labels', 'count')
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         head = self.model.bbox_head
         maps = head(self.model.extract_feat(self.prepare(images)))
-        found = candidates(head, maps, images.shape[2:])
-        return self.results(*best(*found, head.test_cfg))
+        boxes, scores, labels = candidates(head, maps, images.shape[2:])
+        return self.results(*apply_nms(boxes, scores, labels, head.test_cfg))
 
 
 class MaskRCNN(Exportable):
-    """Shape: B 3 H W → as RetinaNet, and masks B K 28 28: probabilities in each box, 0 in none."""
+    """Mask R-CNN.
+
+    Shape: images B 3 H W → as `OneStage`, and masks B K 28 28: probabilities within each box, 0 in
+    the padding.
+    """
 
     names = (*OneStage.names, 'masks')
 
@@ -165,55 +183,60 @@ class MaskRCNN(Exportable):
         maps = self.model.extract_feat(self.prepare(images))
         boxes, scores, _ = candidates(rpn, rpn(maps), size)
         levels = torch.arange(len(maps)).repeat_interleave(rpn.test_cfg.nms_pre)
-        proposals, objectness, _ = best(boxes, scores, levels.expand_as(scores), rpn.test_cfg)
+        proposals, objectness, _ = apply_nms(boxes, scores, levels.expand_as(scores), rpn.test_cfg)
 
         number = proposals.shape[1]
         head = roi_head.bbox_head
-        logits, deltas = head(features(roi_head.bbox_roi_extractor, maps, proposals))
+        logits, deltas = head(roi_features(roi_head.bbox_roi_extractor, maps, proposals))
         scores = logits.softmax(-1)[:, :-1].unflatten(0, (-1, number))  # B number C
         scores = scores * (objectness > 0)[..., None]
         deltas = deltas.unflatten(1, (-1, 4)).unflatten(0, (-1, number))  # B number C 4
         boxes = decode(head.bbox_coder, proposals[:, :, None], deltas, size)
         labels = torch.arange(head.num_classes).expand_as(scores)
-        boxes, scores, labels = best(
+        boxes, scores, labels = apply_nms(
             boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1), roi_head.test_cfg
         )
 
-        # the mask head is dear: M of B·K boxes, never none, which onnxruntime cannot normalise
-        shown = scores.flatten() > 0
-        real = (shown | (torch.arange(len(shown)) == 0)).nonzero()[:, 0]
-        masks = roi_head.mask_head(features(roi_head.mask_roi_extractor, maps, boxes)[real])
-        own = labels.flatten()[real, None, None, None].expand(-1, 1, *masks.shape[2:])
-        masks = masks.gather(1, own)[:, 0].sigmoid() * shown[real, None, None]  # M h w
+        # The mask head is expensive: it runs on the M valid of B·K boxes, and at least on one,
+        # since onnxruntime cannot normalise an empty batch.
+        valid = scores.flatten() > 0
+        chosen = (valid | (torch.arange(len(valid)) == 0)).nonzero()[:, 0]
+        regions = roi_features(roi_head.mask_roi_extractor, maps, boxes)[chosen]
+        masks = roi_head.mask_head(regions)  # M C h w
+        own_class = labels.flatten()[chosen, None, None, None].expand(-1, 1, *masks.shape[2:])
+        masks = masks.gather(1, own_class)[:, 0].sigmoid() * valid[chosen, None, None]  # M h w
         empty = masks.new_zeros(labels.numel(), *masks.shape[1:])
-        masks = empty.index_put((real,), masks).unflatten(0, labels.shape)
+        masks = empty.index_put((chosen,), masks).unflatten(0, labels.shape)
         return *self.results(boxes, scores, labels), masks
 
 
-class Bins(nn.Module):
-    """`nn.AdaptiveAvgPool2d` of any size of map, as two matrix products.
+class AdaptivePool(nn.Module):
+    """`nn.AdaptiveAvgPool2d` for maps of any size, as two matrix products.
 
     Shape: B C H W → B C n n.
+
+    Args:
+        number: of bins along each axis, n.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
 
-    def shares(self, length: int) -> Tensor:
-        """What each place counts in each bin; bins that share a place overlap. Shape: n length."""
-        bins, places = torch.arange(self.number)[:, None], torch.arange(length)
+    def weights(self, length: int) -> Tensor:
+        """The weight of each position in each bin; bins may overlap. Shape: n length."""
+        bins, positions = torch.arange(self.number)[:, None], torch.arange(length)
         begin = bins * length // self.number
         end = ((bins + 1) * length + self.number - 1) // self.number
-        inside = ((places >= begin) & (places < end)).float()
+        inside = ((positions >= begin) & (positions < end)).float()
         return inside / inside.sum(1, keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shares(x.shape[2]) @ x @ self.shares(x.shape[3]).T
+        return self.weights(x.shape[2]) @ x @ self.weights(x.shape[3]).T
 
 
 class EncoderDecoder(Exportable):
-    """Shape: B 3 H W → label map B H W."""
+    """A segmentor. Shape: images B 3 H W → label map B H W."""
 
     names = ('label_map',)
 
@@ -222,7 +245,7 @@ class EncoderDecoder(Exportable):
         from mmseg.models.utils import Upsample
 
         for name, module in list(model.named_modules()):
-            if isinstance(module, Upsample):  # rounds sizes in Python: an exporter freezes them
+            if isinstance(module, Upsample):  # rounds sizes in Python, which tracing freezes
                 model.set_submodule(
                     name,
                     nn.Upsample(
@@ -230,7 +253,7 @@ class EncoderDecoder(Exportable):
                     ),
                 )
             elif isinstance(module, nn.AdaptiveAvgPool2d) and type(module.output_size) is int:
-                model.set_submodule(name, Bins(module.output_size))  # ONNX has it for one bin alone
+                model.set_submodule(name, AdaptivePool(module.output_size))  # ONNX has one bin only
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model.decode_head(self.model.extract_feat(self.prepare(images)))
@@ -241,7 +264,7 @@ class EncoderDecoder(Exportable):
 
 
 class Backbone(Exportable):
-    """Shape: B 3 H W → the backbone's maps B C_i H_i W_i."""
+    """The backbone of a model. Shape: images B 3 H W → maps, each B C_i H_i W_i."""
 
     def __init__(self, model: nn.Module, prepare: nn.Module) -> None:
         super().__init__(model, prepare)
@@ -251,8 +274,8 @@ class Backbone(Exportable):
         return self.model.backbone(self.prepare(images))
 
 
-# Whole models by `type` in the config.
-WHOLE: dict[str, type[Exportable]] = {
+# Model `type` in the config: what exports it.
+EXPORTABLE: dict[str, type[Exportable]] = {
     'RetinaNet': OneStage,
     'RTMDet': OneStage,
     'MaskRCNN': MaskRCNN,
@@ -261,25 +284,26 @@ WHOLE: dict[str, type[Exportable]] = {
 
 
 def check(model: Mapping[str, Any]) -> None:
-    """See that what is written above computes what a config's `model` does.
+    """Check that the model of a config can be exported.
 
     Raises:
-        UserError: it does not.
+        UserError: its type, head or post-processing is not supported.
     """
     kind = model.get('type')
-    if kind not in WHOLE:
+    if kind not in EXPORTABLE:
         raise UserError(
-            f'model.type={kind!r} cannot be exported, only {", ".join(WHOLE)}; '
-            f'of any other model the backbone, with --backbone-only'
+            f'model.type={kind!r} cannot be exported, only {", ".join(EXPORTABLE)}; add '
+            f'--backbone-only to export the backbone of any other model'
         )
     if model.get('bbox_head', {}).get('type') == 'RTMDetInsSepBNHead':
         raise UserError(
-            "model.bbox_head: masks of RTMDet-Ins cannot be exported, only RTMDet's "
-            'boxes; of any model the backbone, with --backbone-only'
+            'model.bbox_head: masks of RTMDet-Ins cannot be exported, only boxes of RTMDet; add '
+            '--backbone-only to export the backbone of any model'
         )
     if kind == 'EncoderDecoder' and model['test_cfg'].get('mode', 'whole') != 'whole':
         raise UserError(
-            'model.test_cfg.mode: only whole pictures can be exported, not a sliding window'
+            'model.test_cfg.mode: only inference on whole images can be exported, not a sliding '
+            'window'
         )
     stages = model['test_cfg'].values() if kind == 'MaskRCNN' else [model['test_cfg']]
     for stage in stages if kind != 'EncoderDecoder' else []:

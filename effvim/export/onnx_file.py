@@ -1,12 +1,13 @@
-"""An ONNX file and what it says about itself."""
+"""The content of an exported ONNX file and its metadata."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,45 +19,54 @@ from backbone.errors import UserError
 from effvim.checkpoints import exported
 from effvim.checkpoints.exported import preparation
 from effvim.checkpoints.versions import versions
+from effvim.config.run_spec import RunSpec
 from effvim.console import quiet
-from effvim.export.graph import WHOLE, Backbone
+from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
 from effvim.inference.folding import fuse
 from effvim.inference.preprocessing import Prepare
 
 OPSET = 18
-
-LARGEST = 2**31  # bytes that ONNX can hold in one file
+MAX_BYTES = 2**31  # of an ONNX file
 
 
 def require() -> None:
-    """See that what writes and runs ONNX files is installed.
+    """Check that the packages that write and run ONNX files are installed.
 
     Raises:
-        UserError: it is not.
+        UserError: one is not.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ModuleNotFoundError as error:
-        raise UserError(f'an export needs {error.name}: {exported.INSTALL}') from error
+    for name in ('onnx', 'onnxruntime', 'onnxscript'):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f'export needs the package {name}: {exported.INSTALL}') from error
 
 
 def metadata(
-    cfg: Config, about: Mapping[str, Any], kind: str, size: Sequence[int] | None, normalised: bool
+    cfg: Config, spec: RunSpec, kind: str, size: Sequence[int] | None, normalised: bool
 ) -> dict[str, Any]:
-    """What a file says about itself; each value is written as JSON.
+    """The metadata of a file; each value is written as JSON.
 
-    effvim: what the checkpoint said of its run, see `session.describe`; options as Python writes
-    them, since JSON has no tuples. kind: the class of `export_model`. size: height and width, null
-    for any. input: raw or normalised. settings: see `exported.settings`, the thresholds among them.
+    Args:
+        cfg: the config.
+        spec: the run that trained the model.
+        kind: model type in the config, or 'Backbone'.
+        size: height and width of the images; None for any size.
+        normalised: whether the file takes normalised images.
+
+    Returns:
+        `effvim`: the run, with options as Python writes them, since JSON has no tuples; `classes`;
+        `kind`; `size`; `input`: 'raw' or 'normalised'; `settings`: what of the config is fixed in
+        the file, e.g. thresholds; `versions` of the packages.
     """
-    run = {key: value for key, value in about.items() if key != 'classes'}
-    run['options'] = {key: repr(value) for key, value in about['options'].items()}
+    run = spec.to_dict()
+    classes = run.pop('classes')
+    for key in ('options', 'fitted'):
+        run[key] = {name: repr(value) for name, value in run[key].items()}
     return {
         'effvim': run,
-        'classes': about['classes'],
+        'classes': classes,
         'kind': kind,
         'size': list(size) if size else None,
         'input': 'normalised' if normalised else 'raw',
@@ -66,42 +76,45 @@ def metadata(
 
 
 def unsupported(cfg: Config, error: BaseException) -> UserError:
-    """The error of a model with a head that an export was not written for."""
+    """The error for a model with a head that cannot be exported, or a file that cannot run."""
     heads = [
         cfg.model[name].type
         for name in ('bbox_head', 'roi_head', 'decode_head')
         if name in cfg.model
     ]
-    said = str(error).strip().partition('\n')[0]
+    reason = str(error).strip().partition('\n')[0]
     return UserError(
-        f'{cfg.model.type} with {", ".join(heads)} cannot be exported '
-        f'({type(error).__name__}: {said}), only with the heads of configs/; of any '
-        f'other model the backbone, with --backbone-only'
+        f'{cfg.model.type} with {", ".join(heads)} cannot be exported ({type(error).__name__}: '
+        f'{reason}), only with the heads of the packaged configs; add --backbone-only to export '
+        f'the backbone of any other model'
     )
 
 
 def write(
     model: nn.Module,
     cfg: Config,
-    about: Mapping[str, Any],
+    spec: RunSpec,
     kind: str,
     size: Sequence[int] | None,
     normalised: bool,
 ) -> bytes:
-    """The content of an ONNX file of `model`, which is folded in place.
+    """The content of an ONNX file of a model, which is folded in place.
 
-    The arguments as of `metadata`. A file for any size takes any number of pictures, too, each of
-    at least 32 × 32 pixels.
+    A file for any size takes a batch of any number of images of one size, at least 32 × 32 pixels.
+
+    Args:
+        model: the trained model.
+        cfg: see `metadata`, as the other arguments.
 
     Raises:
-        UserError: PyTorch's exporter does not take the model.
+        UserError: PyTorch cannot export the model.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from onnxscript.optimizer import fold_constants
 
     prepare = nn.Identity() if normalised else Prepare(**preparation(cfg.model.data_preprocessor))
-    network = (Backbone if kind == 'Backbone' else WHOLE[kind])(fuse(model), prepare).eval()
-    # the example must not be special: neither one picture nor two equal sides
+    network = (Backbone if kind == 'Backbone' else EXPORTABLE[kind])(fuse(model), prepare).eval()
+    # the example must not be special: two images, two different sides
     example = torch.zeros(
         (1, 3, *size) if size else (2, 3, 128, 160),
         dtype=torch.float32 if normalised else torch.uint8,
@@ -120,10 +133,10 @@ def write(
                 custom_translation_table=translations(),
                 verbose=False,
             )
-    except OnnxExporterError as error:  # tells pages; its cause is what the model did
+    except OnnxExporterError as error:  # pages of text; its cause is the error of the model
         raise unsupported(cfg, error.__cause__ or error) from error
-    # weights as they are multiplied, not as they are stored
-    fold_constants(program.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
+    # store weights as they are multiplied
+    fold_constants(program.model, input_size_limit=MAX_BYTES, output_size_limit=MAX_BYTES)
     for node in program.model.graph:
         scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', '[]'))
         layers = [scope for scope in scopes if scope.startswith('model.')]
@@ -131,8 +144,8 @@ def write(
     # which lines of code a node comes from, and where they lie on this machine
     ClearMetadataAndDocStringPass()(program.model)
     RemoveUnusedNodesPass()(program.model)
-    said = metadata(cfg, about, kind, size, normalised)
+    values = metadata(cfg, spec, kind, size, normalised)
     program.model.metadata_props.update(
-        {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
+        {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     )
     return program.model_proto.SerializeToString()

@@ -1,4 +1,4 @@
-"""Whether an exported file finds what its PyTorch model finds, on pictures."""
+"""Comparison of an exported file with its PyTorch model on images."""
 
 from __future__ import annotations
 
@@ -11,48 +11,54 @@ from torch import Tensor
 
 from effvim.inference.exported_model import EffViMExportedModel
 
-BOX = 0.1  # pixels by which a corner may move
-
-SCORE = 1e-3
-
-MASK_IOU = 0.99  # of the pixels of all masks
-
-PIXELS = 0.999  # share of labels that must agree
-
-MAP = 1e-3  # of the largest value in a map
-
-FEWEST = 5  # boxes, below which a comparison says nothing
+BOX_TOLERANCE = 0.1  # pixels by which a corner may differ
+SCORE_TOLERANCE = 1e-3
+MIN_MASK_IOU = 0.99  # over the pixels of all masks
+MIN_EQUAL_LABELS = 0.999  # fraction of pixels
+MAP_TOLERANCE = 1e-3  # relative to the largest value of a map
+MIN_BOXES = 5  # with fewer boxes a comparison shows nothing
 
 
 class Comparison(NamedTuple):
-    """Lines for a person, and what differs too much; nothing if the file is good."""
+    """The outcome of a comparison.
+
+    Attributes:
+        lines: a summary, line by line.
+        faults: differences that are too large; empty if the file is good.
+    """
 
     lines: list[str]
     faults: list[str]
 
 
 @torch.no_grad()
-def find(model: Any, images: Sequence[Tensor], kind: str) -> list[Any]:
-    """What a model of mmdet, mmseg or an `EffViMExportedModel` finds, picture by picture.
+def predict(model: Any, images: Sequence[Tensor], kind: str) -> list[Any]:
+    """Predictions of a model, image by image.
 
-    `images`: each 3 H W, as OpenCV reads them. Data samples; of a backbone tuples of maps.
+    Args:
+        model: a model of mmdet or mmseg, or an `EffViMExportedModel`.
+        images: each 3 H W, as OpenCV reads them.
+        kind: see `onnx_file.metadata`.
+
+    Returns:
+        A data sample for each image; for a backbone a tuple of maps.
     """
     if kind == 'Backbone':
-        return [maps_of(model, image) for image in images]
+        return [backbone_maps(model, image) for image in images]
     if kind == 'EncoderDecoder':
         from mmseg.structures import SegDataSample as Sample
     else:
         from mmdet.structures import DetDataSample as Sample
-    found = []
+    samples = []
     for image in images:
         size = tuple(image.shape[1:])
         sample = Sample(metainfo=dict(ori_shape=size, img_shape=size, scale_factor=(1.0, 1.0)))
-        found += model.test_step({'inputs': [image], 'data_samples': [sample]})
-    return found
+        samples += model.test_step({'inputs': [image], 'data_samples': [sample]})
+    return samples
 
 
-def maps_of(model: Any, image: Tensor) -> tuple[Tensor, ...]:
-    """The backbone's maps, each C_i H_i W_i."""
+def backbone_maps(model: Any, image: Tensor) -> tuple[Tensor, ...]:
+    """The backbone's maps for an image. Shape: 3 H W → each C_i H_i W_i."""
     if isinstance(model, EffViMExportedModel):
         return tuple(model.run(image).values())
     prepared = model.data_preprocessor({'inputs': [image], 'data_samples': None})
@@ -60,109 +66,132 @@ def maps_of(model: Any, image: Tensor) -> tuple[Tensor, ...]:
 
 
 def compare(
-    kind: str, expected: Sequence[Any], found: Sequence[Any], settings: Mapping[str, Any]
+    kind: str, expected: Sequence[Any], predicted: Sequence[Any], settings: Mapping[str, Any]
 ) -> Comparison:
-    """What the model and its file have found, see `find`; `settings` as of `exported`."""
+    """Compare the predictions of a model and of its exported file.
+
+    Args:
+        kind: see `onnx_file.metadata`.
+        expected: those of the model, see `predict`.
+        predicted: those of the file.
+        settings: see `checkpoints.exported.settings`.
+    """
     if kind == 'Backbone':
-        return maps(expected, found)
+        return compare_maps(expected, predicted)
     if kind == 'EncoderDecoder':
-        return label_maps(
-            [a.pred_sem_seg.data for a in expected], [b.pred_sem_seg.data for b in found]
+        return compare_label_maps(
+            [a.pred_sem_seg.data for a in expected], [b.pred_sem_seg.data for b in predicted]
         )
-    last = 'model.test_cfg.rcnn' if kind == 'MaskRCNN' else 'model.test_cfg'
-    return instances(
+    test_cfg = 'model.test_cfg.rcnn' if kind == 'MaskRCNN' else 'model.test_cfg'
+    return compare_instances(
         [a.pred_instances for a in expected],
-        [b.pred_instances for b in found],
-        settings[f'{last}.score_thr'],
-        settings[f'{last}.max_per_img'],
+        [b.pred_instances for b in predicted],
+        settings[f'{test_cfg}.score_thr'],
+        settings[f'{test_cfg}.max_per_img'],
     )
 
 
-def instances(
-    expected: Sequence[InstanceData], found: Sequence[InstanceData], threshold: float, number: int
+def compare_instances(
+    expected: Sequence[InstanceData],
+    predicted: Sequence[InstanceData],
+    threshold: float,
+    number: int,
 ) -> Comparison:
-    """Every kept box, score and label, and the masks.
+    """Compare all boxes, scores and labels, and the masks.
 
-    A box may be found by one side alone only where rounding decided: at the score threshold, or at
-    the lowest score that is kept where all `number` places are taken.
+    A box may be missing on one side only where rounding decided: at the score threshold, or at the
+    lowest kept score if the maximum number of boxes is reached.
+
+    Args:
+        expected: of the model, for each image.
+        predicted: of the file, for each image.
+        threshold: the score threshold.
+        number: the maximum number of boxes in an image.
     """
-    faults, moved, scores = [], [0.0], [0.0]
-    both = either = 0
-    for i, (ours, theirs) in enumerate(zip(expected, found), 1):
+    faults, box_differences, score_differences = [], [0.0], [0.0]
+    intersection = union = 0
+    for i, (ours, theirs) in enumerate(zip(expected, predicted), 1):
         floor = threshold
         if max(len(ours), len(theirs)) == number:
             floor = min([*ours.scores.tolist(), *theirs.scores.tolist()])
-        pairs, lone = matched(ours, theirs)
-        for side, index in lone:
+        pairs, unmatched = match(ours, theirs)
+        for side, index in unmatched:
             score = float(side.scores[index])
-            if score > floor + SCORE:
+            if score > floor + SCORE_TOLERANCE:
                 corners = [round(v, 1) for v in side.bboxes[index].tolist()]
                 faults.append(
-                    f'picture {i}: label {int(side.labels[index])} with score '
-                    f'{score:.4f} at {corners} is found by '
-                    f'{"PyTorch" if side is ours else "the file"} alone'
+                    f'image {i}: label {int(side.labels[index])} with score {score:.4f} at '
+                    f'{corners} is predicted only by {"PyTorch" if side is ours else "the file"}'
                 )
         first, second = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
         a, b = ours[first], theirs[second]
-        moved.append(float((a.bboxes - b.bboxes).abs().max()) if pairs else 0.0)
-        scores.append(float((a.scores - b.scores).abs().max()) if pairs else 0.0)
+        box_differences.append(float((a.bboxes - b.bboxes).abs().max()) if pairs else 0.0)
+        score_differences.append(float((a.scores - b.scores).abs().max()) if pairs else 0.0)
         if 'masks' in ours:
-            both += int((a.masks & b.masks).sum())
-            either += int((a.masks | b.masks).sum())
+            intersection += int((a.masks & b.masks).sum())
+            union += int((a.masks | b.masks).sum())
     kept = sum(len(ours) for ours in expected)
     lines = [
-        f'{kept} boxes kept; corners differ by at most {max(moved):.1e} pixels, scores by '
-        f'{max(scores):.1e}'
+        f'{kept} boxes kept; corners differ by at most {max(box_differences):.1e} pixels, scores '
+        f'by {max(score_differences):.1e}'
     ]
-    if kept < FEWEST:
+    if kept < MIN_BOXES:
         faults.append(
-            f'PyTorch keeps {kept} boxes, fewer than {FEWEST}: that shows nothing; take '
-            f'other pictures, or a model that finds something'
+            f'PyTorch predicts {kept} boxes, fewer than {MIN_BOXES}, which is too few for a '
+            f'comparison: use other images, or a model that predicts something'
         )
-    if either:
-        lines.append(f'masks: IoU {both / either:.6f}')
-        if both / either < MASK_IOU:
-            faults.append(f'masks: IoU {both / either:.4f}, below {MASK_IOU}')
+    if union:
+        lines.append(f'masks: IoU {intersection / union:.6f}')
+        if intersection / union < MIN_MASK_IOU:
+            faults.append(f'masks: IoU {intersection / union:.4f}, below {MIN_MASK_IOU}')
     return Comparison(lines, faults)
 
 
-def matched(
+def match(
     ours: InstanceData, theirs: InstanceData
 ) -> tuple[list[tuple[int, int]], list[tuple[InstanceData, int]]]:
-    """Pairs of equal boxes, each with the nearest in score, and those that have no equal."""
-    left = list(range(len(theirs)))
-    pairs, lone = [], []
+    """Match equal boxes, preferring the nearest score; returns pairs and unmatched boxes."""
+    free = list(range(len(theirs)))
+    pairs, unmatched = [], []
     for i in range(len(ours)):
-        near = [
+        equal = [
             j
-            for j in left
+            for j in free
             if ours.labels[i] == theirs.labels[j]
-            and abs(ours.scores[i] - theirs.scores[j]) <= SCORE
-            and (ours.bboxes[i] - theirs.bboxes[j]).abs().max() <= BOX
+            and abs(ours.scores[i] - theirs.scores[j]) <= SCORE_TOLERANCE
+            and (ours.bboxes[i] - theirs.bboxes[j]).abs().max() <= BOX_TOLERANCE
         ]
-        if near:
-            j = min(near, key=lambda j: float(abs(ours.scores[i] - theirs.scores[j])))
+        if equal:
+            j = min(equal, key=lambda j: float(abs(ours.scores[i] - theirs.scores[j])))
             pairs.append((i, j))
-            left.remove(j)
+            free.remove(j)
         else:
-            lone.append((ours, i))
-    return pairs, lone + [(theirs, j) for j in left]
+            unmatched.append((ours, i))
+    return pairs, unmatched + [(theirs, j) for j in free]
 
 
-def label_maps(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Comparison:
-    """The share of pixels that have the same label."""
-    agree = sum(int((a == b).sum()) for a, b in zip(expected, found))
-    share = agree / sum(a.numel() for a in expected)
-    faults = [f'{share:.4%} of the labels agree, fewer than {PIXELS:.1%}'] if share < PIXELS else []
-    return Comparison([f'{share:.4%} of the labels agree'], faults)
+def compare_label_maps(expected: Sequence[Tensor], predicted: Sequence[Tensor]) -> Comparison:
+    """Compare the labels of all pixels. Shape: each 1 H W."""
+    equal = sum(int((a == b).sum()) for a, b in zip(expected, predicted))
+    fraction = equal / sum(a.numel() for a in expected)
+    faults = (
+        [f'{fraction:.4%} of the labels are equal, fewer than {MIN_EQUAL_LABELS:.1%}']
+        if fraction < MIN_EQUAL_LABELS
+        else []
+    )
+    return Comparison([f'{fraction:.4%} of the labels are equal'], faults)
 
 
-def maps(expected: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> Comparison:
-    """A backbone's maps; the largest difference in shares of the largest value."""
+def compare_maps(
+    expected: Sequence[Sequence[Tensor]], predicted: Sequence[Sequence[Tensor]]
+) -> Comparison:
+    """Compare a backbone's maps, by the largest difference relative to the largest value."""
     worst = max(
         float((a - b).abs().max() / a.abs().max())
-        for ours, theirs in zip(expected, found)
+        for ours, theirs in zip(expected, predicted)
         for a, b in zip(ours, theirs)
     )
     line = f'maps differ by at most {worst:.1e} of their largest value'
-    return Comparison([line], [] if worst <= MAP else [f'{line}, more than {MAP}'])
+    return Comparison(
+        [line], [] if worst <= MAP_TOLERANCE else [f'{line}, more than {MAP_TOLERANCE}']
+    )

@@ -1,4 +1,4 @@
-"""Integers of 8 bits in an exported file: onnxruntime's static quantisation, and what it costs."""
+"""Static quantisation of an exported file to 8-bit integers, and the accuracy that it loses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from mmengine.config import Config
 from torch import Tensor
 
+from effvim.config.run_spec import RunSpec
 from effvim.console import quiet
 
-LOSS = 0.02  # of mAP or mIoU, 0 to 1, that it may cost
-
+LOSS = 0.02  # of mAP or mIoU, on a scale of 0 to 1, that quantisation may cost
 PRODUCTS = ('Conv', 'Gemm', 'MatMul')
 
-# What they compute is a box, a score or a label already: rounding there is not averaged out.
-LAST = (
+# Layers that output boxes, scores or labels: later layers do not average out their rounding.
+OUTPUT_LAYERS = (
     'retina_cls',
     'retina_reg',
     'rpn_cls',
@@ -33,48 +33,54 @@ LAST = (
 
 
 def quantise(content: bytes, images: Sequence[Tensor], prepare: Any) -> tuple[bytes, list[str]]:
-    """The file with products of 8-bit integers, and the names of those left in float32.
+    """Quantise an exported file.
 
-    images: pictures, 3 H W, from which the ranges of activations are taken. prepare: makes of a
-    batch what the file takes.
+    Args:
+        content: of the file.
+        images: each 3 H W, for calibrating the ranges of activations.
+        prepare: converts a batch to the input of the file.
+
+    Returns:
+        The content of the quantised file, and the names of the products that stay in float32.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    class Pictures(CalibrationDataReader):
+    class ImageReader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left: Iterator[Tensor] = iter(images)
+            self.remaining: Iterator[Tensor] = iter(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-            image = next(self.left, None)
+            image = next(self.remaining, None)
             return None if image is None else {'images': prepare(image[None]).numpy()}
 
     model = onnx.load_from_string(content)
-    said = {item.key: item.value for item in model.metadata_props}
-    left = in_float(model)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        path = Path(folder) / 'model.onnx'
+    metadata = {item.key: item.value for item in model.metadata_props}
+    in_float = products_in_float(model)
+    with tempfile.TemporaryDirectory() as directory, quiet():
+        path = Path(directory) / 'model.onnx'
         quantize_static(
             model,
             path,
-            Pictures(),
+            ImageReader(),
             per_channel=True,
             op_types_to_quantize=list(PRODUCTS),
-            nodes_to_exclude=left,
+            nodes_to_exclude=in_float,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            reduce_range=True,
-        )  # 7 bits of each weight: with 8 some processors overflow
+            reduce_range=True,  # weights of 7 bits: with 8 some processors overflow
+        )
         model = onnx.load(path)
-    onnx.helper.set_model_props(model, {**said, 'float32': json.dumps(left)})
-    return model.SerializeToString(), left
+    onnx.helper.set_model_props(model, {**metadata, 'float32': json.dumps(in_float)})
+    return model.SerializeToString(), in_float
 
 
-def in_float(model: Any) -> list[str]:
-    """Names of the products that stay as they are.
+def products_in_float(model: Any) -> list[str]:
+    """Names of the products that stay in float32.
 
-    Last layers, transposed convolutions, for which onnxruntime has no integers, and products of two
-    activations: those of the mixer weigh positions by shares far below a step of 8 bits.
+    These are output layers; transposed convolutions, which onnxruntime cannot quantise; and
+    products of two activations, since the mixer's weights of positions are far below a step of
+    8 bits.
     """
     weights = {item.name for item in model.graph.initializer}
     return [
@@ -82,25 +88,31 @@ def in_float(model: Any) -> list[str]:
         for node in model.graph.node
         if node.op_type == 'ConvTranspose'
         or (node.op_type in PRODUCTS and weights.isdisjoint(node.input))
-        or any(f'.{part}/' in node.name for part in LAST)
+        or any(f'.{layer}/' in node.name for layer in OUTPUT_LAYERS)
     ]
 
 
-def measured(cfg: Config, about: Mapping[str, Any], content: bytes) -> dict[str, float]:
-    """The metrics of a file on the config's test data."""
-    from effvim.engine import summary
+def measured(cfg: Config, spec: RunSpec, content: bytes) -> dict[str, float]:
+    """Evaluate a file on the config's test data; returns its metrics.
+
+    Args:
+        cfg: the config.
+        spec: the run that trained the model.
+        content: of the file.
+    """
+    from effvim.engine import summary  # imports mmdet
     from effvim.engine.runner import Runner
 
     cfg = copy.deepcopy(cfg)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'model.onnx'
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / 'model.onnx'
         path.write_bytes(content)
         cfg.model = dict(type='EffViMExportedModel', source=str(path))
-        return summary.numbers(Runner(cfg, about).test())
+        return summary.numbers(Runner(cfg, spec).test())
 
 
 def losses(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How much of mAP, mask mAP or mIoU is lost, 0 to 1."""
+    """The loss of box mAP, mask mAP or mIoU, on a scale of 0 to 1."""
     return {
         name: (value - after[name]) / (100 if name.endswith('mIoU') else 1)
         for name, value in before.items()

@@ -1,4 +1,4 @@
-"""Exported files against mmdet's and mmseg's own results, picture by picture and by the metrics."""
+"""Exported files compared with mmdet's and mmseg's own results, by image and by the metrics."""
 
 import json
 import shutil
@@ -14,17 +14,19 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 from pycocotools import mask as rle
-from tests.helpers.cli import run_command
 from torch import nn
 
 from backbone import EfficientViM
+from backbone.errors import UserError
 from effvim.config.editing import apply_options, parse_options, set_classes
 from effvim.config.reading import import_plugins, load_config
+from effvim.config.run_spec import RunSpec
 from effvim.datasets import synthetic
-from effvim.export import parity
-from effvim.export.graph import Bins
+from effvim.export import exporting, onnx_file, parity, quantization
+from effvim.export.graph import AdaptivePool, apply_nms
 from effvim.inference.exported_model import EffViMExportedModel, paste
 from effvim.inference.predictor import Predictor
+from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
@@ -46,9 +48,9 @@ KINDS = {
             'test_dataloader.dataset.pipeline.2.size=' + SCALE,
         ],
         [
-            (f'bbox_head.rtm_{part}.{level}', *how)
+            (f'bbox_head.rtm_{branch}.{level}', *how)
             for level in range(4)
-            for part, how in (('cls', (1, -1)), ('reg', (0.3, 1)))
+            for branch, how in (('cls', (1, -1)), ('reg', (0.3, 1)))
         ],
     ),
     'MaskRCNN': (
@@ -84,7 +86,7 @@ KINDS = {
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    """Drawn pictures in COCO's and in ADE20K's layout."""
+    """Synthetic datasets in COCO's and in ADE20K's layout."""
     folder = tmp_path_factory.mktemp('data')
     return {
         False: synthetic.draw_coco(folder / 'coco', num_train=1, num_val=4, size=128),
@@ -108,7 +110,7 @@ def config_of(kind, classes, more=(), name=None):
 
 
 def model_of(kind, cfg):
-    """A model whose parameters are all off their start, and which finds something everywhere."""
+    """A model with all parameters off their initial values, which predicts objects everywhere."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
@@ -119,7 +121,7 @@ def model_of(kind, cfg):
     for name, gain, around in KINDS[kind][2]:
         layer, seen = model.get_submodule(name), []
         hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
-        parity.find(model, [image], kind)
+        parity.predict(model, [image], kind)
         hook.remove()
         seen = [x.transpose(0, 1).flatten(1) for x in seen]  # C …, of each level
         mean = seen[0].mean(1, keepdim=True)
@@ -137,24 +139,24 @@ def model_of(kind, cfg):
     return model
 
 
-def with_truth(root, model, kind, folder):
-    """The data in `folder`, its truth what the model is surest of, somewhat displaced.
+def with_ground_truth(root, model, kind, folder):
+    """The dataset in `folder`, annotated with the model's best predictions, somewhat displaced.
 
-    So that the metrics are not those of chance, which depend on the order of equal scores. The
-    pictures become as large as the test makes them.
+    Metrics of random predictions would depend on the order of equal scores. The images get the size
+    that the test pipeline gives them.
     """
     root = Path(shutil.copytree(root, folder / 'coco'))
     path = root / 'annotations/instances_val2017.json'
     content = json.loads(path.read_text())
     content['annotations'] = annotations = []
     for image in content['images']:
-        place = root / 'val2017' / image['file_name']
-        picture = mmcv.imrescale(mmcv.imread(place), (128, 128))
-        mmcv.imwrite(picture, place)
-        image['height'], image['width'] = picture.shape[:2]
-        (sample,) = parity.find(model, [torch.from_numpy(picture).permute(2, 0, 1)], kind)
-        found = sample.pred_instances[:8]
-        for i, (box, label) in enumerate(zip(found.bboxes.tolist(), found.labels.tolist())):
+        path_of_image = root / 'val2017' / image['file_name']
+        pixels = mmcv.imrescale(mmcv.imread(path_of_image), (128, 128))
+        mmcv.imwrite(pixels, path_of_image)
+        image['height'], image['width'] = pixels.shape[:2]
+        (sample,) = parity.predict(model, [torch.from_numpy(pixels).permute(2, 0, 1)], kind)
+        best = sample.pred_instances[:8]
+        for i, (box, label) in enumerate(zip(best.bboxes.tolist(), best.labels.tolist())):
             x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
             x += 0.06 * (i % 4) * width
             triangle = [x, y, x + width, y, x, y + height]
@@ -167,8 +169,8 @@ def with_truth(root, model, kind, folder):
                 area=width * height,
                 segmentation=[triangle],
             )
-            if 'masks' in found:
-                mask = found.masks[i].roll(i % 4, 1).numpy()
+            if 'masks' in best:
+                mask = best.masks[i].roll(i % 4, 1).numpy()
                 code = rle.encode(np.asfortranarray(mask, np.uint8))
                 annotation['segmentation'] = {**code, 'counts': code['counts'].decode()}
             annotations.append(annotation)
@@ -178,14 +180,14 @@ def with_truth(root, model, kind, folder):
 
 @pytest.fixture(scope='module', params=KINDS)
 def made(request, roots, tmp_path_factory):
-    """A checkpoint and what `tools/export.py` made of it, which takes pictures of any size."""
+    """A checkpoint and its exported file, which takes images of any size."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     segmentor = kind == 'EncoderDecoder'
-    classes = synthetic.ADE_CLASSES if segmentor else mini.CLASSES
+    classes = synthetic.ADE_CLASSES if segmentor else synthetic.CLASSES
     path, cfg = config_of(kind, classes)
     model = model_of(kind, cfg)
     weights, file = folder / 'weights.pth', folder / 'model.onnx'
-    root = roots[True] if segmentor else with_truth(roots[False], model, kind, folder)
+    root = roots[True] if segmentor else with_ground_truth(roots[False], model, kind, folder)
     torch.save(
         {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, weights
     )
@@ -212,8 +214,8 @@ def made(request, roots, tmp_path_factory):
     )
 
 
-def pictures(height, width, number=2):
-    """Smooth blobs and noise, 0 to 255."""
+def random_images(height, width, number=2):
+    """Images of smooth blobs and noise, 0 to 255."""
     coarse = torch.rand(number, 3, 5, 5)
     smooth = nn.functional.interpolate(coarse, (height, width), mode='bicubic')
     return (255 * smooth + 20 * torch.randn(smooth.shape)).clamp(0, 255).to(torch.uint8)
@@ -221,65 +223,70 @@ def pictures(height, width, number=2):
 
 @pytest.mark.parametrize(('height', 'width'), SIZES)
 def test_results_are_those_of_pytorch(made, height, width):
-    images = pictures(height, width)
+    images = random_images(height, width)
     session = onnxruntime.InferenceSession(str(made.file))
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {'images': images.numpy()})))
-    expected = parity.find(made.model, list(images), made.kind)
+    outputs = dict(zip(names, session.run(None, {'images': images.numpy()})))
+    expected = parity.predict(made.model, list(images), made.kind)
     if made.kind == 'EncoderDecoder':
-        truth = torch.cat([sample.pred_sem_seg.data for sample in expected]).numpy()
-        assert found['label_map'].shape == truth.shape
-        assert (found['label_map'] == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+        labels = torch.cat([sample.pred_sem_seg.data for sample in expected]).numpy()
+        assert outputs['label_map'].shape == labels.shape
+        assert (outputs['label_map'] == labels).mean() > 0.9995 and len(np.unique(labels)) > 1
         return
     assert names[:4] == ['boxes', 'scores', 'labels', 'count']
     limit = made.model.test_cfg.get('rcnn', made.model.test_cfg).max_per_img
-    assert found['boxes'].shape == (2, limit, 4) and found['scores'].shape == (2, limit)
+    assert outputs['boxes'].shape == (2, limit, 4) and outputs['scores'].shape == (2, limit)
     for i, sample in enumerate(expected):
-        truth, count = sample.pred_instances, found['count'][i]
-        assert len(truth) == count >= 5
-        assert (np.diff(found['scores'][i, :count]) <= 0).all()
-        # in the order of PyTorch's, up to scores that are as good as equal
-        away = np.abs(found['boxes'][i, :count, None] - truth.bboxes.numpy()).max(-1)
-        away += 1e3 * np.abs(found['scores'][i, :count, None] - truth.scores.numpy())
-        away[found['labels'][i, :count, None] != truth.labels.numpy()] = np.inf
+        instances, count = sample.pred_instances, outputs['count'][i]
+        assert len(instances) == count >= 5
+        assert (np.diff(outputs['scores'][i, :count]) <= 0).all()
+        # in PyTorch's order, except for nearly equal scores
+        away = np.abs(outputs['boxes'][i, :count, None] - instances.bboxes.numpy()).max(-1)
+        away += 1e3 * np.abs(outputs['scores'][i, :count, None] - instances.scores.numpy())
+        away[outputs['labels'][i, :count, None] != instances.labels.numpy()] = np.inf
         order = away.argmin(1)
         assert sorted(order) == list(range(count)) and away.min(1).max() < 0.5
-        assert (found['scores'][i, count:] == 0).all() and (found['boxes'][i, count:] == 0).all()
-        assert (found['labels'][i, count:] == -1).all()
+        assert (outputs['scores'][i, count:] == 0).all() and (
+            outputs['boxes'][i, count:] == 0
+        ).all()
+        assert (outputs['labels'][i, count:] == -1).all()
         if made.kind == 'MaskRCNN':
-            assert found['masks'].shape == (2, limit, 28, 28)
+            assert outputs['masks'].shape == (2, limit, 28, 28)
             masks = paste(
-                torch.from_numpy(found['masks'][i, :count]),
-                truth.bboxes[order],
+                torch.from_numpy(outputs['masks'][i, :count]),
+                instances.bboxes[order],
                 (height, width),
                 0.5,
             )
-            both, either = ((masks & truth.masks[order]).sum(), (masks | truth.masks[order]).sum())
+            both, either = (
+                (masks & instances.masks[order]).sum(),
+                (masks | instances.masks[order]).sum(),
+            )
             assert both / either > 0.999 and 0 < either < masks.numel()
 
 
-def test_what_a_file_says_of_itself(made):
+def test_metadata_of_a_file(made):
     content = made.file.read_bytes()
     assert str(ROOT).encode() not in content and b'site-packages' not in content
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
-    said = {item.key: json.loads(item.value) for item in model.metadata_props}
-    assert said['classes'] == list(made.classes) and said['kind'] == made.kind
-    assert said['size'] is None and said['input'] == 'raw'
-    assert said['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
-    assert said['settings']['model.data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
+    metadata = {item.key: json.loads(item.value) for item in model.metadata_props}
+    assert metadata['classes'] == list(made.classes) and metadata['kind'] == made.kind
+    assert metadata['size'] is None and metadata['input'] == 'raw'
+    assert metadata['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
+    assert metadata['settings']['model.data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
     if made.kind != 'EncoderDecoder':
         score = (
             'model.test_cfg.rcnn.score_thr'
             if made.kind == 'MaskRCNN'
             else ('model.test_cfg.score_thr')
         )
-        assert said['settings'][score] == 0.3
+        assert metadata['settings'][score] == 0.3
     assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
 
 
-def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
-    numbers, found = [], []
+def test_evaluation_equals_that_of_the_checkpoint(made, tmp_path):
+    numbers, detections = [], []
     for name, argv in (
         ('plain', made.argv),
         ('file', [made.config, str(made.file), '--work-dir', str(tmp_path)]),
@@ -291,7 +298,7 @@ def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
         assert run_command('test', argv) == 0
         numbers.append(json.loads((tmp_path / 'm.json').read_text()))
         if made.kind != 'EncoderDecoder':
-            found.append(json.loads((tmp_path / f'{name}.bbox.json').read_text()))
+            detections.append(json.loads((tmp_path / f'{name}.bbox.json').read_text()))
     plain, file = numbers
     assert plain.keys() == file.keys() and max(plain.values()) > 0
     if made.kind == 'EncoderDecoder':
@@ -304,8 +311,10 @@ def test_evaluation_gives_the_numbers_of_the_checkpoint(made, tmp_path):
         assert plain[name] > 0.1
         assert file[name] == pytest.approx(plain[name], abs=2e-3), name
     # and every detection
-    for image in {item['image_id'] for item in found[0]}:
-        ours, theirs = ([item for item in items if item['image_id'] == image] for items in found)
+    for image in {item['image_id'] for item in detections[0]}:
+        ours, theirs = (
+            [item for item in items if item['image_id'] == image] for items in detections
+        )
         assert len(ours) == len(theirs) >= 5
         scores, boxes, labels = (
             [np.array([item[key] for item in items]) for items in (ours, theirs)]
@@ -336,7 +345,7 @@ def test_a_benchmark_of_a_file(made, tmp_path, capsys):
     ]
     assert run_command('benchmark', argv) == 0, capsys.readouterr().err
     own, file = json.loads((tmp_path / 'b.json').read_text())['cases']
-    times = {part: value['median'] for part, value in file['latency_s'].items()}
+    times = {stage: value['median'] for stage, value in file['latency_s'].items()}
     assert file['network'] == str(made.file) and set(times) == {
         'loading',
         'pre-processing',
@@ -350,7 +359,7 @@ def test_a_benchmark_of_a_file(made, tmp_path, capsys):
 
 
 def test_report_of_a_file(made, tmp_path, capsys):
-    """The page of a checkpoint, but for what a file does not hold."""
+    """The report of a checkpoint, without what a file does not hold."""
     argv = [made.config, str(made.file), '--work-dir', str(tmp_path), '--report', str(tmp_path)]
     status = run_command('test', argv)
     if made.kind == 'EncoderDecoder':
@@ -365,25 +374,25 @@ def test_report_of_a_file(made, tmp_path, capsys):
     )
 
 
-def test_inference_finds_what_the_checkpoint_does(made):
-    picture = pictures(90, 116, 1)[0].permute(1, 2, 0).numpy()
-    found = Predictor(made.config, made.file)(picture)
-    expected = Predictor(made.config, made.weights, options=options_of(made.kind))(picture)
-    assert found.classes == expected.classes == tuple(made.classes)
+def test_inference_equals_that_of_the_checkpoint(made):
+    image = random_images(90, 116, 1)[0].permute(1, 2, 0).numpy()
+    predicted = Predictor(made.config, made.file)(image)
+    expected = Predictor(made.config, made.weights, options=options_of(made.kind))(image)
+    assert predicted.classes == expected.classes == tuple(made.classes)
     if made.kind == 'EncoderDecoder':
         # resized as labels, not as logits
-        assert (found.label_map == expected.label_map).mean() > 0.99
+        assert (predicted.label_map == expected.label_map).mean() > 0.99
         return
-    assert len(found.boxes) == len(expected.boxes) >= 5
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
-    away = np.abs(found.boxes[:, None] - expected.boxes).max(-1)
-    away[found.labels[:, None] != expected.labels] = np.inf
+    assert len(predicted.boxes) == len(expected.boxes) >= 5
+    np.testing.assert_allclose(predicted.scores, expected.scores, atol=1e-3)
+    away = np.abs(predicted.boxes[:, None] - expected.boxes).max(-1)
+    away[predicted.labels[:, None] != expected.labels] = np.inf
     assert away.min(1).max() < 0.5
-    assert (found.masks is None) == (made.kind != 'MaskRCNN')
+    assert (predicted.masks is None) == (made.kind != 'MaskRCNN')
 
 
 @pytest.mark.parametrize(
-    'change, part',
+    'change, word',
     [
         (['--cfg-options', 'model.data_preprocessor.bgr_to_rgb=False'], 'data_preprocessor'),
         (['--fuse'], '--fuse'),
@@ -395,9 +404,9 @@ def test_inference_finds_what_the_checkpoint_does(made):
     ],
     ids=str,
 )
-def test_what_contradicts_a_file(made, change, part, capsys):
+def test_flags_that_contradict_a_file(made, change, word, capsys):
     assert run_command('test', [made.config, str(made.file), *change]) == 2
-    assert part in capsys.readouterr().err
+    assert word in capsys.readouterr().err
 
 
 def test_a_config_of_another_variant(made, capsys):
@@ -428,7 +437,7 @@ def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
     values = onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() + 1, weight.name))
     wrong = model.SerializeToString()
-    monkeypatch.setattr(export_file, 'write', lambda *_: wrong)
+    monkeypatch.setattr(onnx_file, 'write', lambda *_: wrong)
     out = made.folder / 'here/wrong.onnx'
     out.parent.mkdir()
     out.write_bytes(b'mine')
@@ -437,8 +446,8 @@ def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
     assert 'wrong.onnx is not written' in capsys.readouterr().err
 
 
-def some(**changes):
-    """Six instances, as changed."""
+def six_instances(**changes):
+    """Six instances with the given changes."""
     x = torch.arange(6.0) * 20
     values = dict(
         bboxes=torch.stack([x, x, x + 15, x + 15], 1),
@@ -451,43 +460,42 @@ def some(**changes):
     return InstanceData(**{**values, **changes})
 
 
-def test_what_a_comparison_forgives_and_what_not():
+def test_tolerances_of_a_comparison():
     def faults(theirs, threshold=0.3, number=10):
-        return parity.instances([some()], [theirs], threshold, number).faults
+        return parity.compare_instances([six_instances()], [theirs], threshold, number).faults
 
-    same = some()
+    same = six_instances()
     assert not faults(same) and not faults(same[[1, 0, 2, 3, 4, 5]])
-    assert not faults(some(bboxes=same.bboxes + 0.01, scores=same.scores + 1e-5))
-    assert faults(some(bboxes=same.bboxes + 0.2))
-    assert faults(some(scores=same.scores + 0.01))
-    assert faults(some(labels=same.labels.flip(0)))
-    assert faults(some(masks=same.masks.roll(2, 2)))
+    assert not faults(six_instances(bboxes=same.bboxes + 0.01, scores=same.scores + 1e-5))
+    assert faults(six_instances(bboxes=same.bboxes + 0.2))
+    assert faults(six_instances(scores=same.scores + 0.01))
+    assert faults(six_instances(labels=same.labels.flip(0)))
+    assert faults(six_instances(masks=same.masks.roll(2, 2)))
     assert faults(same[:5]) and faults(same[1:])
-    assert not faults(same[:5], threshold=0.4)  # at the threshold rounding may decide
+    assert not faults(same[:5], threshold=0.4)  # rounding may decide at the threshold
     assert faults(same[1:], threshold=0.4)
-    assert not faults(same[:5], number=6)  # all places taken: so may it about the last
-    few = parity.instances([same[:4]], [same[:4]], 0.3, 10)
+    assert not faults(same[:5], number=6)  # and about the last of the maximum number
+    few = parity.compare_instances([same[:4]], [same[:4]], 0.3, 10)
     assert 'fewer than 5' in few.faults[0]
-    nothing = parity.instances([same[:0]], [same[:0]], 0.3, 10)
+    nothing = parity.compare_instances([same[:0]], [same[:0]], 0.3, 10)
     assert 'fewer than 5' in nothing.faults[0]
 
     labels = torch.randint(0, 9, (1, 100, 100))
     other = labels.clone()
     other[0, :1, :50] += 1
-    assert not parity.label_maps([labels], [labels.clone()]).faults
-    assert parity.label_maps([labels], [other]).faults
+    assert not parity.compare_label_maps([labels], [labels.clone()]).faults
+    assert parity.compare_label_maps([labels], [other]).faults
     maps = (torch.randn(8, 4, 4), torch.randn(8, 2, 2))
-    assert not parity.maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
-    assert parity.maps([maps], [(maps[0], maps[1] + 0.1)]).faults
+    assert not parity.compare_maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
+    assert parity.compare_maps([maps], [(maps[0], maps[1] + 0.1)]).faults
 
 
 @pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
-def test_suppression_is_mmdets(score_threshold):
+def test_nms_equals_mmdets(score_threshold):
     from mmdet.models.layers import multiclass_nms
     from mmengine.config import ConfigDict
 
     import mmdet_plugin  # noqa: F401
-    from effvim.export.graph import best
 
     settings = ConfigDict(
         score_thr=score_threshold, max_per_img=30, nms=dict(type='nms', iou_threshold=0.5)
@@ -496,7 +504,7 @@ def test_suppression_is_mmdets(score_threshold):
     boxes = torch.cat([corners, corners + torch.rand(2, 150, 2) * 50], -1)
     scores = torch.rand(2, 150, 4) ** 3
     groups = torch.arange(4).expand_as(scores)
-    found = best(
+    boxes_kept, scores_kept, labels_kept = apply_nms(
         boxes[:, :, None].expand(-1, -1, 4, -1).flatten(1, 2),
         scores.flatten(1),
         groups.flatten(1),
@@ -506,32 +514,33 @@ def test_suppression_is_mmdets(score_threshold):
         padded = torch.cat([scores[i], torch.zeros(150, 1)], 1)  # the last is background
         dets, labels = multiclass_nms(boxes[i], padded, score_threshold, settings.nms, 30)
         count = len(dets)
-        assert torch.equal(found[0][i, :count], dets[:, :4])
-        assert torch.equal(found[1][i, :count], dets[:, 4]) and not found[1][i, count:].any()
-        assert torch.equal(found[2][i, :count], labels)
+        assert torch.equal(boxes_kept[i, :count], dets[:, :4])
+        assert torch.equal(scores_kept[i, :count], dets[:, 4])
+        assert not scores_kept[i, count:].any()
+        assert torch.equal(labels_kept[i, :count], labels)
 
 
 @pytest.mark.parametrize('score_threshold', [0.0, 1.0])
 def test_masks_of_many_boxes_and_of_none(score_threshold):
-    """With group norm in the mask head, as a run from random weights has it."""
+    """With group norm in the mask head, as with --from-scratch."""
     from mmengine.registry import MODELS, init_default_scope
 
     from effvim.config import presets
-    from effvim.export import onnx_file
 
     _, cfg = config_of(
-        'MaskRCNN', mini.CLASSES, [f'model.test_cfg.rcnn.score_thr={score_threshold}']
+        'MaskRCNN', synthetic.CLASSES, [f'model.test_cfg.rcnn.score_thr={score_threshold}']
     )
     presets.use_from_scratch(cfg)
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model).eval()
-    image = pictures(96, 128, 1)
-    (expected,) = parity.find(model, list(image), 'MaskRCNN')
-    about = {'options': {}, 'classes': list(mini.CLASSES)}
-    content = onnx_file.write(model, cfg, about, 'MaskRCNN', (96, 128), False)
-    (found,) = parity.find(EffViMExportedModel(content), list(image), 'MaskRCNN')
-    assert len(found.pred_instances) == len(expected.pred_instances) == 20 * (score_threshold == 0)
-    assert found.pred_instances.masks.shape == expected.pred_instances.masks.shape
+    image = random_images(96, 128, 1)
+    (expected,) = parity.predict(model, list(image), 'MaskRCNN')
+    spec = RunSpec(classes=list(synthetic.CLASSES))
+    content = onnx_file.write(model, cfg, spec, 'MaskRCNN', (96, 128), False)
+    (predicted,) = parity.predict(EffViMExportedModel(content), list(image), 'MaskRCNN')
+    assert len(predicted.pred_instances) == len(expected.pred_instances)
+    assert len(expected.pred_instances) == 20 * (score_threshold == 0)
+    assert predicted.pred_instances.masks.shape == expected.pred_instances.masks.shape
 
 
 @pytest.fixture(scope='module')
@@ -561,7 +570,7 @@ def segmentor(roots, tmp_path_factory):
 
 @pytest.fixture
 def semfpn(segmentor, tmp_path):
-    """As `segmentor`, with --out in a folder of the test's own."""
+    """As `segmentor`, with --out in the test's own directory."""
     return segmentor[0], [*segmentor[1], '--out', str(tmp_path / 'model.onnx')]
 
 
@@ -571,18 +580,18 @@ def test_fixed_size_and_normalised(semfpn, tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
     (given,) = session.get_inputs()
     assert given.shape == [1, 3, 96, 160] and given.type == 'tensor(float)'
-    image = pictures(96, 160, 1)
+    image = random_images(96, 160, 1)
     rgb = image.flip(1).numpy().astype(np.float32)
     mean, std = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[..., None, None]
-    (found,) = session.run(None, {given.name: (rgb - mean) / std})
-    (expected,) = parity.find(model, list(image), 'EncoderDecoder')
-    assert (found == expected.pred_sem_seg.data.numpy()).mean() > 0.9995
-    # a smaller picture is padded, a larger one does not fit
+    (labels,) = session.run(None, {given.name: (rgb - mean) / std})
+    (expected,) = parity.predict(model, list(image), 'EncoderDecoder')
+    assert (labels == expected.pred_sem_seg.data.numpy()).mean() > 0.9995
+    # a smaller image is padded, a larger one does not fit
     runner = EffViMExportedModel(str(tmp_path / 'model.onnx'))
-    small = parity.find(runner, list(pictures(80, 100, 1)), 'EncoderDecoder')
+    small = parity.predict(runner, list(random_images(80, 100, 1)), 'EncoderDecoder')
     assert small[0].pred_sem_seg.data.shape == (1, 80, 100)
-    with pytest.raises(exported.UserError, match='97 × 160'):
-        parity.find(runner, list(pictures(97, 160, 1)), 'EncoderDecoder')
+    with pytest.raises(UserError, match='97 × 160'):
+        parity.predict(runner, list(random_images(97, 160, 1)), 'EncoderDecoder')
 
 
 def test_a_backbone_alone(semfpn, tmp_path, capsys):
@@ -590,42 +599,40 @@ def test_a_backbone_alone(semfpn, tmp_path, capsys):
     assert run_command('export', [*argv, '--backbone-only']) == 0
     session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))
     assert [o.name for o in session.get_outputs()] == ['stride_16', 'stride_32', 'stride_64']
-    image = pictures(97, 131)
-    found = session.run(None, {'images': image.numpy()})
+    image = random_images(97, 131)
+    outputs = session.run(None, {'images': image.numpy()})
     with torch.no_grad():
         prepared = model.data_preprocessor({'inputs': list(image), 'data_samples': None})
         expected = model.backbone(prepared['inputs'])
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(outputs, expected, strict=True):
         assert np.abs(a - b.numpy()).max() <= 1e-4 * b.abs().max()
     assert run_command('test', [argv[0], str(tmp_path / 'model.onnx')]) == 2
-    assert 'backbone alone' in capsys.readouterr().err
+    assert 'only a backbone' in capsys.readouterr().err
 
 
 def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
-    from effvim.export import quantization  # noqa: F401
-
     made = {}
 
     def once(module, name):
-        """What `module.name` gave the first time, from then on."""
-        true = getattr(module, name)
+        """Let `module.name` return its first result from then on."""
+        original = getattr(module, name)
         monkeypatch.setattr(
             module,
             name,
             lambda *given: (
-                made.setdefault(name, None) or made.update({name: true(*given)}) or made[name]
+                made.setdefault(name, None) or made.update({name: original(*given)}) or made[name]
             ),
         )
 
-    once(export_file, 'write')
-    once(export_int8, 'quantise')
+    once(onnx_file, 'write')
+    once(quantization, 'quantise')
     argv = [*semfpn[1], '--int8', str(roots[True] / 'images/validation')]
     assert run_command('export', argv) == 0
     out, content = capsys.readouterr().out, (tmp_path / 'model.onnx').read_bytes()
     model = onnx.load_from_string(content)
-    left = json.loads(next(i.value for i in model.metadata_props if i.key == 'float32'))
-    assert any('conv_seg' in name for name in left)
-    assert all(name.split('/')[0] in out for name in left)
+    in_float = json.loads(next(i.value for i in model.metadata_props if i.key == 'float32'))
+    assert any('conv_seg' in name for name in in_float)
+    assert all(name.split('/')[0] in out for name in in_float)
     integers = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.INT8}
     weights = {
         node.output[0]
@@ -633,18 +640,18 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
         if node.op_type == 'DequantizeLinear' and node.input[0] in integers
     }
     products = [n for n in model.graph.node if n.op_type in ('Conv', 'Gemm', 'MatMul')]
-    assert all((n.input[1] in weights) == (n.name not in left) for n in products)
-    assert len(left) < len(products) / 4
-    # not kept where it loses more than it may
+    assert all((n.input[1] in weights) == (n.name not in in_float) for n in products)
+    assert len(in_float) < len(products) / 4
+    # not written if it loses too much
     numbers = iter([{'mIoU': 50}, {'mIoU': 47.9}])
-    monkeypatch.setattr(export_int8, 'measured', lambda *_: next(numbers))
+    monkeypatch.setattr(quantization, 'measured', lambda *_: next(numbers))
     assert run_command('export', argv) == 1
     assert 'loses 0.0210' in capsys.readouterr().err
     assert (tmp_path / 'model.onnx').read_bytes() == content
 
 
 @pytest.mark.parametrize(
-    'change, part',
+    'change, word',
     [
         (['--int8', '.', '--backbone-only'], '--backbone-only'),
         (['--out', 'model.bin'], '*.onnx'),
@@ -652,7 +659,7 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
         (['--size', '16', '96'], '64 pixels'),
         (['--size', '96', '96', '--dynamic'], '--help'),
         (['--launcher', 'pytorch'], '--launcher'),
-        (['--pictures', 'nowhere'], '--pictures nowhere'),
+        (['--images', 'nowhere'], '--images nowhere'),
         (
             [
                 '--size',
@@ -669,15 +676,17 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
     ],
     ids=str,
 )
-def test_mistakes(semfpn, change, part, capsys):
+def test_mistakes(semfpn, change, word, capsys):
     assert run_command('export', [*semfpn[1], *change]) == 2
     err = capsys.readouterr().err
-    assert part in err and err.count('\n') == 1
+    assert word in err and err.count('\n') == 1
 
 
 def export_of(path, model, classes, folder, *more):
-    """Export it, compared on a picture; the exit status and the file."""
-    mmcv.imwrite(pictures(128, 96, 1)[0].permute(1, 2, 0).numpy(), str(folder / 'pictures/a.png'))
+    """Export a model, compared on one image; returns the exit status and the file."""
+    mmcv.imwrite(
+        random_images(128, 96, 1)[0].permute(1, 2, 0).numpy(), str(folder / 'images/a.png')
+    )
     torch.save(
         {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}},
         folder / 'weights.pth',
@@ -687,8 +696,8 @@ def export_of(path, model, classes, folder, *more):
         [
             path,
             str(folder / 'weights.pth'),
-            '--pictures',
-            str(folder / 'pictures'),
+            '--images',
+            str(folder / 'images'),
             '--work-dir',
             str(folder),
             '--out',
@@ -708,10 +717,10 @@ def export_of(path, model, classes, folder, *more):
     ),
 )
 def test_the_gallery(name, tmp_path, capsys, monkeypatch):
-    """Segmentors give PyTorch's labels at any size; detectors are refused before mmdet is there."""
+    """Segmentors give PyTorch's labels at any size; detectors are refused without loading mmdet."""
     path = ROOT / f'configs/gallery/{name}_effvim_m1.py'
     if load_config(str(path)).default_scope == 'mmdet':
-        monkeypatch.setattr(config, 'import_plugins', None)
+        monkeypatch.setattr(exporting, 'import_plugins', None)
         status, file = export_of(str(path), EfficientViM('m1'), ['a', 'b'], tmp_path)
         err = capsys.readouterr().err
         assert status == 2 and not file.exists()
@@ -724,27 +733,27 @@ def test_the_gallery(name, tmp_path, capsys, monkeypatch):
     assert status == 0, capsys.readouterr().err
     session = onnxruntime.InferenceSession(str(file))
     for height, width in SIZES:
-        images = pictures(height, width)
-        (found,) = session.run(None, {'images': images.numpy()})
-        truth = torch.cat(
+        images = random_images(height, width)
+        (label_maps,) = session.run(None, {'images': images.numpy()})
+        expected = torch.cat(
             [
                 sample.pred_sem_seg.data
-                for sample in parity.find(model, list(images), 'EncoderDecoder')
+                for sample in parity.predict(model, list(images), 'EncoderDecoder')
             ]
         ).numpy()
-        assert (found == truth).mean() > 0.9995 and len(np.unique(truth)) > 1
+        assert (label_maps == expected).mean() > 0.9995 and len(np.unique(expected)) > 1
 
 
 @pytest.mark.parametrize('out', [1, 3, 6])
-def test_pooling_into_bins_is_pytorchs(out):
+def test_adaptive_pooling_equals_pytorchs(out):
     for size in ((1, 1), (4, 7), (6, 13), (40, 5)):
         x = torch.randn(2, 3, *size)
-        torch.testing.assert_close(Bins(out)(x), nn.AdaptiveAvgPool2d(out)(x))
+        torch.testing.assert_close(AdaptivePool(out)(x), nn.AdaptiveAvgPool2d(out)(x))
 
 
-@pytest.mark.parametrize('how', ['exporting', 'running'])
-def test_a_head_that_cannot_be_exported(how, tmp_path, capsys, monkeypatch):
-    """It returns three maps instead of one; or its file is one that onnxruntime cannot run."""
+@pytest.mark.parametrize('step', ['exporting', 'running'])
+def test_a_head_that_cannot_be_exported(step, tmp_path, capsys, monkeypatch):
+    """The head returns three maps instead of one, or onnxruntime cannot run its file."""
     path = tmp_path / 'own.py'
     path.write_text(f"""
 _base_ = {str(ROOT / 'configs/gallery/fcn_effvim_m1.py')!r}
@@ -756,12 +765,12 @@ model = dict(backbone=dict(init_cfg=None), decode_head=dict(
     import_plugins(cfg)
     from mmseg.registry import MODELS
 
-    if how == 'running':
+    if step == 'running':
 
         def fail(*_):
             raise ValueError('of onnxruntime\nand more')
 
-        monkeypatch.setattr(export_file, 'write', lambda *_: b'')
+        monkeypatch.setattr(onnx_file, 'write', lambda *_: b'')
         monkeypatch.setattr(EffViMExportedModel, '__init__', fail)
     status, file = export_of(
         str(path), MODELS.build(cfg.model), ['a', 'b'], tmp_path, '--size', '96', '96'
@@ -769,11 +778,11 @@ model = dict(backbone=dict(init_cfg=None), decode_head=dict(
     err = capsys.readouterr().err
     assert status == 2 and not file.exists() and err.count('\n') == 1
     assert err.startswith('error: EncoderDecoder with DAHead cannot be exported ('), err
-    assert ('of onnxruntime' in err) == (how == 'running') and '--backbone-only' in err
+    assert ('of onnxruntime' in err) == (step == 'running') and '--backbone-only' in err
 
 
 @pytest.mark.parametrize('content', [b'', b'rubbish', None], ids=['empty', 'rubbish', 'foreign'])
-def test_files_that_are_not_ours(content, tmp_path, capsys):
+def test_files_of_other_programs(content, tmp_path, capsys):
     path = tmp_path / 'm.onnx'
     if content is None:
         value = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
