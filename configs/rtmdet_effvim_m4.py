@@ -3,7 +3,7 @@
 # No published score. Not measured by us.
 _base_ = ['_base_/rtmdet.py', '_base_/coco_640.py', '_base_/schedule_300e.py']
 
-# without mosaics in the end
+# the last epochs without mosaic and mixup
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='PipelineSwitchHook', switch_epoch=280, switch_pipeline=_base_.plain_pipeline),

@@ -16,7 +16,7 @@ model = dict(
         mask_thr_binary=0.5,
     ),
 )
-# without mosaics in the end
+# the last epochs without mosaic and mixup
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='PipelineSwitchHook', switch_epoch=280, switch_pipeline=_base_.plain_pipeline),

@@ -1,4 +1,5 @@
-# ADE20K (ADEChallengeData2016). Classes: the 150 of mmseg's data set class; label 0 is "none".
+# ADE20K (ADEChallengeData2016). Classes: the 150 of mmseg's ADE20KDataset; label 0 is
+# "none".
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016/'
 
@@ -20,7 +21,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# of test-time augmentation: every size with every flip
+# test-time augmentation: every size with every flip
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

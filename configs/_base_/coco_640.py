@@ -1,6 +1,5 @@
-# COCO 2017 for real-time detectors: 640 × 640, mosaics and mixtures of cached pictures. A cache
-# holds what its worker read before: a run that is resumed goes on with other mosaics than one that
-# was never interrupted.
+# COCO 2017 for real-time detectors: 640 × 640, with mosaic and mixup of cached images. A cache holds
+# the images that its worker has read: a resumed run gets other mosaics than an uninterrupted one.
 _base_ = 'coco_detection.py'
 
 pad = dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114)))
@@ -22,7 +21,7 @@ train_pipeline = [
     ),
     dict(type='PackDetInputs'),
 ]
-# of the last epochs: single pictures
+# for the last epochs: single images
 plain_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -55,8 +54,15 @@ tta_pipeline = [
             [
                 dict(
                     type='PackDetInputs',
-                    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
-                               'flip', 'flip_direction'),
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'flip',
+                        'flip_direction',
+                    ),
                 ),
             ],
         ],

@@ -2,8 +2,7 @@
 _base_ = 'coco_640.py'
 
 pad = dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114)))
-crop = dict(
-    type='RandomCrop', crop_size=(640, 640), recompute_bbox=True, allow_negative_crop=True)
+crop = dict(type='RandomCrop', crop_size=(640, 640), recompute_bbox=True, allow_negative_crop=True)
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

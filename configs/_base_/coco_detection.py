@@ -1,4 +1,4 @@
-# COCO 2017, boxes. Classes: those of the annotation file; mmdet's own tools take COCO's 80.
+# COCO 2017, boxes. Classes: those of the annotation file; mmdet's own tools use COCO's 80.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 backend_args = None
@@ -19,7 +19,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# of test-time augmentation: every size with every flip
+# test-time augmentation: every size with every flip
 tta_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(
@@ -31,8 +31,15 @@ tta_pipeline = [
             [
                 dict(
                     type='PackDetInputs',
-                    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
-                               'flip', 'flip_direction'),
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'flip',
+                        'flip_direction',
+                    ),
                 ),
             ],
         ],

@@ -45,7 +45,7 @@ model = dict(
     ),
     roi_head=dict(
         type='StandardRoIHead',
-        # stride 64 feeds the RPN alone
+        # stride 64 is used by the RPN only
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),

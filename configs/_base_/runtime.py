@@ -1,4 +1,4 @@
-# What every config shares: what is logged, how often a checkpoint is written, the environment.
+# Shared by all configs: logging, checkpoint interval, environment.
 custom_imports = dict(imports=['mmdet_plugin'])
 default_scope = 'mmdet'
 default_hooks = dict(

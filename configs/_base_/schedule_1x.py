@@ -9,7 +9,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    accumulative_counts=1,  # batches whose gradients make one step
+    accumulative_counts=1,  # batches whose gradients are accumulated for a step
     optimizer=dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,9 +1,10 @@
-# RTMDet's schedule (arXiv 2212.07784): AdamW, 300 epochs, a flat rate and then a cosine, averaged
-# weights. Its rate, 4e-3 at batch 256, scaled to 32.
+# RTMDet's schedule (arXiv 2212.07784): AdamW, 300 epochs, a constant and then a cosine learning
+# rate, averaged weights (EMA). The learning rate, 4e-3 at batch 256, is scaled to batch 32.
 _base_ = 'runtime.py'
 
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=300, val_interval=10, dynamic_intervals=[(280, 1)])
+    type='EpochBasedTrainLoop', max_epochs=300, val_interval=10, dynamic_intervals=[(280, 1)]
+)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
@@ -20,7 +21,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    accumulative_counts=1,  # batches whose gradients make one step
+    accumulative_counts=1,  # batches whose gradients are accumulated for a step
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0, bypass_duplicate=True),
 )
