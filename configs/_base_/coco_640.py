@@ -1,5 +1,5 @@
-# COCO 2017 for real-time detectors: 640 × 640, with mosaic and mixup of cached images. A cache holds
-# the images that its worker has read: a resumed run gets other mosaics than an uninterrupted one.
+# COCO 2017 for real-time detectors: 640 × 640, mosaic and mixup of cached images. The cache holds
+# images that its worker has read: a resumed run gets other mosaics than an uninterrupted one.
 _base_ = 'coco_detection.py'
 
 pad = dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114)))
