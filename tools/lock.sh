@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Writes locks/ from .venv: the versions that are tested, all of them, with the hashes of their
-# files, for Python 3.11 on Linux x86-64. Called by make lock; docs/security.md says how to install.
+# Writes locks/ from .venv: all tested versions with the hashes of their files, for Python 3.11 on
+# Linux x86-64. Called by make lock; docs/security.md says how to install from them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
-sources='onedl-mmcv onedl-mmdetection onedl-mmsegmentation'  # there are no wheels of these
-tools='setuptools packaging'  # which build them
+sources='onedl-mmcv onedl-mmdetection onedl-mmsegmentation'  # published without wheels
+tools='setuptools packaging'  # build tools for these
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 $python -m pip install --quiet uv==0.13.9
@@ -21,6 +21,6 @@ compile() {
 mkdir -p locks
 tr ' ' '\n' <<<"$tools" | compile - --no-deps --output-file locks/build.txt
 tr ' ' '\n' <<<"$sources" | compile - --no-deps --output-file locks/sources.txt
-# Both OpenCV packages write the folder cv2; the headless one suffices and needs no libGL.
+# Both OpenCV packages write the directory cv2; the headless one is enough and needs no libGL.
 compile requirements.txt --no-emit-package opencv-python ${sources//onedl/--no-emit-package onedl} \
     --output-file locks/wheels.txt

@@ -11,6 +11,7 @@ from torch import nn
 from backbone import ARCHS, HSMSSD, EfficientViM, UserError, feature_info
 from backbone.layers import LayerNorm2d
 from tests.helpers.networks import randomised, relative
+from tests.helpers.paths import ROOT
 
 SIZES = [(256, 256), (800, 1344), (801, 1001), (32, 96)]
 # Facts of the paper's implementation: parameters of stem and stages, A counted.
@@ -269,3 +270,24 @@ def test_network_alone_imports_no_openmmlab():
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
+
+
+def test_names_load_torch_when_they_are_used():
+    code = """
+import pickle, sys
+import backbone
+from backbone.errors import UserError
+assert not {'torch', 'timm', 'numpy'} & sys.modules.keys()
+assert backbone.UserError is UserError and set(backbone.__all__) <= set(dir(backbone))
+from backbone import *
+assert 'torch' in sys.modules and backbone.EfficientViM is EfficientViM
+assert EfficientViM.__module__ == 'backbone.efficientvim'
+assert pickle.loads(pickle.dumps(FeatureInfo(3, 4))) == FeatureInfo(3, 4)
+try:
+    backbone.nonsense
+except AttributeError as error:
+    assert "module 'backbone' has no attribute 'nonsense'" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
