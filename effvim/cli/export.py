@@ -12,6 +12,7 @@ from effvim.cli.options import (
     add_launcher,
     add_model,
     add_presets,
+    settings_from,
     split_model,
 )
 
@@ -73,19 +74,12 @@ def run(args: argparse.Namespace) -> int:
     if args.launcher != 'none':
         raise UserError('--launcher: an export is one process: drop the flag')
     config, checkpoint, _ = split_model(args.model)
-    settings = ExportSettings(
+    settings = settings_from(
+        args,
+        ExportSettings,
         checkpoint=checkpoint,
-        out=args.out,
         config=config,
         size=tuple(args.size) if args.size else None,
-        normalised=args.normalised,
-        backbone_only=args.backbone_only,
-        images=args.images,
-        int8=args.int8,
-        data_root=args.data_root,
-        mini=args.mini,
-        from_scratch=args.from_scratch,
-        work_dir=args.work_dir,
     )
     settings.check()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from backbone.errors import UserError
 from effvim.config.packaged import (
@@ -14,6 +15,11 @@ from effvim.config.packaged import (
     config_path,
     is_model_file,
 )
+
+if TYPE_CHECKING:
+    from effvim.config.run_spec import ModelChoices
+
+Settings = TypeVar('Settings', bound='ModelChoices')
 
 CONFIG = 'config file, or the name of a packaged config, e.g. retinanet_effvim_m4'
 CHECKPOINT = (
@@ -170,3 +176,16 @@ def at_least(flag: str, value: float | None, least: float) -> None:
     """
     if value is not None and value < least:
         raise UserError(f'{flag} must be at least {least}, got {value}')
+
+
+def settings_from(args: argparse.Namespace, kind: type[Settings], **changes: Any) -> Settings:
+    """Fill a dataclass of settings with the arguments of the same names.
+
+    Args:
+        args: a parsed command line.
+        kind: the dataclass.
+        changes: fields that differ from the arguments, or have none.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return kind(**{**given, **changes})

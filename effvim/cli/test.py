@@ -12,6 +12,7 @@ from effvim.cli.options import (
     add_launcher,
     add_model,
     add_presets,
+    settings_from,
     split_model,
 )
 
@@ -66,22 +67,7 @@ def settings_of(args: argparse.Namespace) -> EvaluationSettings:
     from effvim.engine.settings import EvaluationSettings
 
     config, checkpoint, _ = split_model(args.model)
-    settings = EvaluationSettings(
-        checkpoint=checkpoint,
-        config=config,
-        data_root=args.data_root,
-        mini=args.mini,
-        from_scratch=args.from_scratch,
-        work_dir=args.work_dir,
-        out=args.out,
-        show_dir=args.show_dir,
-        report=args.report,
-        fuse=args.fuse,
-        amp=args.amp,
-        tta=args.tta,
-        raw=args.raw,
-        launcher=args.launcher,
-    )
+    settings = settings_from(args, EvaluationSettings, checkpoint=checkpoint, config=config)
     settings.check()
     from effvim.config.editing import parse_options
 

@@ -13,6 +13,7 @@ from effvim.cli.options import (
     add_launcher,
     add_presets,
     existing_config,
+    settings_from,
 )
 
 if TYPE_CHECKING:
@@ -85,23 +86,7 @@ def settings_of(args: argparse.Namespace) -> TrainSettings:
     """
     from effvim.engine.settings import TrainSettings
 
-    settings = TrainSettings(
-        config=existing_config(args.config),
-        data=args.data,
-        data_root=args.data_root,
-        epochs=args.epochs,
-        mini=args.mini,
-        from_scratch=args.from_scratch,
-        work_dir=args.work_dir,
-        resume=args.resume,
-        seed=args.seed,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        ema=args.ema,
-        skip_bad_batches=args.skip_bad_batches,
-        tensorboard=args.tensorboard,
-        launcher=args.launcher,
-    )
+    settings = settings_from(args, TrainSettings, config=existing_config(args.config))
     settings.check()
     from effvim.config.editing import parse_options
 

@@ -132,3 +132,35 @@ class RunSpec:
             data_root=self.data_root or old.data_root,
             options={**old.options, **self.options},
         )
+
+
+@dataclasses.dataclass(kw_only=True)
+class ModelChoices:
+    """What every command on a config or checkpoint can be asked for.
+
+    Attributes:
+        config: path or name of a config; None for the one that a checkpoint was trained with.
+        mini: use the synthetic dataset, and train from scratch.
+        from_scratch: start from randomly initialised weights.
+        data_root: root directory of the dataset; None: the config's, or as in training.
+        work_dir: working directory; None: the config's, or work_dirs/ and the config's name.
+        options: overrides of the config, by dotted key.
+    """
+
+    config: str | None = None
+    mini: bool = False
+    from_scratch: bool = False
+    data_root: str | Path | None = None
+    work_dir: str | Path | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def asked(self, **choices: Any) -> RunSpec:
+        """The spec that the choices ask for, see `RunSpec.asked`."""
+        return RunSpec.asked(
+            self.config,
+            mini=self.mini,
+            from_scratch=self.from_scratch,
+            data_root=self.data_root,
+            options=self.options,
+            **choices,
+        )

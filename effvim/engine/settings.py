@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from backbone.errors import UserError
+from effvim.config.run_spec import ModelChoices
 
 
-@dataclasses.dataclass
-class TrainSettings:
+@dataclasses.dataclass(kw_only=True)
+class TrainSettings(ModelChoices):
     """The choices of a training run; see `effvim.train` for what each means."""
 
     config: str
     data: str | Path | None = None
-    data_root: str | Path | None = None
     epochs: int | None = None
-    mini: bool = False
-    from_scratch: bool = False
-    work_dir: str | Path | None = None
     resume: str | Path | bool | None = None
     seed: int | None = None
     amp: bool = False
@@ -29,7 +24,6 @@ class TrainSettings:
     skip_bad_batches: int = 0
     tensorboard: bool = False
     launcher: str = 'none'
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
         """Check the choices against each other.
@@ -53,10 +47,7 @@ class TrainSettings:
                 '--data chooses the learning rate for one process: drop --auto-scale-lr and '
                 '--launcher, or use --data-root and a schedule of your own'
             )
-        if self.mini and self.data_root:
-            raise UserError(
-                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
-            )
+        self.asked()
         if self.skip_bad_batches < 0 or (self.skip_bad_batches and self.launcher != 'none'):
             raise UserError(
                 '--skip-bad-batches N takes a number from 0, on one process only: the batches of '
@@ -64,16 +55,11 @@ class TrainSettings:
             )
 
 
-@dataclasses.dataclass
-class EvaluationSettings:
+@dataclasses.dataclass(kw_only=True)
+class EvaluationSettings(ModelChoices):
     """The choices of an evaluation; see `effvim.evaluate` for what each means."""
 
     checkpoint: str
-    config: str | None = None
-    data_root: str | Path | None = None
-    mini: bool = False
-    from_scratch: bool = False
-    work_dir: str | Path | None = None
     out: str | Path | None = None
     show_dir: str | Path | None = None
     report: str | Path | None = None
@@ -82,7 +68,6 @@ class EvaluationSettings:
     tta: bool = False
     raw: bool = False
     launcher: str = 'none'
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def is_exported(self) -> bool:
@@ -95,10 +80,7 @@ class EvaluationSettings:
         Raises:
             UserError: one of them cannot be had with the others, or for an exported file.
         """
-        if self.mini and self.data_root:
-            raise UserError(
-                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
-            )
+        self.asked()
         if self.report and self.tta:
             raise UserError('--report shows the predictions of the plain test: drop --tta')
         if self.out and Path(self.out).is_dir():

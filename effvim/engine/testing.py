@@ -16,7 +16,6 @@ from effvim.config.machine import fit_to_machine
 from effvim.config.precision import amp_dtype
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.reading import import_plugins
-from effvim.config.run_spec import RunSpec
 from effvim.config.structure import pipeline_steps
 from effvim.engine import distributed
 from effvim.engine.settings import EvaluationSettings
@@ -145,14 +144,7 @@ def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:
             f'--report shows the probabilities of a segmentor, {settings.checkpoint} gives only '
             f'labels: report on its checkpoint'
         )
-    asked = RunSpec.asked(
-        settings.config,
-        mini=settings.mini,
-        from_scratch=settings.from_scratch,
-        data_root=settings.data_root,
-        options=settings.options,
-    )
-    prepared = prepare(settings.config, asked, loaded)
+    prepared = prepare(settings.config, settings.asked(), loaded)
     cfg = prepared.cfg
     if settings.raw and 'ema_state_dict' not in loaded.content:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -153,12 +154,9 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     """
     settings.check()
     config = config_path(settings.config)
-    asked = RunSpec.asked(
-        config,
-        mini=settings.mini,
-        from_scratch=settings.from_scratch,
-        data_root=settings.data or settings.data_root,
-        options=settings.options,
+    asked = dataclasses.replace(
+        settings, config=config, data_root=settings.data or settings.data_root
+    ).asked(
         amp=settings.amp,
         auto_scale_lr=settings.auto_scale_lr,
         ema=settings.ema,

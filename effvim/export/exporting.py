@@ -20,7 +20,6 @@ from effvim.config.editing import parse_options, set_classes
 from effvim.config.machine import fit_to_machine
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.reading import import_plugins
-from effvim.config.run_spec import RunSpec
 from effvim.export import graph, onnx_file, parity, quantization
 from effvim.export.settings import SMALLEST, ExportSettings
 from effvim.files import ensure_writable, write_atomic
@@ -155,16 +154,9 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     for flag, folder in (('--images', settings.images), ('--int8', settings.int8)):
         if folder:
             images_in(folder, flag)
-    asked = RunSpec.asked(
-        settings.config,
-        mini=settings.mini,
-        from_scratch=settings.from_scratch,
-        data_root=settings.data_root,
-        options=settings.options,
-    )
     prepared = prepare(
         settings.config,
-        asked,
+        settings.asked(),
         ckpt.LoadedCheckpoint(settings.checkpoint, ckpt.read(settings.checkpoint)),
     )
     cfg = prepared.cfg

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from backbone.errors import UserError
+from effvim.config.run_spec import ModelChoices
 
 SMALLEST = 64  # pixels of the shorter side of an image
 
 
-@dataclasses.dataclass
-class ExportSettings:
+@dataclasses.dataclass(kw_only=True)
+class ExportSettings(ModelChoices):
     """The choices of an export; see `effvim.export_model` for what each means."""
 
     checkpoint: str
     out: str | Path
-    config: str | None = None
     size: tuple[int, int] | None = None
     normalised: bool = False
     backbone_only: bool = False
     images: str | Path | None = None
     int8: str | Path | None = None
-    data_root: str | Path | None = None
-    mini: bool = False
-    from_scratch: bool = False
-    work_dir: str | Path | None = None
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
         """Check the choices against each other.
@@ -46,7 +39,4 @@ class ExportSettings:
             raise UserError(
                 '--int8 is accepted by its metrics, --backbone-only has none: drop one of them'
             )
-        if self.mini and self.data_root:
-            raise UserError(
-                '--mini brings its own synthetic dataset: drop --data-root, or drop --mini'
-            )
+        self.asked()
