@@ -52,13 +52,13 @@ def compare_objects(sample: Any, num_classes: int, score_thr: float) -> Comparis
     then, as a mistake, of any. A prediction without a match is a mistake, unless it lies on a
     region that the annotations ignore.
     """
-    truth, predicted = sample.gt_instances, sample.pred_instances.cpu()
+    ground_truth, predicted = sample.gt_instances, sample.pred_instances.cpu()
     predicted = predicted[predicted.scores >= score_thr]
     predicted = predicted[predicted.scores.argsort(descending=True, stable=True)]
-    iou = _overlap(predicted.bboxes, truth.bboxes)
-    same_class = (predicted.labels[:, None] == truth.labels.cpu()[None]).numpy()
+    iou = _overlap(predicted.bboxes, ground_truth.bboxes)
+    same_class = (predicted.labels[:, None] == ground_truth.labels.cpu()[None]).numpy()
     match = np.full(len(predicted), -1)
-    free = np.ones(len(truth), bool)
+    free = np.ones(len(ground_truth), bool)
     for allowed in (same_class, np.ones_like(same_class)):
         for i in np.flatnonzero(match < 0):
             overlap = np.where(allowed[i] & free & (iou[i] >= IOU), iou[i], 0)
@@ -69,7 +69,7 @@ def compare_objects(sample: Any, num_classes: int, score_thr: float) -> Comparis
     ignored = sample.get('ignored_instances')
     if ignored is not None and len(ignored):
         is_ignored |= (_overlap(predicted.bboxes, ignored.bboxes, of_first=True) >= IOU).any(1)
-    true_labels, labels = truth.labels.tolist(), predicted.labels.tolist()
+    true_labels, labels = ground_truth.labels.tolist(), predicted.labels.tolist()
     pairs, mistakes = [[true_labels[j], num_classes, 1] for j in np.flatnonzero(free)], []
     for i, j in enumerate(match):
         if j < 0 and is_ignored[i]:

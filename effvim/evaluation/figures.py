@@ -116,9 +116,9 @@ def wrong_objects(cases: Sequence[tuple[np.ndarray, Any, Mistake]], names: Seque
         names: by label; the last one stands for the background.
     """
     figure, panels = _grid(len(cases), 4, 2.1)
-    for axes, (image, truth, mistake) in zip(panels, cases):
-        boxes = getattr(truth.bboxes, 'tensor', truth.bboxes).tolist()
-        for box, label in zip(boxes, truth.labels.tolist()):
+    for axes, (image, ground_truth, mistake) in zip(panels, cases):
+        boxes = getattr(ground_truth.bboxes, 'tensor', ground_truth.bboxes).tolist()
+        for box, label in zip(boxes, ground_truth.labels.tolist()):
             _add_box(axes, box, label, lw=1.2, ls='--')
         _add_box(axes, mistake.box, mistake.predicted or 0, lw=2)
         axes.imshow(image)

@@ -109,7 +109,7 @@ def report_page(evaluation: Evaluation) -> str:
 
 
 def render(title: str, run: Table, sections: Sequence[Section]) -> str:
-    """The HTML page of a report's parts."""
+    """The HTML page of a report's sections."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters['png'] = png
     template = environment.from_string(TEMPLATE.read_text('utf-8'))

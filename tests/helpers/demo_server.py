@@ -1,4 +1,4 @@
-"""tools/demo.py running on a port of its own, with a checkpoint of a small run."""
+"""`effvim demo` running on a free port, with checkpoints of a small run."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ MAX_MEGABYTES = 0.5
 
 
 def checkpoints(run, folder):
-    """That of a short run, and before it one made from it whose scores lie apart, as trained."""
+    """The run's checkpoint, and before it a copy whose scores differ more, as after training."""
     content = checkpoint.read(run.checkpoint)
     content['state_dict']['bbox_head.retina_cls.weight'] *= 5
     torch.save(content, folder / 'apart.pth')
@@ -28,7 +28,7 @@ def checkpoints(run, folder):
 
 
 class Listener(threading.Thread):
-    """A proxy that serves nobody; called: how often a connection was tried."""
+    """A proxy that serves nobody; `called` counts attempts to connect."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -45,7 +45,7 @@ class Listener(threading.Thread):
 
 @contextlib.contextmanager
 def serving(run, checkpoints, folder, stop=signal.SIGINT):
-    """Its address; afterwards checks that it asked no other server and left nothing in `folder`."""
+    """The server's address; checks at exit that it contacted no other and left `folder` empty."""
     proxy = Listener()
     env = {
         **os.environ,
@@ -84,6 +84,6 @@ def serving(run, checkpoints, folder, stop=signal.SIGINT):
             process.kill()
             proxy.socket.close()
     assert (process.returncode, proxy.called) == (0, 0), errors
-    # but for what gradio refuses itself
+    # only for what gradio itself refuses
     assert errors.count('Traceback') == errors.count('gradio.exceptions.Error: '), errors
     assert list(folder.iterdir()) == []

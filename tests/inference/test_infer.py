@@ -1,4 +1,4 @@
-"""`Predictor` and tools/infer.py against tools/test.py, on checkpoints of small runs."""
+"""`Predictor` and `effvim infer` compared with `effvim test`, on checkpoints of small runs."""
 
 import dataclasses
 import json
@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as rle
-from tests.helpers.cli import run_command
 
 from backbone import UserError
 from effvim.datasets import synthetic
-from effvim.engine import testing as test_tool  # noqa: F401
 from effvim.images import read_image
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import KINDS, call, files
 
@@ -35,7 +34,7 @@ def detector(run_of):
 
 def assert_same(first, second):
     """Equal results, up to the last digits of different batches."""
-    assert np.array_equal(first.picture, second.picture) and first.classes == second.classes
+    assert np.array_equal(first.image, second.image) and first.classes == second.classes
     np.testing.assert_allclose(first.scores, second.scores, atol=1e-4)
     same = first.labels == second.labels  # equal scores may change places
     assert same.mean() >= 0.9 if len(same) else True
@@ -45,16 +44,16 @@ def assert_same(first, second):
         assert a is None or not a.size or (a == b).mean() > 0.99
 
 
-def test_tool_finds_what_the_test_counts(trained, tmp_path):
-    """Boxes and masks against the test's own result files, label maps against its IoU."""
-    _, _, found = trained.infer(
+def test_infer_predicts_what_test_measures(trained, tmp_path):
+    """Boxes and masks equal the result files of `effvim test`, label maps its accuracy."""
+    _, _, written = trained.infer(
         tmp_path / 'out', trained.val, '--json', '--score-thr', 0, '--batch', 2
     )
     names = [path.name for path in sorted(trained.val.iterdir())]
-    images = json.loads(found['images.json'].read_text())
+    images = json.loads(written['images.json'].read_text())
     assert [image['file_name'] for image in images['images']] == names
     for name in names:
-        with Image.open(found[f'pictures/{name}.png']) as image:
+        with Image.open(written[f'images/{name}.png']) as image:
             image.load()
             assert image.width == Image.open(trained.val / name).width
     flags = ['--out', tmp_path / 'm.json', '--work-dir', tmp_path / 'work']
@@ -63,9 +62,9 @@ def test_tool_finds_what_the_test_counts(trained, tmp_path):
         numbers = json.loads((tmp_path / 'm.json').read_text())
         right = every = 0
         for name in names:
-            truth = np.array(Image.open(trained.root / 'annotations/validation' / name))
-            labels = np.array(Image.open(found[f'labels/{name}.png']))
-            right, every = right + (labels + 1 == truth).sum(), every + truth.size
+            ground_truth = np.array(Image.open(trained.root / 'annotations/validation' / name))
+            labels = np.array(Image.open(written[f'labels/{name}.png']))
+            right, every = right + (labels + 1 == ground_truth).sum(), every + ground_truth.size
         assert abs(numbers['aAcc'] - 100 * right / every) < 0.1
         assert images['categories'] == [
             {'id': i, 'name': name} for i, name in enumerate(synthetic.ADE_CLASSES)
@@ -79,10 +78,12 @@ def test_tool_finds_what_the_test_counts(trained, tmp_path):
         '--cfg-options',
         f'+test_evaluator.outfile_prefix={tmp_path}/test',
     )
-    truth = json.loads((trained.root / 'annotations/instances_val2017.json').read_text())
-    assert images['categories'] == [{'id': c['id'], 'name': c['name']} for c in truth['categories']]
+    ground_truth = json.loads((trained.root / 'annotations/instances_val2017.json').read_text())
+    assert images['categories'] == [
+        {'id': c['id'], 'name': c['name']} for c in ground_truth['categories']
+    ]
     for kind in ('bbox', 'segm') if trained.kind == 'mask_rcnn' else ('bbox',):
-        ours = json.loads(found[f'detections.{kind}.json'].read_text())
+        ours = json.loads(written[f'detections.{kind}.json'].read_text())
         theirs = json.loads((tmp_path / f'test.{kind}.json').read_text())
         assert len(ours) == len(theirs) >= 50
         key = lambda d: (d['image_id'], -round(d['score'], 4), d['category_id'])  # noqa: E731
@@ -104,18 +105,18 @@ def test_checkpoint_alone_is_enough(trained):
     )
 
 
-def test_neighbours_in_a_batch_change_nothing(trained):
-    """Pictures of several shapes, as paths, arrays and Pillow's, at once and one by one."""
+def test_other_images_of_a_batch_change_nothing(trained):
+    """Images of several shapes, as paths, arrays and Pillow images, in batches and one by one."""
     paths = sorted(trained.val.iterdir())
     images = [*paths, read_image(paths[0])[:48], Image.open(paths[1]).rotate(90, expand=True)]
     single, several = (Predictor(trained.checkpoint, batch_size=n) for n in (1, 3))
-    found = several(images)
-    assert len(found) == len(images) == 7
-    for image, one in zip(images, found):
+    predictions = several(images)
+    assert len(predictions) == len(images) == 7
+    for image, one in zip(images, predictions):
         assert_same(one, single(image))
     streamed = dict(several.stream(zip('abcdefg', images)))
     assert sorted(streamed) == list('abcdefg')
-    assert np.array_equal(streamed['c'].picture, read_image(paths[2]))
+    assert np.array_equal(streamed['c'].image, read_image(paths[2]))
 
 
 def test_folding_changes_nothing(trained):
@@ -125,50 +126,50 @@ def test_folding_changes_nothing(trained):
     )
 
 
-def test_results_lie_in_the_picture(trained):
+def test_predictions_lie_in_the_image(trained):
     path = sorted(trained.val.iterdir())[1]
-    found = Predictor(trained.checkpoint)(path)
-    height, width = found.picture.shape[:2]
+    prediction = Predictor(trained.checkpoint)(path)
+    height, width = prediction.image.shape[:2]
     if trained.kind == 'semfpn':
-        assert found.label_map.shape == (height, width) and found.boxes.shape == (0, 4)
+        assert prediction.label_map.shape == (height, width) and prediction.boxes.shape == (0, 4)
         return
-    assert (np.diff(found.scores) <= 0).all() and len(found.scores) == 20
-    assert (found.boxes >= -1e-3).all()
-    assert (found.boxes <= np.array([width, height] * 2) + 1e-3).all()
-    assert (found.masks is not None) == (trained.kind == 'mask_rcnn')
-    assert found.masks is None or found.masks.shape == (20, height, width)
-    middle = float(found.scores[10])
-    fewer = found.above(middle)
-    assert len(fewer.scores) == (found.scores >= middle).sum() < 20
-    assert (fewer.masks is None) == (found.masks is None)
+    assert (np.diff(prediction.scores) <= 0).all() and len(prediction.scores) == 20
+    assert (prediction.boxes >= -1e-3).all()
+    assert (prediction.boxes <= np.array([width, height] * 2) + 1e-3).all()
+    assert (prediction.masks is not None) == (trained.kind == 'mask_rcnn')
+    assert prediction.masks is None or prediction.masks.shape == (20, height, width)
+    middle = float(prediction.scores[10])
+    fewer = prediction.above(middle)
+    assert len(fewer.scores) == (prediction.scores >= middle).sum() < 20
+    assert (fewer.masks is None) == (prediction.masks is None)
 
 
 def test_drawing_shows_what_is_kept():
-    picture = np.full((90, 120, 3), 200, np.uint8)
-    found = Prediction(
-        picture,
+    image = np.full((90, 120, 3), 200, np.uint8)
+    prediction = Prediction(
+        image,
         ('cat', 'dog'),
         np.float32([[30, 40, 80, 70], [10, 20, 20, 60]]),
         np.float32([0.9, 0.2]),
         np.array([1, 0]),
     )
-    assert np.array_equal(found.draw(1.0), picture)
-    changed = (np.array(found.draw(0.5)) != picture).any(2)
+    assert np.array_equal(prediction.draw(1.0), image)
+    changed = (np.array(prediction.draw(0.5)) != image).any(2)
     assert changed[40:71, [30, 80]].all() and changed[[40, 70], 30:81].all()
     assert not changed[45:66, 35:76].any() and not changed[72:].any() and not changed[:, :29].any()
     assert changed[25:39, 32:60].any()  # the name
     masks = np.zeros((2, 90, 120), bool)
     masks[0, 50:60, 40:50] = True
-    drawn = np.array(dataclasses.replace(found, masks=masks).draw(0.5))
-    assert (drawn != picture).any(2)[45:66, 35:76].sum() == 100
+    drawn = np.array(dataclasses.replace(prediction, masks=masks).draw(0.5))
+    assert (drawn != image).any(2)[45:66, 35:76].sum() == 100
     labels = np.repeat([[0] * 60 + [1] * 60], 90, 0)
-    drawn = np.array(Prediction(picture, ('cat', 'dog'), label_map=labels).draw())
+    drawn = np.array(Prediction(image, ('cat', 'dog'), label_map=labels).draw())
     assert drawn.shape[0] > 90 and len(np.unique(drawn[:90].reshape(-1, 3), axis=0)) == 2
 
 
 @pytest.fixture
 def mess(detector, tmp_path):
-    """A folder as people have them: one scene in many kinds, and three that are broken."""
+    """A directory as people have them: one scene in many formats, and three corrupt files."""
     folder = tmp_path / 'mess'
     (folder / 'sub').mkdir(parents=True)
     image = Image.open(sorted(detector.val.iterdir())[0])
@@ -183,52 +184,51 @@ def mess(detector, tmp_path):
     (folder / 'cut.jpg').write_bytes((folder / 'cmyk.jpg').read_bytes()[:900])
     (folder / 'text.jpg').write_text('a letter')
     (folder / 'empty.png').touch()
-    (folder / 'notes.txt').write_text('not looked at')
+    (folder / 'notes.txt').write_text('not an image')
     return folder
 
 
 GOOD = {'cmyk.jpg', 'sixteen.png', 'rgba.png', 'turned.jpg', 'sub/rgba.png', 'whole.JPG'}
 
 
-def test_broken_pictures_are_listed_and_the_rest_goes_on(detector, mess, tmp_path):
-    out, errors, found = detector.infer(
+def test_corrupt_images_are_listed_and_the_others_predicted(detector, mess, tmp_path):
+    out, errors, written = detector.infer(
         tmp_path / 'out', mess, '--json', '--score-thr', 0, '--batch', 4, status=1
     )
-    assert '6 of 9 pictures done' in out
+    assert '6 of 9 images done' in out
     listed = errors.split('3 could not be read:')[1].strip().splitlines()
     assert [Path(line.split(' cannot')[0].strip()) for line in listed] == [
         mess / name for name in ('cut.jpg', 'empty.png', 'text.jpg')
     ]
-    assert found.keys() == {
+    assert written.keys() == {
         'images.json',
         'detections.bbox.json',
-        *(f'pictures/{name}.png' for name in GOOD),
+        *(f'images/{name}.png' for name in GOOD),
     }
-    images = json.loads(found['images.json'].read_text())['images']
+    images = json.loads(written['images.json'].read_text())['images']
     assert {image['file_name'] for image in images} == GOOD
-    detections = json.loads(found['detections.bbox.json'].read_text())
+    detections = json.loads(written['detections.bbox.json'].read_text())
     assert {d['image_id'] for d in detections} == {image['id'] for image in images}
 
 
-def test_orientation_reaches_the_results(detector, mess):
-    """A turned photograph gives what the upright one gives, in upright coordinates."""
+def test_orientation_is_applied(detector, mess):
+    """A rotated photograph gives the predictions of the upright one, in upright coordinates."""
     image = Image.open(mess / 'turned.jpg')
     upright = np.array(image.rotate(-90, expand=True))
     predictor = Predictor(detector.checkpoint)
     assert_same(predictor(mess / 'turned.jpg'), predictor(upright))
 
 
-def test_a_second_run_leaves_its_own_pictures_alone(detector, mess, tmp_path):
-    """Results inside the folder that is read."""
+def test_output_inside_the_input_directory_is_skipped(detector, mess, tmp_path):
     first = detector.infer(mess / 'out', mess, status=1)
     second = detector.infer(mess / 'out', mess, status=1)
     assert first[2].keys() == second[2].keys() and first[0] == second[0]
     pattern = detector.infer(tmp_path / 'globbed', mess / 'sub/*.png', mess / 'rgba.png')
-    assert pattern[2].keys() == {'pictures/sub/rgba.png.png', 'pictures/rgba.png.png'}
+    assert pattern[2].keys() == {'images/sub/rgba.png.png', 'images/rgba.png.png'}
 
 
-def test_two_processes_share_the_pictures(detector, mess, tmp_path):
-    """Under torchrun the files are those of one process, and broken pictures still count."""
+def test_two_processes_share_the_images(detector, mess, tmp_path):
+    """Under torchrun the files are those of one process, and corrupt images are still listed."""
     flags = ('--json', '--score-thr', '0', '--batch', '2')
     _, _, alone = detector.infer(tmp_path / 'one', mess, *flags, status=1)
     done = subprocess.run(
@@ -252,7 +252,7 @@ def test_two_processes_share_the_pictures(detector, mess, tmp_path):
         text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
-    assert done.returncode == 1 and done.stdout.count('6 of 9 pictures done') == 1, done.stderr
+    assert done.returncode == 1 and done.stdout.count('6 of 9 images done') == 1, done.stderr
     assert done.stderr.count('3 could not be read:') == 1
     shared = files(tmp_path / 'two')
     assert shared.keys() == alone.keys()
@@ -275,25 +275,25 @@ def test_full_disk_leaves_nothing_half_written(detector, tmp_path, monkeypatch, 
     assert not files(tmp_path / 'out')
 
 
-def test_mistakes_are_one_line_before_anything_is_loaded(detector, tmp_path):
+def test_mistakes_end_in_one_line_before_anything_is_loaded(detector, tmp_path):
     (tmp_path / 'file').touch()
-    (tmp_path / 'nothing').mkdir()
-    picture = sorted(detector.val.iterdir())[0]
-    good = [detector.config, detector.checkpoint, picture, '--out', tmp_path / 'out']
+    (tmp_path / 'empty').mkdir()
+    image = sorted(detector.val.iterdir())[0]
+    good = [detector.config, detector.checkpoint, image, '--out', tmp_path / 'out']
     cases = [
         ([*good[:4], tmp_path / 'file'], 'cannot be written'),
         ([*good, '--score-thr', 1.5], 'from 0 to 1'),
         ([*good, '--batch', 0], 'at least 1'),
-        ([*good[:2], tmp_path / 'no.jpg', *good[3:]], 'no such picture'),
-        ([*good[:2], tmp_path / 'nothing', *good[3:]], 'there is no picture'),
+        ([*good[:2], tmp_path / 'no.jpg', *good[3:]], 'no such image'),
+        ([*good[:2], tmp_path / 'empty', *good[3:]], 'there is no image'),
         ([*good[:1], tmp_path / 'no.pth', *good[2:]], 'no.pth not found'),
         ([*good, '--data-root', 'x'], 'unrecognized arguments: --data-root'),
     ]
     code = f"""
 import sys
-from effvim import cli, infer
+from effvim.cli import main
 for argv in {[[str(a) for a in argv] for argv, _ in cases]!r}:
-    print(cli.run(infer.main, argv), 'mmdet' in sys.modules, file=sys.stderr)
+    print(main.run(['infer', *argv]), 'mmdet' in sys.modules, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     lines = done.stderr.splitlines()
@@ -303,7 +303,7 @@ for argv in {[[str(a) for a in argv] for argv, _ in cases]!r}:
         assert loaded == '2 False'
 
 
-def test_predictor_says_what_is_wrong(detector, tmp_path):
+def test_predictor_names_the_mistake(detector, tmp_path):
     with pytest.raises(UserError, match=r'moved\.pth needs its config'):
         Predictor((tmp_path / 'moved.pth', os.link(detector.checkpoint, tmp_path / 'moved.pth'))[0])
     with pytest.raises(UserError, match='use the config that it was trained with'):

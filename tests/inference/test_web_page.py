@@ -1,4 +1,4 @@
-"""tools/demo.py by its HTTP interface; tests/test_page_browser.py looks at it."""
+"""`effvim demo` by its HTTP interface; test_web_page_browser.py looks at the page itself."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from pycocotools import mask as rle
-from tests.helpers.cli import run_command
 
 from effvim.datasets.scenes import draw_scene
 from effvim.inference import examples, web_page
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
 from tests.helpers import demo_server
+from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import TEST
 
@@ -46,7 +46,7 @@ def client(url, tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / 'scene.png'
     Image.fromarray(draw_scene(np.random.RandomState(5)).image).save(path)
     return path
@@ -71,60 +71,60 @@ def ask(client, path, checkpoint, score_thr=0.0):
     return Answer(client.predict(score_thr, api_name='/show'))
 
 
-def test_upload_shows_what_predictor_finds(client, picture, trained):
+def test_upload_shows_what_the_predictor_predicts(client, image, trained):
     scores = []
     for checkpoint in trained:
-        found = Predictor(CONFIG, checkpoint, options=TEST['retinanet'])(picture)
-        assert len(found.scores) == 20
+        prediction = Predictor(CONFIG, checkpoint, options=TEST['retinanet'])(image)
+        assert len(prediction.scores) == 20
         name = Path(checkpoint).name
-        answer = ask(client, picture, checkpoint)
+        answer = ask(client, image, checkpoint)
         assert answer.usable == (True, True)
-        assert Path(answer.png).name == 'scene_found.png'
-        np.testing.assert_array_equal(Image.open(answer.path), found.draw(0))
-        np.testing.assert_array_equal(Image.open(answer.png), found.draw(0))
-        assert (np.asarray(Image.open(answer.png)) != found.picture).any()
+        assert Path(answer.png).name == 'scene_prediction.png'
+        np.testing.assert_array_equal(Image.open(answer.path), prediction.draw(0))
+        np.testing.assert_array_equal(Image.open(answer.png), prediction.draw(0))
+        assert (np.asarray(Image.open(answer.png)) != prediction.image).any()
         content = answer.content
-        assert (content['picture'], content['checkpoint']) == ('scene.png', name)
-        assert (content['height'], content['width']) == found.picture.shape[:2]
-        boxes = np.array([entry['bbox'] for entry in content['objects']])
-        np.testing.assert_allclose(boxes[:, :2], found.boxes[:, :2], rtol=1e-6)
-        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], found.boxes[:, 2:], rtol=1e-5)
+        assert (content['image'], content['checkpoint']) == ('scene.png', name)
+        assert (content['height'], content['width']) == prediction.image.shape[:2]
+        boxes = np.array([one['bbox'] for one in content['objects']])
+        np.testing.assert_allclose(boxes[:, :2], prediction.boxes[:, :2], rtol=1e-6)
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], prediction.boxes[:, 2:], rtol=1e-5)
         np.testing.assert_array_equal(
-            np.float32([entry['score'] for entry in content['objects']]), found.scores
+            np.float32([one['score'] for one in content['objects']]), prediction.scores
         )
-        assert [entry['class'] for entry in content['objects']] == [
-            found.classes[label] for label in found.labels
+        assert [one['class'] for one in content['objects']] == [
+            prediction.classes[label] for label in prediction.labels
         ]
-        scores.append(found.scores)
+        scores.append(prediction.scores)
     assert (scores[0] != scores[1]).any()
 
 
-def test_threshold_moves_without_the_network(client, picture, trained):
-    first = ask(client, picture, trained[0])
-    scores = np.float32([entry['score'] for entry in first.content['objects']])
+def test_threshold_changes_without_running_the_network(client, image, trained):
+    first = ask(client, image, trained[0])
+    scores = np.float32([one['score'] for one in first.content['objects']])
     spent = re.findall(r'(?:reading|network) \d+ ms', first.text)
     assert len(spent) == 2 and re.search(r'drawing \d+ ms', first.text)
-    pictures = set()
+    drawings = set()
     for index in (0, 5, 12, 19):
         threshold = float(np.nextafter(scores[index], 2, dtype=np.float32))  # above this one
         answer = Answer(client.predict(threshold, api_name='/show'))
         number = (scores >= np.float32(threshold)).sum()
         assert number <= index
         assert len(answer.content['objects']) == number
-        assert re.search(rf'\b{number} object' if number else 'nothing with a score', answer.text)
+        assert re.search(rf'\b{number} object' if number else 'no object with a score', answer.text)
         assert re.findall(r'(?:reading|network) \d+ ms', answer.text) == spent
-        pictures.add(Path(answer.png).read_bytes())
-    assert len(pictures) == 4
+        drawings.add(Path(answer.png).read_bytes())
+    assert len(drawings) == 4
 
 
-def broken_files(folder, picture):
-    """Path and a word of the message, of files that are no picture, by what is wrong."""
-    whole = Image.open(picture)
+def broken_files(folder, image):
+    """Write files that are no images; the names, each with a word of its message."""
+    whole = Image.open(image)
     whole.save(folder / 'cut.jpg')
     (folder / 'cut.jpg').write_bytes((folder / 'cut.jpg').read_bytes()[:-500])
-    (folder / 'text.jpg').write_text('no picture')
+    (folder / 'text.jpg').write_text('no image')
     (folder / 'empty.png').touch()
-    (folder / '<b>bold.png').write_text('no picture')
+    (folder / '<b>bold.png').write_text('no image')
     whole.save(folder / 'program.eps')  # PostScript: must reach no interpreter
     (folder / 'program.eps').rename(folder / 'program.jpg')
     Image.new('1', (8000, 8000)).save(folder / 'huge.png')
@@ -138,20 +138,22 @@ def broken_files(folder, picture):
     }
 
 
-def test_broken_upload_is_a_message_and_the_page_goes_on(client, picture, trained, tmp_path):
-    for name, word in broken_files(tmp_path, picture).items():
-        assert ask(client, picture, trained[0]).path
+def test_corrupt_upload_gives_a_message_and_the_page_keeps_working(
+    client, image, trained, tmp_path
+):
+    for name, word in broken_files(tmp_path, image).items():
+        assert ask(client, image, trained[0]).path
         answer = ask(client, tmp_path / name, trained[0])
         assert (answer.path, answer.png, answer.json) == (None, None, None), name
         assert answer.usable == (False, False)
         assert word in answer.text and '/' not in answer.text, answer.text
         assert '<' not in answer.text
         assert Path(name).stem[-4:] in answer.text
-    assert ask(client, picture, trained[0]).path
+    assert ask(client, image, trained[0]).path
 
 
 def test_file_of_another_type_is_refused(client, trained, tmp_path):
-    (tmp_path / 'notes.txt').write_text('no picture')
+    (tmp_path / 'notes.txt').write_text('no image')
     with pytest.raises(AppError, match='Invalid file type'):
         ask(client, tmp_path / 'notes.txt', trained[0])
 
@@ -164,25 +166,25 @@ def test_large_upload_is_refused(client, url, trained, tmp_path):
         assert httpx.post(f'{url}/gradio_api/upload', files=files).status_code == status
 
 
-def test_only_this_machine_is_let_in_and_no_other_is_asked(url):
+def test_only_this_machine_has_access_and_no_other_is_contacted(url):
     answer = httpx.get(url)
     policy = answer.headers['content-security-policy']
     assert policy.startswith("default-src 'self' ") and 'http' not in policy
     assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
     with pytest.raises(ConnectionRefusedError):  # 127.0.0.2 is this machine, not the address given
         socket.create_connection(('127.0.0.2', urlsplit(url).port))
-    # what it asks by itself: see demo_server.serving
+    # what it contacts by itself: see demo_server.serving
 
 
 def test_examples(client, trained, tmp_path):
     scene = client.predict(1, api_name='/example')
-    assert ask(client, scene, trained[0]).content['picture'] == 'scene_2.png'
+    assert ask(client, scene, trained[0]).content['image'] == 'scene_2.png'
     for name in ('b.jpg', 'a.PNG', 'c.txt'):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / 'made').mkdir()
-    found = examples.collect_examples(str(tmp_path), tmp_path / 'made', segments=False)
-    assert [p.name for p in found] == ['a.PNG', 'b.jpg']
-    assert [p.read_bytes() for p in found] == [b'a.PNG', b'b.jpg']
+    copies = examples.collect_examples(str(tmp_path), tmp_path / 'made', segments=False)
+    assert [p.name for p in copies] == ['a.PNG', 'b.jpg']
+    assert [p.read_bytes() for p in copies] == [b'a.PNG', b'b.jpg']
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_examples(client, trained, tmp_path):
         (['nowhere.pth'], 'nowhere.pth not found'),
     ],
 )
-def test_mistakes_are_one_line(mistake, words, trained, capsys):
+def test_mistakes_end_in_one_line(mistake, words, trained, capsys):
     assert run_command('demo', [str(CONFIG), trained[0], *mistake]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count('\n') == 1
@@ -211,8 +213,8 @@ def test_taken_port_is_named(url, trained, capsys):
 
 def test_without_gradio_says_how_to_get_it(trained):
     code = (
-        'import sys; sys.modules["gradio"] = None; from effvim import cli, demo; '
-        'sys.exit(cli.run(demo.main))'
+        'import sys; sys.modules["gradio"] = None; from effvim.cli import main; '
+        'sys.exit(main.run(["demo", *sys.argv[1:]]))'
     )
     done = subprocess.run(
         [sys.executable, '-c', code, str(CONFIG), trained[0]], capture_output=True, text=True
@@ -223,9 +225,9 @@ def test_without_gradio_says_how_to_get_it(trained):
 
 def test_masks_and_regions_are_in_the_json():
     random = np.random.RandomState(0)
-    about = dict(picture=np.zeros((9, 7, 3), np.uint8), classes=('disc', 'cross'))
+    about = dict(image=np.zeros((9, 7, 3), np.uint8), classes=('disc', 'cross'))
     masks = random.rand(2, 9, 7) < 0.5
-    found = Prediction(
+    prediction = Prediction(
         **about,
         boxes=np.float32([[1, 2, 5, 8], [0, 0, 3, 3]]),
         scores=np.float32([0.75, 0.5]),
@@ -233,10 +235,12 @@ def test_masks_and_regions_are_in_the_json():
         masks=masks,
     )
     for threshold, number in ((0.5, 2), (0.6, 1)):
-        objects = web_page.as_dict(web_page.Shown('a', 'c', found, (0, 0)), threshold)['objects']
+        objects = web_page.as_dict(web_page.Shown('a', 'c', prediction, (0, 0)), threshold)[
+            'objects'
+        ]
         assert len(objects) == number
-        for entry, mask in zip(objects, masks):
-            np.testing.assert_array_equal(rle.decode(entry['segmentation']), mask)
+        for one, mask in zip(objects, masks):
+            np.testing.assert_array_equal(rle.decode(one['segmentation']), mask)
     assert objects == [
         {
             'class': 'cross',

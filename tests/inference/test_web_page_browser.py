@@ -1,4 +1,4 @@
-"""tools/demo.py as a person sees it, in a headless Chromium."""
+"""`effvim demo` as a person sees it, in a headless Chromium."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, url):
-    """The page, loaded; afterwards checks that nothing was asked from another server."""
+    """The page, loaded; afterwards checks that no other server was contacted."""
     tab = browser.new_page(viewport={'width': 1280, 'height': 900})
     asked, faults = [], []
     tab.on('request', lambda request: asked.append(request.url))
@@ -58,7 +58,7 @@ def page(browser, url):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / 'scene.png'
     ImageOps.scale(Image.fromarray(draw_scene(np.random.RandomState(5)).image), 4).save(path)
     return path
@@ -91,16 +91,16 @@ def result(page):
     return json.loads(download(page, 'result (JSON)').read_text())
 
 
-def test_upload_threshold_and_downloads(page, picture, capsys):
-    upload(page, picture)
+def test_upload_threshold_and_downloads(page, image, capsys):
+    upload(page, image)
     set_threshold(page, 0)
     assert headline(page, '^20 objects').startswith('20 objects')
     screen = page.locator('#result img')
     many = screen.screenshot()
-    scores = [entry['score'] for entry in result(page)['objects']]
+    scores = [one['score'] for one in result(page)['objects']]
     assert len(scores) == 20
-    drawn = Image.open(download(page, 'picture (PNG)'))
-    given = Image.open(picture)
+    drawn = Image.open(download(page, 'image (PNG)'))
+    given = Image.open(image)
     assert drawn.size == given.size and ImageChops.difference(drawn, given).getbbox()
 
     SCREENSHOT.parent.mkdir(exist_ok=True)
@@ -116,33 +116,31 @@ def test_upload_threshold_and_downloads(page, picture, capsys):
     assert len(result(page)['objects']) == left
     some = screen.screenshot()
     set_threshold(page, 1)
-    headline(page, '^nothing with a score')
+    headline(page, '^no object with a score')
     none = screen.screenshot()
     assert len({many, some, none}) == 3
-    assert (
-        ImageChops.difference(Image.open(download(page, 'picture (PNG)')), given).getbbox() is None
-    )
+    assert ImageChops.difference(Image.open(download(page, 'image (PNG)')), given).getbbox() is None
 
 
 def test_example_is_shown(page):
     page.locator('.gallery-item').first.click()
-    headline(page, 'object|nothing with a score')
+    headline(page, 'object|no object with a score')
     expect(page.locator('#result img')).to_be_visible()
-    assert result(page)['picture'] == 'scene_1.png'
+    assert result(page)['image'] == 'scene_1.png'
 
 
-def test_refused_files_get_a_message(page, picture, tmp_path):
+def test_refused_files_get_a_message(page, image, tmp_path):
     broken = tmp_path / 'broken.jpg'
-    Image.open(picture).save(broken)
+    Image.open(image).save(broken)
     broken.write_bytes(broken.read_bytes()[:-500])
-    (tmp_path / 'notes.txt').write_text('no picture')
+    (tmp_path / 'notes.txt').write_text('no image')
     (tmp_path / 'large.png').write_bytes(bytes(int(demo_server.MAX_MEGABYTES * 2**20) + 1))
     for name, words in (
         ('broken.jpg', 'broken.jpg cannot be read as an image'),
         ('notes.txt', 'Invalid file type: notes.txt'),
         ('large.png', 'maximum allowed size'),
     ):
-        upload(page, picture)
+        upload(page, image)
         expect(page.locator('#result img')).to_be_visible(timeout=60_000)
         page.get_by_label('Clear').first.click()
         expect(page.locator('#result img')).to_have_count(0)

@@ -192,11 +192,11 @@ def test_comparison_of_objects(path):
 
 
 def test_comparison_of_label_maps(path):
-    truth, predicted = torch.zeros(1, 75, 100), torch.full((1, 75, 100), 2)
-    truth[:, 40:] = 255
+    ground_truth, predicted = torch.zeros(1, 75, 100), torch.full((1, 75, 100), 2)
+    ground_truth[:, 40:] = 255
     sample = Sample(
         img_path=path,
-        gt_sem_seg=PixelData(data=truth.long()),
+        gt_sem_seg=PixelData(data=ground_truth.long()),
         pred_sem_seg=PixelData(data=predicted),
     )
     drawn = draw_comparison(sample, NAMES)
