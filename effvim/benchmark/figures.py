@@ -13,7 +13,7 @@ from backbone import ARCHS
 from effvim.benchmark.published import BOX_AP, TOP1
 from effvim.benchmark.tables import SUMS, by_setting, heading, setting
 from effvim.config.headers import read_header
-from effvim.config.packaged import CONFIGS
+from effvim.resources import CONFIGS
 
 PLOTTED = ('backbone', 'model')  # kinds of runs that have a figure
 

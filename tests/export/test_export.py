@@ -18,6 +18,7 @@ from torch import nn
 
 from backbone import EfficientViM
 from backbone.errors import UserError
+from effvim.checkpoints import checkpoint, exported
 from effvim.config.editing import apply_options, parse_options, set_classes
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
@@ -492,10 +493,9 @@ def test_tolerances_of_a_comparison():
 
 @pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
 def test_nms_equals_mmdets(score_threshold):
+    import mmdet_plugin  # noqa: F401, I001  # first: replaces mmcv's compiled operators
     from mmdet.models.layers import multiclass_nms
     from mmengine.config import ConfigDict
-
-    import mmdet_plugin  # noqa: F401
 
     settings = ConfigDict(
         score_thr=score_threshold, max_per_img=30, nms=dict(type='nms', iou_threshold=0.5)
@@ -785,21 +785,55 @@ model = dict(backbone=dict(init_cfg=None), decode_head=dict(
 def test_files_of_other_programs(content, tmp_path, capsys):
     path = tmp_path / 'm.onnx'
     if content is None:
-        value = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
-        node = onnx.helper.make_node('Identity', ['x'], ['y'])
-        out = onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])
-        model = onnx.helper.make_model(
-            onnx.helper.make_graph([node], 'g', [value], [out]),
-            ir_version=10,
-            opset_imports=[onnx.helper.make_opsetid('', 18)],
-        )
-        content = model.SerializeToString()
-    path.write_bytes(content)
+        write_onnx(path)
+    else:
+        path.write_bytes(content)
     config_file = str(ROOT / 'configs/retinanet_effvim_m1.py')
     for given in (path, tmp_path / 'absent.onnx'):
         assert run_command('test', [config_file, str(given)]) == 2
         err = capsys.readouterr().err
         assert given.name in err and err.count('\n') == 1
+
+
+def write_onnx(path, **metadata):
+    """Write a graph that copies its input, with the given metadata."""
+    value = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node('Identity', ['x'], ['y'])
+    out = onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], 'g', [value], [out]),
+        ir_version=10,
+        opset_imports=[onnx.helper.make_opsetid('', 18)],
+    )
+    onnx.helper.set_model_props(model, {k: json.dumps(v) for k, v in metadata.items()})
+    path.write_bytes(model.SerializeToString())
+
+
+def test_metadata_of_version_0_1_and_of_today(tmp_path):
+    """Both give the run back, tuples included."""
+    old = {
+        'config': 'retinanet_effvim_m1.py',
+        'overlays': ['from_scratch', 'mini'],
+        'options': {'a.scale': '(128, 96)'},
+        'fitted': {},
+    }
+    new = RunSpec(
+        'retinanet_effvim_m1.py',
+        ['from_scratch', 'mini'],
+        options={'a.scale': (128, 96)},
+        classes=['disc', 'cat'],
+    )
+    _, cfg = config_of('RetinaNet', ['disc', 'cat'])
+    today = onnx_file.metadata(cfg, new, 'RetinaNet', (96, 128), True)
+    assert today['size'] == [96, 128] and today['input'] == 'normalised'
+    for name, run in (('old', old), ('new', today['effvim'])):
+        path = tmp_path / f'{name}.onnx'
+        write_onnx(path, effvim=run, classes=['disc', 'cat'], kind='RetinaNet')
+        content = exported.content(str(path))
+        spec = RunSpec.from_dict(checkpoint.describe(content))
+        assert (spec.config, spec.presets) == (new.config, new.presets)
+        assert spec.options == new.options
+        assert checkpoint.classes_of(content) == ('disc', 'cat') == tuple(spec.classes)
 
 
 def test_without_onnx(semfpn, monkeypatch, capsys):
