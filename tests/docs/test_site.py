@@ -6,10 +6,7 @@ parser, and every file and config that it names exists. test_commands.py runs th
 
 import ast
 import importlib
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -194,22 +191,6 @@ class Fetched(HTMLParser):
             self.sources.append(attrs.get('src'))
         if tag == 'link' and attrs.get('rel') != 'canonical':
             self.sources.append(attrs.get('href'))
-
-
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    """The site, as `make docs` builds it."""
-    folder = tmp_path_factory.mktemp('site')
-    done = subprocess.run(
-        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],
-        cwd=ROOT,
-        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert 'WARNING' not in done.stderr
-    return folder
 
 
 def test_every_page_is_in_the_site(site):
