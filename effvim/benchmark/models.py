@@ -161,7 +161,7 @@ def read_source(settings: ModelBenchmark) -> Source:
     """
     asked = RunSpec.asked(settings.config, options=parse_options(list(settings.options)))
     loaded = checkpoint.load(settings.checkpoint) if settings.checkpoint else None
-    prepared = prepare(settings.config, asked, loaded)
+    prepared = prepare(settings.config, asked, loaded, draw=False)
     cfg = prepared.cfg
     if loaded:
         if prepared.spec.classes:

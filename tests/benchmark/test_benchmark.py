@@ -17,6 +17,7 @@ from effvim.benchmark import backbones, figures, tables
 from effvim.benchmark.cases import Case
 from effvim.benchmark.published import BOX_AP
 from effvim.config.reading import import_plugins, load_config
+from effvim.config.run_spec import RunSpec
 from effvim.console import quiet
 from maintenance import benchmark_page
 from tests.helpers.cli import run_command
@@ -507,6 +508,13 @@ def test_model_of_a_checkpoint(tmp_path):
     results, _ = run(
         tmp_path, 'model', CONFIG, tmp_path / 'c.pth', '--sizes', '64', '--rounds', '1'
     )
+    assert results['weights'].startswith('weights of a checkpoint')
+    # a checkpoint of this project knows its config
+    content = torch.load(tmp_path / 'c.pth')
+    content['meta']['effvim'] = RunSpec('retinanet_effvim_m1.py').to_dict()
+    torch.save(content, tmp_path / 'own.pth')
+    results, _ = run(tmp_path, 'model', tmp_path / 'own.pth', '--sizes', '64', '--rounds', '1')
+    assert results['config'] == 'retinanet_effvim_m1.py'
     assert results['weights'].startswith('weights of a checkpoint')
     torch.save(
         {'state_dict': {**MODELS.build(cfg.model).state_dict(), 'x': torch.ones(1)}},
