@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError('--launcher: the page is one process: drop the flag')
     if not args.max_megabytes > 0:
         raise UserError(f'--max-megabytes must be above 0, got {args.max_megabytes:g}')
-    config, first, others = split_model(args.model, 'checkpoints' if len(args.model) > 1 else '')
+    config, first, others = split_model(args.model, 'checkpoints', required=False)
     checkpoints = [first, *others]
     for path in checkpoints:
         if not Path(path).is_file():

@@ -120,14 +120,17 @@ def add_model(parser: argparse.ArgumentParser, usage: str) -> None:
     parser.add_argument('model', nargs='+', metavar='[CONFIG] CHECKPOINT', help=CHECKPOINT)
 
 
-def split_model(words: Sequence[str], what: str = '') -> tuple[str | None, str, list[str]]:
+def split_model(
+    words: Sequence[str], what: str = '', required: bool = True
+) -> tuple[str | None, str, list[str]]:
     """Config, checkpoint and the rest of the positional arguments [CONFIG] CHECKPOINT ….
 
     An existing checkpoint or exported file in first place is the model; anything else is a config.
 
     Args:
         words: the positional arguments.
-        what: what has to follow, e.g. 'images'; '' if nothing may follow.
+        what: what follows, e.g. 'images'; '' if nothing may follow.
+        required: at least one of `what` has to follow.
 
     Returns:
         The config's path, None if it was not given; the checkpoint's path; what follows.
@@ -152,7 +155,7 @@ def split_model(words: Sequence[str], what: str = '') -> tuple[str | None, str, 
             )
     if rest and not what:
         raise UserError(f'unexpected argument {rest[0]}: pass [CONFIG] CHECKPOINT, then flags')
-    if what and not rest:
+    if what and required and not rest:
         raise UserError(f'no {what} were given: pass them after the checkpoint {checkpoint}')
     return config, checkpoint, rest
 
