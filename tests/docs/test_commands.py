@@ -31,7 +31,6 @@ NOT_RUN = {  # words of a command: the reason
     'imagenet ': 'needs ImageNet; tests/backbone/test_classifier.py generates its layout',
     'test CONFIG FILE': 'needs a converted file, see tests/backbone/test_weights.py',
     '.safetensors': 'needs published files; tests/backbone/test_weights.py generates such files',
-    'test CONFIG model.onnx': 'needs the exported file of docs/export.md, which is run',
     'effvim demo': 'serves until it is stopped, see tests/inference/test_web_page.py',
 }
 LONG = ('README.md', 'docs/export.md', 'docs/index.md', 'docs/fine_tuning.md')
