@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the wheel's `effvim/` holds configs/ and requirements.txt as well.
+"""What pyproject.toml cannot say: a wheel's `effvim/` also holds configs/ and requirements.txt.
 
 Both stay at the top of a checkout, where people look for them. effvim/resources.py finds either.
 """
