@@ -20,12 +20,15 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
 from effvim.console import quiet
 from maintenance import benchmark_page
+from tests.helpers.benchmark_runs import run
 from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
 with quiet():
     from effvim.benchmark import timing
+
+pytestmark = pytest.mark.usefixtures('short_benchmarks')
 
 FAMILIES = (
     'efficientvim',
@@ -61,32 +64,6 @@ CASE = {
 }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _short():
-    """One call a round is enough to check the results."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, 'MIN_RUN_TIME', 0)
-        patch.setattr(timing, 'MATRIX_SIDE', 64)
-        yield
-
-
-def run(folder, *argv):
-    """Results and tables of a run, which also writes a figure."""
-    words = [str(word) for word in argv]
-    outputs = [
-        f'--{name}={folder / name}.{end}'
-        for name, end in (('json', 'json'), ('markdown', 'md'), ('plot', 'png'))
-    ]
-    if argv[0] == 'evaluation':
-        outputs.pop()
-    assert run_command('benchmark', [*words, *outputs]) == 0
-    results = json.loads((folder / 'json.json').read_text())
-    assert results['command'] == f'effvim benchmark {" ".join(words)}'
-    assert results['machine']['threads'] >= 1 and results['machine']['processor']
-    assert {'torch', 'timm', 'python'} <= results['versions'].keys()
-    return results, (folder / 'markdown.md').read_text()
-
-
 def numbers(node):
     if isinstance(node, dict):
         node = list(node.values())
@@ -98,39 +75,6 @@ def numbers(node):
 def quartiles(values):
     q1, median, q3 = np.percentile(values, [25, 50, 75])
     return dict(median=pytest.approx(median), q1=pytest.approx(q1), q3=pytest.approx(q3))
-
-
-@pytest.fixture(scope='module')
-def backbone_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('b')
-    results, text = run(
-        folder,
-        'backbone',
-        'm1',
-        'efficientvim_m1',
-        'starnet_s1',
-        '--forms',
-        'plain',
-        'fused+channels-last',
-        '--sizes',
-        '32',
-        '64x96',
-        '--modes',
-        'forward',
-        'train',
-        '--dtypes',
-        'float32',
-        'bfloat16',
-        '--rounds',
-        '3',
-        '--seconds',
-        '600',
-        '--batch',
-        '2',
-        '--baseline',
-        'efficientvim_m1:plain',
-    )
-    return results, text, folder
 
 
 def test_backbone_results_are_complete(backbone_run):
@@ -360,13 +304,6 @@ def test_compiled_forms(tmp_path):
     for size in (32, 48):
         assert first['compiled', size] > 10 * first['plain', size]  # for each size anew
     assert len({c['macs'] for c in results['cases'] if c['height'] == 48}) == 1
-
-
-@pytest.fixture(scope='module')
-def generated():
-    from effvim.benchmark import evaluation
-
-    return evaluation.generate(images=20, detections=12)
 
 
 def test_generated_detections(generated):

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from backbone import EfficientViM
-from effvim.datasets import synthetic
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
@@ -20,54 +19,6 @@ RETINANET, MASK_RCNN, SEMFPN = (
     ROOT / f'configs/{name}_effvim_m1.py' for name in ('retinanet', 'mask_rcnn', 'semfpn')
 )
 TRAIN, VAL = (f'annotations/instances_{split}2017.json' for split in ('train', 'val'))
-
-
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    """Both layouts; ADE20K's as JPEG and PNG, which the published config expects."""
-    folder = tmp_path_factory.mktemp('check')
-    synthetic.draw_coco(folder / 'coco', num_train=40, num_val=5, size=64)
-    source = synthetic.draw_ade(folder / 'bmp', num_train=6, num_val=3, size=64)
-    for path in source.rglob('*.bmp'):
-        suffix = '.jpg' if path.parts[-3] == 'images' else '.png'
-        target = folder / 'ade' / path.relative_to(source).with_suffix(suffix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).save(target)
-    return folder
-
-
-@pytest.fixture
-def coco(drawn, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(drawn / 'coco', tmp_path / 'coco'))
-
-
-@pytest.fixture
-def ade(drawn, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(drawn / 'ade', tmp_path / 'ade'))
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    """Run the command; returns its status, text and JSON."""
-
-    def call(*argv):
-        capsys.readouterr()
-        status = run_command('check', [*map(str, argv), '--out', str(tmp_path / 'report.json')])
-        out, err = capsys.readouterr()
-        assert err == ''
-        content = json.loads((tmp_path / 'report.json').read_text())
-        assert content['status'] == status == int('\nproblem: ' in out)
-        return status, out, content
-
-    return call
-
-
-@pytest.fixture
-def without_steps(monkeypatch):
-    """Skip the measured steps, which take seconds."""
-    monkeypatch.setattr('effvim.checks.cost.cost', lambda *_: None)
 
 
 def edit(path, change):

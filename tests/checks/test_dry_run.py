@@ -5,7 +5,6 @@ import re
 import pytest
 from mmengine.runner import Runner as MMRunner
 
-from effvim.datasets import synthetic
 from effvim.visualization.curves import summarize_runs
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
@@ -27,15 +26,6 @@ SMALL = {
         ),
     ],
 }
-
-
-@pytest.fixture(scope='module')
-def roots(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    return {
-        'retinanet': synthetic.draw_coco(folder / 'coco', num_train=9, num_val=5, size=64),
-        'semfpn': synthetic.draw_ade(folder / 'ade', num_train=9, num_val=5, size=64),
-    }
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -17,32 +17,10 @@ from effvim.images import image_size
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('empty_directory')
+
 CONFIG = str(ROOT / 'configs/semfpn_effvim_m1.py')
 SPLITS = ('training', 'validation')
-
-
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    """A synthetic dataset as JPEG and PNG, which the published config expects."""
-    folder = tmp_path_factory.mktemp('a')
-    source = synthetic.draw_ade(folder / 'bmp', num_train=8, num_val=2)
-    for path in source.rglob('*.bmp'):
-        suffix = '.jpg' if path.parts[-3] == 'images' else '.png'
-        target = folder / 'ade' / path.relative_to(source).with_suffix(suffix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).save(target)
-    return folder / 'ade'
-
-
-@pytest.fixture
-def root(drawn, tmp_path):
-    """A copy of the dataset to spoil."""
-    return Path(shutil.copytree(drawn, tmp_path / 'ade'))
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def error(capsys, root, path=CONFIG):
@@ -74,54 +52,54 @@ def test_data_root_absent(capsys):
 
 @pytest.mark.parametrize('kind', ['images', 'annotations'])
 @pytest.mark.parametrize('split', SPLITS)
-def test_folder_absent_or_empty(capsys, root, kind, split):
-    shutil.rmtree(root / kind / split)
-    assert f'{kind}/{split} not found' in error(capsys, root)
-    (root / kind / split).mkdir()
-    assert f'{kind}/{split} holds no' in error(capsys, root)
+def test_folder_absent_or_empty(capsys, ade_copy, kind, split):
+    shutil.rmtree(ade_copy / kind / split)
+    assert f'{kind}/{split} not found' in error(capsys, ade_copy)
+    (ade_copy / kind / split).mkdir()
+    assert f'{kind}/{split} holds no' in error(capsys, ade_copy)
 
 
 @pytest.mark.parametrize('kind, other', [('images', 'image'), ('annotations', 'label map')])
-def test_counterparts_missing(capsys, root, kind, other):
-    gone = sorted((root / kind / 'training').iterdir())[:6]
+def test_counterparts_missing(capsys, ade_copy, kind, other):
+    gone = sorted((ade_copy / kind / 'training').iterdir())[:6]
     for path in gone:
         path.unlink()
-    message = error(capsys, root)
+    message = error(capsys, ade_copy)
     assert '6 of 8' in message and f'no {other} ' in message and '…' in message
     assert all(path.stem in message for path in gone[:5]) and gone[5].stem not in message
 
 
-def test_root_of_the_other_task(capsys, root, tmp_path):
+def test_root_of_the_other_task(capsys, ade_copy, tmp_path):
     coco = synthetic.draw_coco(tmp_path / 'coco', num_train=1, num_val=1)
     message = error(capsys, coco)
     assert 'COCO' in message and 'images/training' in message
-    message = error(capsys, root, path=ROOT / 'configs/retinanet_effvim_m1.py')
+    message = error(capsys, ade_copy, path=ROOT / 'configs/retinanet_effvim_m1.py')
     assert 'ADE20K' in message and 'instances_train2017.json' in message
 
 
 @pytest.mark.parametrize('value', [151, 200, 255])
-def test_values_without_a_class(capsys, root, value):
-    path = first(root, 'annotations', 'validation')
+def test_values_without_a_class(capsys, ade_copy, value):
+    path = first(ade_copy, 'annotations', 'validation')
     respelt(
         path,
         lambda labels: np.where(np.arange(labels.shape[1]) == 3, value, labels).astype(np.uint8),
     )
-    message = error(capsys, root)
+    message = error(capsys, ade_copy)
     assert str(path) in message and str(value) in message and '1 to 150' in message
 
 
-def test_sizes_differ(capsys, root):
-    path = first(root, 'annotations')
+def test_sizes_differ(capsys, ade_copy):
+    path = first(ade_copy, 'annotations')
     height, width = np.array(Image.open(path)).shape
     respelt(path, lambda labels: labels[:-1])
-    message = error(capsys, root)
+    message = error(capsys, ade_copy)
     assert path.name in message and f'{width} × {height - 1}' in message
     assert f'{width} × {height}:' in message
 
 
-def test_a_rotated_image_has_the_size_it_is_loaded_with(root):
+def test_a_rotated_image_has_the_size_it_is_loaded_with(ade_copy):
     """Cameras store portraits lying on their side and say so; OpenCV stands them up."""
-    path, labels = first(root, 'images'), first(root, 'annotations')
+    path, labels = first(ade_copy, 'images'), first(ade_copy, 'annotations')
     upright = Image.open(path)
     rotated = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -133,8 +111,8 @@ def test_a_rotated_image_has_the_size_it_is_loaded_with(root):
 
 
 @pytest.mark.parametrize('how', ['truncated', 'rubbish', 'empty', 'coloured', 'sixteen bits'])
-def test_a_file_that_is_not_a_label_map(capsys, root, how):
-    path = first(root, 'annotations')
+def test_a_file_that_is_not_a_label_map(capsys, ade_copy, how):
+    path = first(ade_copy, 'annotations')
     whole = path.read_bytes()
     if how == 'coloured':
         Image.open(path).convert('RGB').save(path)
@@ -142,19 +120,19 @@ def test_a_file_that_is_not_a_label_map(capsys, root, how):
         respelt(path, lambda labels: labels.astype(np.uint16) + 256)
     else:
         path.write_bytes({'truncated': whole[:-60], 'rubbish': b'x' * 999, 'empty': b''}[how])
-    assert str(path) in error(capsys, root)
+    assert str(path) in error(capsys, ade_copy)
 
 
-def test_a_file_that_is_not_an_image(capsys, root):
-    path = first(root, 'images')
+def test_a_file_that_is_not_an_image(capsys, ade_copy):
+    path = first(ade_copy, 'images')
     path.write_bytes(b'x' * 999)
-    assert str(path) in error(capsys, root)
+    assert str(path) in error(capsys, ade_copy)
 
 
-def test_single_files_are_found_when_they_are_loaded(capsys, root, monkeypatch):
+def test_single_files_are_found_when_they_are_loaded(capsys, ade_copy, monkeypatch):
     """Beyond the few that are read before: in the pipeline, also in a worker process."""
     monkeypatch.setattr(ade, 'NUM_PROBED', 1)
-    path = sorted((root / 'annotations/validation').iterdir())[1]
+    path = sorted((ade_copy / 'annotations/validation').iterdir())[1]
     respelt(path, lambda labels: labels + 150)
     torch.save({'state_dict': weights(), 'meta': {}}, 'c.pth')
     status = run_command(
@@ -163,7 +141,7 @@ def test_single_files_are_found_when_they_are_loaded(capsys, root, monkeypatch):
             CONFIG,
             'c.pth',
             '--data-root',
-            str(root),
+            str(ade_copy),
             '--cfg-options',
             'test_dataloader.dataset.pipeline.1.scale=(64,64)',
         ],
@@ -191,32 +169,32 @@ def weights():
         ("metainfo=dict(classes=('wall', 'zebra crossing'))", ['zebra crossing', 'ADE20KDataset']),
     ],
 )
-def test_classes_of_the_config(capsys, root, lines, parts):
+def test_classes_of_the_config(capsys, ade_copy, lines, parts):
     Path('own.py').write_text(
         f"_base_ = '{CONFIG}'\ntrain_dataloader = dict(dataset=dict({lines}))\n"
     )
-    message = error(capsys, root, path='own.py')
+    message = error(capsys, ade_copy, path='own.py')
     assert all(part in message for part in parts), message
 
 
-def test_datasets_of_different_classes(capsys, root):
+def test_datasets_of_different_classes(capsys, ade_copy):
     Path('own.py').write_text(
         f"_base_ = '{CONFIG}'\nval_dataloader = dict(dataset=dict("
         "metainfo=dict(classes=('wall', 'sky'))))\n"
     )
-    assert 'different classes' in error(capsys, root, path='own.py')
+    assert 'different classes' in error(capsys, ade_copy, path='own.py')
 
 
-def test_some_of_the_150_classes(root):
+def test_some_of_the_150_classes(ade_copy):
     """A subset is trained; labels on disk still count to 150."""
     data = dict(
-        data_root=str(root),
+        data_root=str(ade_copy),
         type='ADE20KDataset',
         metainfo=dict(classes=('sky', 'wall')),
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
     )
     assert ade.check(dataset_config(data)) == ('sky', 'wall')
-    respelt(first(root, 'annotations'), lambda labels: labels + 100)
+    respelt(first(ade_copy, 'annotations'), lambda labels: labels + 100)
     ade.check(dataset_config(data))
 
 
@@ -241,14 +219,14 @@ def test_legal_values(tmp_path, reduced, legal, wrong):
             ade.check_labels(path, (5, 3), 4, reduced)
 
 
-def test_checkpoint_of_other_classes(capsys, root):
+def test_checkpoint_of_other_classes(capsys, ade_copy):
     from backbone import EfficientViM
 
     state = {f'backbone.{n}': v for n, v in EfficientViM('m1').state_dict().items()}
     torch.save(
         {'state_dict': state, 'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}}, 'c.pth'
     )
-    status = run_command('test', [CONFIG, 'c.pth', '--data-root', str(root)])
+    status = run_command('test', [CONFIG, 'c.pth', '--data-root', str(ade_copy)])
     message = capsys.readouterr().err
     assert status == 2 and 'cat' in message and 'wall' in message and 'load_from' in message
 

@@ -63,18 +63,6 @@ def load(root: Path, split: str) -> COCO:
     return COCO(str(root / 'annotations' / f'instances_{split}.json'))
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic dataset, drawn once for this file."""
-    return synthetic.draw_coco(tmp_path_factory.mktemp('mini') / 'coco')
-
-
-@pytest.fixture(scope='module')
-def drawn_scenes() -> list[scenes.Scene]:
-    rng = np.random.RandomState(99)
-    return [scenes.draw_scene(rng) for _ in range(500)]
-
-
 # ---------------------------------------------------------------- the same bytes everywhere
 
 
@@ -127,18 +115,18 @@ def test_drawing_leaves_numpys_global_stream_alone() -> None:
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_annotations_agree_with_masks_and_images(root: Path, split: str) -> None:
-    coco = load(root, split)
+def test_annotations_agree_with_masks_and_images(synthetic_coco: Path, split: str) -> None:
+    coco = load(synthetic_coco, split)
     assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(scenes.CLASSES)
     assert sorted(coco.getCatIds()) == [1, 2, 3]
     names = {i['file_name'] for i in coco.dataset['images']}
-    assert names == {p.name for p in (root / split).iterdir()}
+    assert names == {p.name for p in (synthetic_coco / split).iterdir()}
     assert len({i['id'] for i in coco.dataset['images']}) == len(names)
     annotations = coco.dataset['annotations']
     assert len({a['id'] for a in annotations}) == len(annotations)
 
     for image in coco.dataset['images']:
-        with Image.open(root / split / image['file_name']) as opened:
+        with Image.open(synthetic_coco / split / image['file_name']) as opened:
             assert opened.mode == 'RGB' and opened.format == 'BMP'
             assert opened.size == (image['width'], image['height'])
         covered = np.zeros((image['height'], image['width']), int)
@@ -178,8 +166,8 @@ def test_label_maps_are_the_masks_of_their_scenes(tmp_path: Path) -> None:
                 assert np.array_equal(np.asarray(opened), scene.image)
 
 
-def test_sizes_numbers_and_classes(root: Path) -> None:
-    train, val = (load(root, split) for split in SPLITS)
+def test_sizes_numbers_and_classes(synthetic_coco: Path) -> None:
+    train, val = (load(synthetic_coco, split) for split in SPLITS)
     assert (len(train.imgs), len(val.imgs)) == (512, 128)
     numbers = {}
     for coco, split in ((train, 'train2017'), (val, 'val2017')):
@@ -198,8 +186,8 @@ def test_sizes_numbers_and_classes(root: Path) -> None:
     assert (longer < 24).mean() > 0.1 and (longer > 60).mean() > 0.1
 
 
-def test_some_boxes_overlap(root: Path) -> None:
-    coco = load(root, 'val2017')
+def test_some_boxes_overlap(synthetic_coco: Path) -> None:
+    coco = load(synthetic_coco, 'val2017')
     meeting, close = 0, 0
     for image in coco.imgs:
         boxes = np.array([a['bbox'] for a in coco.imgToAnns[image]], float)
@@ -211,16 +199,16 @@ def test_some_boxes_overlap(root: Path) -> None:
     assert 0.01 < close / total < 0.3
 
 
-def test_train_and_val_share_no_image(root: Path) -> None:
-    train, val = (list((root / split).iterdir()) for split in SPLITS)
+def test_train_and_val_share_no_image(synthetic_coco: Path) -> None:
+    train, val = (list((synthetic_coco / split).iterdir()) for split in SPLITS)
     digests = {hashlib.sha256(p.read_bytes()).digest() for p in train + val}
     assert len(digests) == 640
     assert not {p.name for p in train} & {p.name for p in val}
 
 
-def test_colour_tells_nothing_about_the_class(drawn_scenes: list[scenes.Scene]) -> None:
+def test_colour_tells_nothing_about_the_class(many_scenes: list[scenes.Scene]) -> None:
     colours: list[list[np.ndarray]] = [[] for _ in scenes.CLASSES]
-    for scene in drawn_scenes:
+    for scene in many_scenes:
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             colours[label].append(scene.image[mask].mean(0))
     values = [np.array(c) for c in colours]  # per class: n 3
@@ -237,9 +225,9 @@ def test_colour_tells_nothing_about_the_class(drawn_scenes: list[scenes.Scene]) 
     assert np.concatenate(hits).mean() < 0.4
 
 
-def test_objects_stand_out_but_not_always_much(drawn_scenes: list[scenes.Scene]) -> None:
+def test_objects_stand_out_but_not_always_much(many_scenes: list[scenes.Scene]) -> None:
     contrasts = []
-    for scene in drawn_scenes:
+    for scene in many_scenes:
         background = scene.image[~scene.masks.any(0)].astype(float).mean(0)
         for mask in scene.masks:
             contrasts.append(np.abs(scene.image[mask].mean(0) - background).sum())

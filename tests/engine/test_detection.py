@@ -1,7 +1,5 @@
 """The commands on real COCO images, and mmdet's own tools on our configs."""
 
-import contextlib
-import io
 import json
 import math
 import os
@@ -21,46 +19,12 @@ from effvim.files import write_atomic
 from tests.helpers.cli import run_command
 from tests.helpers.coco import assert_equals_pycocotools
 from tests.helpers.paths import ROOT
-
-CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
-SMALL = [
-    'train_dataloader.dataset.pipeline.2.scale=(128,96)',
-    'val_dataloader.dataset.pipeline.1.scale=(128,96)',
-    'test_dataloader.dataset.pipeline.1.scale=(128,96)',
-    'train_dataloader.batch_size=8',
-    'train_dataloader.num_workers=1',
-    'train_cfg.max_epochs=1',
-    # keep the predictions of an untrained network, so that there is something to count
-    'model.test_cfg.score_thr=0.0',
-]
+from tests.helpers.real_runs import SMALL_RETINANET, call
+from tests.helpers.training import RETINANET
 
 
-def call(command, *argv):
-    assert run_command(command, [str(a) for a in argv]) == 0
-
-
-@pytest.fixture(scope='module')
-def trained(coco_root, tmp_path_factory):
-    """One epoch on the real training images, small, randomly initialised."""
-    folder = tmp_path_factory.mktemp('run')
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        call(
-            'train',
-            CONFIG,
-            '--from-scratch',
-            '--data-root',
-            coco_root,
-            '--work-dir',
-            folder,
-            '--cfg-options',
-            *SMALL,
-        )
-    return folder, out.getvalue()
-
-
-def test_what_a_person_sees(trained):
-    folder, out = trained
+def test_what_a_person_sees(trained_detector):
+    folder, out = trained_detector
     assert '126 training images, 36 validation images, 80 classes: person, bicycle' in out
     assert 'epoch 1/1  16/16  loss ' in out and 'eta 0:00:00  memory ' in out
     assert 'coco/bbox_mAP_50' in out
@@ -72,8 +36,8 @@ def test_what_a_person_sees(trained):
     assert len(list((folder / 'images').glob('*.png'))) == 8
 
 
-def test_checkpoint_knows_what_it_is(trained, coco_root):
-    content = checkpoint.read(trained[0] / 'epoch_1.pth')
+def test_checkpoint_knows_what_it_is(trained_detector, coco_root):
+    content = checkpoint.read(trained_detector[0] / 'epoch_1.pth')
     described = checkpoint.describe(content)
     assert described['config'] == 'retinanet_effvim_m1.py'
     assert described['presets'] == ['from_scratch']
@@ -90,12 +54,12 @@ def test_checkpoint_knows_what_it_is(trained, coco_root):
     assert not torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tmp_path):
+def test_evaluation_needs_no_flags_and_equals_pycocotools(trained_detector, coco_root, tmp_path):
     metrics = tmp_path / 'metrics.json'
     call(
         'test',
-        CONFIG,
-        trained[0] / 'epoch_1.pth',
+        RETINANET,
+        trained_detector[0] / 'epoch_1.pth',
         '--out',
         metrics,
         '--work-dir',
@@ -114,13 +78,13 @@ def test_evaluation_needs_no_flags_and_equals_pycocotools(trained, coco_root, tm
     assert_equals_pycocotools(numbers, ground_truth, tmp_path / 'detections.bbox.json', 'bbox')
 
 
-def test_folded_evaluation_gives_the_same_metrics(trained, tmp_path):
+def test_folded_evaluation_gives_the_same_metrics(trained_detector, tmp_path):
     numbers = []
     for flags in ([], ['--fuse']):
         call(
             'test',
-            CONFIG,
-            trained[0] / 'epoch_1.pth',
+            RETINANET,
+            trained_detector[0] / 'epoch_1.pth',
             '--out',
             tmp_path / 'm.json',
             '--work-dir',
@@ -133,13 +97,13 @@ def test_folded_evaluation_gives_the_same_metrics(trained, tmp_path):
     assert folded == pytest.approx(plain, abs=1e-4)
 
 
-def test_code_in_a_checkpoint_is_not_run_by_resuming(trained, tmp_path):
-    content = checkpoint.read(trained[0] / 'epoch_1.pth')
+def test_code_in_a_checkpoint_is_not_run_by_resuming(trained_detector, tmp_path):
+    content = checkpoint.read(trained_detector[0] / 'epoch_1.pth')
     content['meta']['config'] = f'open({str(tmp_path / "ran")!r}, "w")'
     torch.save(content, tmp_path / 'epoch_1.pth')
     call(
         'train',
-        CONFIG,
+        RETINANET,
         '--resume',
         tmp_path / 'epoch_1.pth',
         '--work-dir',
@@ -161,7 +125,7 @@ def test_launcher_reaches_the_runner(tmp_path):
             '--nproc-per-node=2',
             '--standalone',
             str(ROOT / 'tools/train.py'),
-            CONFIG,
+            RETINANET,
             '--from-scratch',
             '--data-root',
             str(root),
@@ -170,7 +134,7 @@ def test_launcher_reaches_the_runner(tmp_path):
             '--launcher',
             'pytorch',
             '--cfg-options',
-            *SMALL,
+            *SMALL_RETINANET,
             'train_dataloader.batch_size=2',
         ],
         capture_output=True,
@@ -183,11 +147,11 @@ def test_launcher_reaches_the_runner(tmp_path):
     assert content['meta']['iter'] == 2
 
 
-def test_no_detections_are_printed_as_zero(trained, tmp_path, capsys):
+def test_no_detections_are_printed_as_zero(trained_detector, tmp_path, capsys):
     call(
         'test',
-        CONFIG,
-        trained[0] / 'epoch_1.pth',
+        RETINANET,
+        trained_detector[0] / 'epoch_1.pth',
         '--out',
         tmp_path / 'm.json',
         '--work-dir',
@@ -199,11 +163,11 @@ def test_no_detections_are_printed_as_zero(trained, tmp_path, capsys):
     assert '0.0000' in capsys.readouterr().out
 
 
-def test_resume_continues_where_it_was(trained, tmp_path, capsys):
-    folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
+def test_resume_continues_where_it_was(trained_detector, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained_detector[0], tmp_path / 'run'))
     call(
         'train',
-        CONFIG,
+        RETINANET,
         '--resume',
         '--work-dir',
         folder,
@@ -218,23 +182,23 @@ def test_resume_continues_where_it_was(trained, tmp_path, capsys):
     assert int(state['step']) == 32
 
 
-def test_fine_tuning_on_other_classes_keeps_the_rest(trained, tmp_path, capsys):
+def test_fine_tuning_on_other_classes_keeps_the_rest(trained_detector, tmp_path, capsys):
     root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=4)
     call(
         'train',
-        CONFIG,
+        RETINANET,
         '--from-scratch',
         '--data-root',
         root,
         '--work-dir',
         tmp_path / 'run',
         '--cfg-options',
-        *SMALL,
-        f'load_from={trained[0] / "epoch_1.pth"}',
+        *SMALL_RETINANET,
+        f'load_from={trained_detector[0] / "epoch_1.pth"}',
         'optim_wrapper.optimizer.lr=0',
     )
     assert 'bbox_head.retina_cls.weight, bbox_head.retina_cls.bias' in capsys.readouterr().out
-    before = checkpoint.read(trained[0] / 'epoch_1.pth')['state_dict']
+    before = checkpoint.read(trained_detector[0] / 'epoch_1.pth')['state_dict']
     after = checkpoint.read(tmp_path / 'run/epoch_1.pth')['state_dict']
     for name, value in after.items():
         if 'retina_cls' in name:
@@ -252,12 +216,12 @@ def test_unreadable_image_is_named(how, coco_root, tmp_path, capsys):
         {'truncated': whole[: len(whole) // 2], 'rubbish': b'no image' * 99, 'empty': b''}[how]
     )
     torch.manual_seed(0)
-    model = build(CONFIG)
+    model = build(RETINANET)
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'c.pth')
     status = run_command(
         'test',
         [
-            CONFIG,
+            RETINANET,
             str(tmp_path / 'c.pth'),
             '--data-root',
             str(root),
@@ -308,7 +272,7 @@ def test_mmdets_own_train_and_test(coco_root, tmp_path):
     options = [
         '--cfg-options',
         'model.backbone.init_cfg=None',
-        *SMALL,
+        *SMALL_RETINANET,
         f'train_dataloader.dataset.data_root={root}',
         f'val_dataloader.dataset.data_root={root}',
         f'test_dataloader.dataset.data_root={root}',
@@ -316,14 +280,14 @@ def test_mmdets_own_train_and_test(coco_root, tmp_path):
         f'test_evaluator.ann_file={val}',
         'env_cfg.dist_cfg.backend=gloo',
     ]
-    run = [sys.executable, str(tools / 'train.py'), CONFIG, '--work-dir', str(tmp_path)]
+    run = [sys.executable, str(tools / 'train.py'), RETINANET, '--work-dir', str(tmp_path)]
     done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / 'epoch_1.pth').is_file() and 'bbox_mAP' in done.stdout
     # and our test command reads what mmdet's tool wrote
     call(
         'test',
-        CONFIG,
+        RETINANET,
         tmp_path / 'epoch_1.pth',
         '--data-root',
         coco_root,
@@ -332,18 +296,18 @@ def test_mmdets_own_train_and_test(coco_root, tmp_path):
         '--out',
         tmp_path / 'm.json',
         '--cfg-options',
-        *SMALL,
+        *SMALL_RETINANET,
     )
     assert math.isfinite(json.loads((tmp_path / 'm.json').read_text())['coco/bbox_mAP'])
 
 
-def test_mmdets_own_inference(trained, coco_root):
+def test_mmdets_own_inference(trained_detector, coco_root):
     code = f"""
 import mmdet_plugin
 from mmengine.config import Config
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 image = {str(sorted((coco_root / 'val2017').iterdir())[0])!r}
-checkpoint = {str(trained[0] / 'epoch_1.pth')!r}
+checkpoint = {str(trained_detector[0] / 'epoch_1.pth')!r}
 inferencer = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)
 first = inferencer(image)['predictions'][0]
 model = init_detector(Config(dict(inferencer.cfg)), checkpoint, device='cpu')

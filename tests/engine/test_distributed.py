@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from backbone import EfficientViM, UserError
+from backbone import UserError
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.engine import distributed
 from tests.helpers.cli import run_command
-from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, draw, state
+from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, state
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import KINDS, TEST, files
 
@@ -64,49 +64,6 @@ ALL = [
     'model.train_cfg.rpn_proposal.max_per_img=50',
     *TEST['mask_rcnn'],
 ]
-
-
-@pytest.fixture(scope='module')
-def together():
-    """Runs a command on several ranks, see tests/helpers/processes.py, each on one thread."""
-    with subprocess.Popen(
-        [sys.executable, '-m', 'tests.helpers.processes'],
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=ENVIRONMENT,
-    ) as server:
-
-        def run(number, command, *argv, statuses=None, **options):
-            job = dict(processes=number, command=command, argv=[str(a) for a in argv], **options)
-            print(json.dumps(job), file=server.stdin, flush=True)
-            done = json.loads(server.stdout.readline())
-            assert done['statuses'] == (statuses or [0] * number), '\n'.join(done['outputs'])
-            return done
-
-        yield run
-        server.stdin.close()
-
-
-@pytest.fixture(scope='module')
-def roots(tmp_path_factory):
-    """Synthetic datasets of 64 pixels by config; for detectors with 20 training images."""
-    folder = tmp_path_factory.mktemp('drawn')
-    coco = synthetic.draw_coco(folder / 'more', num_train=20, num_val=2, size=64)
-    return {SEMFPN: draw(folder)[SEMFPN], RETINANET: coco, MASK_RCNN: coco}
-
-
-@pytest.fixture(scope='module')
-def pretrained(tmp_path_factory):
-    """Backbone weights whose BN statistics are not 0 and 1."""
-    path = tmp_path_factory.mktemp('weights') / 'm1.pth'
-    torch.manual_seed(0)
-    state = EfficientViM('m1', out_indices=(0, 1, 2)).state_dict()
-    for name, value in state.items():
-        if name.endswith(('running_mean', 'running_var')):
-            value += torch.rand_like(value) / 2
-    torch.save({'model': state}, path)
-    return path
 
 
 def training(config, roots, pretrained, folder, *options, flags=()):
@@ -268,16 +225,6 @@ def test_images_shared_among_ranks_are_those_of_one(together, run_of, tmp_path):
 
 # each rank draws proposals from its own random numbers
 DRAWN = [*TEST['mask_rcnn'], 'model.train_cfg.rcnn.sampler.num=16']
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    """What Slurm sets, and a stand-in for its command that lists the nodes."""
-    command = tmp_path / 'bin/scontrol'
-    command.parent.mkdir()
-    command.write_text('#!/bin/sh\n[ "$*" = "show hostnames here[1-2]" ] && echo localhost\n')
-    command.chmod(0o755)
-    return {'SLURM_NODELIST': 'here[1-2]', 'PATH': f'{command.parent}:{os.environ["PATH"]}'}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,7 @@
 """Mask R-CNN: mmdet's standard heads, real masks through the commands, bad masks named."""
 
-import contextlib
-import io
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,32 +14,9 @@ from effvim.datasets import coco
 from tests.helpers.cli import run_command
 from tests.helpers.coco import assert_equals_pycocotools
 from tests.helpers.paths import ROOT
+from tests.helpers.training import MASK_RCNN
 
-CONFIG = str(ROOT / 'configs/mask_rcnn_effvim_m1.py')
 CONFIGS = sorted((ROOT / 'configs').glob('mask_rcnn_*.py'))
-SMALL = [
-    'train_dataloader.dataset.pipeline.2.scale=(128,96)',
-    'val_dataloader.dataset.pipeline.1.scale=(128,96)',
-    'test_dataloader.dataset.pipeline.1.scale=(128,96)',
-    'train_dataloader.batch_size=8',
-    'train_dataloader.num_workers=1',
-    'train_cfg.max_epochs=1',
-    # the recipe's 512 RoIs an image take seconds on a CPU
-    'model.train_cfg.rcnn.sampler.num=32',
-    'model.train_cfg.rpn_proposal.max_per_img=100',
-    'model.test_cfg.rpn.max_per_img=100',
-    # keep the predictions of an untrained network, so that there is something to count
-    'model.test_cfg.rcnn.score_thr=0.0',
-    'model.test_cfg.rcnn.max_per_img=30',
-]
-
-
-@pytest.fixture(scope='module')
-def standard():
-    import mmdet
-
-    configs = Path(mmdet.__file__).parent / '.mim/configs'
-    return Config.fromfile(configs / 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
 
 
 def build(cfg):
@@ -54,21 +28,21 @@ def build(cfg):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_all_but_backbone_neck_and_batch_is_mmdets(path, standard):
+def test_all_but_backbone_neck_and_batch_is_mmdets(path, standard_mask_rcnn):
     cfg = Config.fromfile(path)
-    for key in standard.model.keys() - {'backbone', 'neck'}:
-        assert cfg.model[key] == standard.model[key], key
-    assert cfg.model.keys() == standard.model.keys()
-    assert cfg.train_pipeline == standard.train_pipeline
-    assert cfg.test_pipeline == standard.test_pipeline
+    for key in standard_mask_rcnn.model.keys() - {'backbone', 'neck'}:
+        assert cfg.model[key] == standard_mask_rcnn.model[key], key
+    assert cfg.model.keys() == standard_mask_rcnn.model.keys()
+    assert cfg.train_pipeline == standard_mask_rcnn.train_pipeline
+    assert cfg.test_pipeline == standard_mask_rcnn.test_pipeline
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        assert cfg[loader].dataset == standard[loader].dataset, loader
-    assert cfg.val_evaluator.metric == standard.val_evaluator.metric == ['bbox', 'segm']
+        assert cfg[loader].dataset == standard_mask_rcnn[loader].dataset, loader
+    assert cfg.val_evaluator.metric == standard_mask_rcnn.val_evaluator.metric == ['bbox', 'segm']
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_built_heads_are_mmdets_at_the_published_strides(path, standard):
-    ours, theirs = build(Config.fromfile(path)).eval(), build(standard)
+def test_built_heads_are_mmdets_at_the_published_strides(path, standard_mask_rcnn):
+    ours, theirs = build(Config.fromfile(path)).eval(), build(standard_mask_rcnn)
     assert str(ours.rpn_head) == str(theirs.rpn_head)
     assert str(ours.roi_head) == str(theirs.roi_head)
     with torch.no_grad():
@@ -83,35 +57,10 @@ def test_published_number_of_parameters():
     assert sum(p.numel() for p in model.neck.parameters()) == 3_748_416
 
 
-@pytest.fixture(scope='module')
-def trained(coco_root, tmp_path_factory):
-    """One epoch on the real training images, small, randomly initialised."""
-    folder = tmp_path_factory.mktemp('run')
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert (
-            run_command(
-                'train',
-                [
-                    CONFIG,
-                    '--from-scratch',
-                    '--data-root',
-                    str(coco_root),
-                    '--work-dir',
-                    str(folder),
-                    '--cfg-options',
-                    *SMALL,
-                ],
-            )
-            == 0
-        )
-    return folder, out.getvalue()
-
-
-def test_training_takes_real_masks_crowds_and_empty_images(trained, coco_root):
+def test_training_takes_real_masks_crowds_and_empty_images(trained_mask_rcnn, coco_root):
     content = json.loads((coco_root / 'annotations/instances_train2017.json').read_text())
     assert sum(a['iscrowd'] for a in content['annotations']) == 10  # run-length encoded
-    folder, out = trained
+    folder, out = trained_mask_rcnn
     assert '126 training images' in out  # 2 have no annotation
     assert 'coco/bbox_mAP: ' in out and 'coco/segm_mAP: ' in out
     log = next(folder.glob('*/vis_data/scalars.json')).read_text()
@@ -119,14 +68,16 @@ def test_training_takes_real_masks_crowds_and_empty_images(trained, coco_root):
     assert 0 < record['loss_mask'] < 10
 
 
-def test_masks_on_real_images_are_counted_as_pycocotools_does(trained, coco_root, tmp_path):
+def test_masks_on_real_images_are_counted_as_pycocotools_does(
+    trained_mask_rcnn, coco_root, tmp_path
+):
     metrics, shown = tmp_path / 'metrics.json', tmp_path / 'shown'
     assert (
         run_command(
             'test',
             [
-                CONFIG,
-                str(trained[0] / 'epoch_1.pth'),
+                MASK_RCNN,
+                str(trained_mask_rcnn[0] / 'epoch_1.pth'),
                 '--out',
                 str(metrics),
                 '--show-dir',
@@ -188,7 +139,14 @@ def test_a_bad_mask_is_named(segmentation, words, coco_root, tmp_path, capsys):
         (root / f'annotations/instances_{split}.json').write_text(json.dumps(content))
     status = run_command(
         'train',
-        [CONFIG, '--from-scratch', '--data-root', str(root), '--work-dir', str(tmp_path / 'run')],
+        [
+            MASK_RCNN,
+            '--from-scratch',
+            '--data-root',
+            str(root),
+            '--work-dir',
+            str(tmp_path / 'run'),
+        ],
     )
     lines = capsys.readouterr().err.strip().splitlines()
     assert status == 2 and len(lines) == 1
@@ -206,7 +164,7 @@ def test_mixed_precision_takes_features_from_where_the_boxes_are(dtype):
     """Against float32 maps of the same values; mmdet's own extractor is off in bfloat16."""
     from mmdet.registry import MODELS
 
-    cfg = Config.fromfile(CONFIG).model.roi_head.mask_roi_extractor
+    cfg = Config.fromfile(MASK_RCNN).model.roi_head.mask_roi_extractor
     maps = tuple(torch.randn(1, 256, 832 // s, 1344 // s).to(dtype) for s in (4, 8, 16, 32))
     rois = torch.tensor(
         [

@@ -12,13 +12,9 @@ from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.runs import KINDS, call
 
+pytestmark = pytest.mark.usefixtures('cpu_with_bfloat16')
+
 MODELS = {'retinanet': 'RetinaNet', 'mask_rcnn': 'MaskRCNN', 'semfpn': 'EncoderDecoder'}
-
-
-@pytest.fixture(autouse=True)
-def _cpu_with_bfloat16(monkeypatch):
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    monkeypatch.setattr('torch.cpu._is_avx512_bf16_supported', lambda: True)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -12,30 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from backbone.openmmlab import ops
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
-
-CONFIG = str(ROOT / 'configs/semfpn_effvim_m1.py')
-SMALL = [
-    'train_dataloader.dataset.pipeline.2.scale=(256,64)',
-    'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
-    'model.data_preprocessor.size=(64,64)',
-    'val_dataloader.dataset.pipeline.1.scale=(512,128)',
-    'test_dataloader.dataset.pipeline.1.scale=(512,128)',
-    'train_dataloader.batch_size=2',
-    'train_dataloader.num_workers=1',
-    'train_cfg.max_iters=4',
-    'train_cfg.val_interval=2',
-    'default_hooks.checkpoint.interval=2',
-    'default_hooks.logger.interval=2',
-]
-
-
-def call(command, *argv):
-    assert run_command(command, [str(a) for a in argv]) == 0
+from tests.helpers.real_runs import SMALL_SEMFPN, call
+from tests.helpers.training import SEMFPN
 
 
 def mean_iou(predicted_maps, true_maps, number):
@@ -50,55 +32,8 @@ def mean_iou(predicted_maps, true_maps, number):
     return [100 * iou.mean(), 100 * acc.mean(), 100 * right.sum() / true.sum()]
 
 
-@pytest.fixture(scope='module')
-def trained(ade_root, tmp_path_factory):
-    """The real command: four iterations on the real training images, small, from scratch."""
-    folder = tmp_path_factory.mktemp('run')
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / 'tools/train.py'),
-            CONFIG,
-            '--from-scratch',
-            '--data-root',
-            str(ade_root),
-            '--work-dir',
-            str(folder),
-            '--cfg-options',
-            *SMALL,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and done.stderr == '', done.stderr[-3000:]
-    return folder, done.stdout
-
-
-@pytest.fixture(scope='module')
-def telling(trained, ade_root):
-    """The checkpoint with a last layer that tells the regions of an image apart."""
-    ops.install()  # mmsegmentation 1.2 asks for them
-    from mmseg.apis import inference_model, init_model
-
-    folder, _ = trained
-    model = init_model(str(folder / 'semfpn_effvim_m1.py'), device='cpu')
-    model.load_state_dict(checkpoint.read(folder / 'iter_4.pth')['state_dict'])
-    seen = []
-    model.decode_head.conv_seg.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    inference_model(model, str(ade_root / 'images/validation/ADE_val_00000001.jpg'))
-    usual, spread = seen[0].mean((0, 2, 3)), seen[0].std((0, 2, 3))
-    weight = torch.randn(150, 128) / (spread + 1e-6)
-    bias = -weight @ usual
-    bias[30:] -= 1e6  # the commoner classes only
-    content = torch.load(folder / 'iter_4.pth', weights_only=False)
-    content['state_dict']['decode_head.conv_seg.weight'] = weight[..., None, None]
-    content['state_dict']['decode_head.conv_seg.bias'] = bias
-    torch.save(content, folder / 'telling.pth')
-    return folder / 'telling.pth'
-
-
-def test_what_a_person_sees(trained):
-    folder, out = trained
+def test_what_a_person_sees(trained_segmentor):
+    folder, out = trained_segmentor
     assert out.startswith(
         'semfpn_effvim_m1.py (from_scratch): 3 training images, 6 validation images, '
         '150 classes: wall, building, sky'
@@ -115,8 +50,8 @@ def test_what_a_person_sees(trained):
             assert image.width > 900
 
 
-def test_checkpoint_knows_what_it_is(trained, ade_root):
-    content = checkpoint.read(trained[0] / 'iter_4.pth')
+def test_checkpoint_knows_what_it_is(trained_segmentor, ade_root):
+    content = checkpoint.read(trained_segmentor[0] / 'iter_4.pth')
     described = checkpoint.describe(content)
     assert described['config'] == 'semfpn_effvim_m1.py'
     assert described['presets'] == ['from_scratch']
@@ -135,7 +70,7 @@ def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path)
     metrics = tmp_path / 'metrics.json'
     call(
         'test',
-        CONFIG,
+        SEMFPN,
         telling,
         '--out',
         metrics,
@@ -168,11 +103,11 @@ def test_evaluation_needs_no_flags_and_equals_numpy(telling, ade_root, tmp_path)
     assert abs(np.mean(ious) - expected[0]) <= 1e-6
 
 
-def test_resume_continues_where_it_was(trained, tmp_path, capsys):
-    folder = Path(shutil.copytree(trained[0], tmp_path / 'run'))
+def test_resume_continues_where_it_was(trained_segmentor, tmp_path, capsys):
+    folder = Path(shutil.copytree(trained_segmentor[0], tmp_path / 'run'))
     call(
         'train',
-        CONFIG,
+        SEMFPN,
         '--resume',
         '--work-dir',
         folder,
@@ -186,22 +121,23 @@ def test_resume_continues_where_it_was(trained, tmp_path, capsys):
     assert int(next(iter(content['optimizer']['state'].values()))['step']) == 6
 
 
-def test_resuming_a_finished_run(trained, tmp_path, capsys):
+def test_resuming_a_finished_run(trained_segmentor, tmp_path, capsys):
     status = run_command(
-        'train', [CONFIG, '--resume', str(trained[0] / 'iter_4.pth'), '--work-dir', str(tmp_path)]
+        'train',
+        [SEMFPN, '--resume', str(trained_segmentor[0] / 'iter_4.pth'), '--work-dir', str(tmp_path)],
     )
     err = capsys.readouterr().err
     assert status == 2 and 'finished its 4 iters' in err and 'train_cfg.max_iters' in err
 
 
-def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
+def test_fine_tuning_on_classes_of_ones_own(trained_segmentor, tmp_path, capsys):
     """BaseSegDataset in ADE20K's layout with names in the config; all but the class layer kept."""
     root = synthetic.draw_ade(tmp_path / 'ade', num_train=4, num_val=2)
     config = tmp_path / 'own.py'
     data = "dict(dataset=dict(type='BaseSegDataset', img_suffix='.bmp', seg_map_suffix='.bmp', "
     data += f'metainfo=dict(classes={synthetic.ADE_CLASSES})))'
     config.write_text(
-        f"_base_ = '{CONFIG}'\n"
+        f"_base_ = '{SEMFPN}'\n"
         + ''.join(f'{loader}_dataloader = {data}\n' for loader in ('train', 'val', 'test'))
     )
     call(
@@ -213,15 +149,15 @@ def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
         '--work-dir',
         tmp_path / 'run',
         '--cfg-options',
-        *SMALL,
-        f'load_from={trained[0] / "iter_4.pth"}',
+        *SMALL_SEMFPN,
+        f'load_from={trained_segmentor[0] / "iter_4.pth"}',
         'optim_wrapper.optimizer.lr=0',
         'param_scheduler.0.eta_min=0',
         'train_cfg.max_iters=2',
     )
     out = capsys.readouterr().out
     assert '4 classes: ground, disc' in out and 'decode_head.conv_seg.weight' in out
-    before = checkpoint.read(trained[0] / 'iter_4.pth')['state_dict']
+    before = checkpoint.read(trained_segmentor[0] / 'iter_4.pth')['state_dict']
     after = checkpoint.read(tmp_path / 'run/iter_2.pth')['state_dict']
     for name, value in after.items():
         if 'conv_seg' in name:
@@ -230,7 +166,7 @@ def test_fine_tuning_on_classes_of_ones_own(trained, tmp_path, capsys):
             assert torch.equal(value, before[name]), name
 
 
-def test_two_processes_without_a_gpu(trained, tmp_path):
+def test_two_processes_without_a_gpu(trained_segmentor, tmp_path):
     """SyncBN has no kernels for CPUs. Three images over two ranks count once each."""
     root = synthetic.draw_ade(tmp_path / 'ade', num_train=8, num_val=3)
     options = [
@@ -248,7 +184,7 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
                 '--nproc-per-node=2',
                 '--standalone',
                 str(ROOT / f'tools/{tool}.py'),
-                CONFIG,
+                SEMFPN,
                 *map(str, argv),
                 '--data-root',
                 str(root),
@@ -268,13 +204,13 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
         '--work-dir',
         tmp_path / 'run',
         '--cfg-options',
-        *SMALL,
+        *SMALL_SEMFPN,
         'train_cfg.max_iters=2',
         *options,
     )
     assert out.count('iteration  2/2') == 1
     assert checkpoint.read(tmp_path / 'run/iter_2.pth')['meta']['iter'] == 2
-    last = trained[0] / 'iter_4.pth'
+    last = trained_segmentor[0] / 'iter_4.pth'
     both(
         'test',
         last,
@@ -287,7 +223,7 @@ def test_two_processes_without_a_gpu(trained, tmp_path):
     )
     call(
         'test',
-        CONFIG,
+        SEMFPN,
         last,
         '--work-dir',
         tmp_path / '1',
@@ -311,20 +247,20 @@ def test_mmsegs_own_train_and_test(ade_root, tmp_path):
     options = [
         '--cfg-options',
         'model.backbone.init_cfg=None',
-        *SMALL,
+        *SMALL_SEMFPN,
         'train_cfg.max_iters=2',
         *(
             f'{loader}_dataloader.dataset.data_root={ade_root}'
             for loader in ('train', 'val', 'test')
         ),
     ]
-    run = [sys.executable, str(tools / 'train.py'), CONFIG, '--work-dir', str(tmp_path)]
+    run = [sys.executable, str(tools / 'train.py'), SEMFPN, '--work-dir', str(tmp_path)]
     done = subprocess.run(run + options, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     run = [
         sys.executable,
         str(tools / 'test.py'),
-        CONFIG,
+        SEMFPN,
         str(tmp_path / 'iter_2.pth'),
         '--work-dir',
         str(tmp_path / 'theirs'),
@@ -334,7 +270,7 @@ def test_mmsegs_own_train_and_test(ade_root, tmp_path):
     # and our test command reads what mmseg's tool wrote
     call(
         'test',
-        CONFIG,
+        SEMFPN,
         tmp_path / 'iter_2.pth',
         '--data-root',
         ade_root,
@@ -343,7 +279,7 @@ def test_mmsegs_own_train_and_test(ade_root, tmp_path):
         '--out',
         tmp_path / 'm.json',
         '--cfg-options',
-        *SMALL,
+        *SMALL_SEMFPN,
     )
     numbers = json.loads((tmp_path / 'm.json').read_text())
     (log,) = (tmp_path / 'theirs').glob('*/*.json')
@@ -375,7 +311,7 @@ def test_mmsegs_own_inference_on_the_published_config(ade_root, tmp_path):
     code = f"""
 import torch
 from mmseg.apis import MMSegInferencer, init_model
-config, checkpoint = {CONFIG!r}, {str(tmp_path / 'c.pth')!r}
+config, checkpoint = {SEMFPN!r}, {str(tmp_path / 'c.pth')!r}
 model = init_model(config, device='cpu')
 torch.save(dict(state_dict=model.state_dict(), meta={{}}), checkpoint)
 model = init_model(config, checkpoint, device='cpu')

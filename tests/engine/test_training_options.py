@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -30,18 +29,12 @@ from tests.helpers.training import (
     RATE,
     RETINANET,
     SEMFPN,
+    Recorder,
     mistake,
     prepared,
     run,
     training_argv,
 )
-
-
-@pytest.fixture(scope='module')
-def plain(root, tmp_path_factory):
-    """Two epochs without any convenience."""
-    folder = tmp_path_factory.mktemp('plain')
-    return folder, run(root, folder, more=['train_cfg.max_epochs=2'])
 
 
 def assert_same(first, second):
@@ -57,24 +50,6 @@ def moments(content):
         for i, state in content['optimizer']['state'].items()
         for name, value in state.items()
     }
-
-
-class Recorder(Hook):
-    """Keeps what a run does as it does it."""
-
-    def __init__(self):
-        self.weights, self.measured, self.rates = [], [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.weights.append(copy_of(runner.model.state_dict()))
-        self.rates.append(runner.optim_wrapper.param_groups[0]['lr'])
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.measured.append(copy_of(runner.model.state_dict()))
-
-
-def copy_of(state):
-    return {name: value.clone() for name, value in state.items()}
 
 
 def test_accumulated_gradients_are_their_mean(root, tmp_path):
@@ -116,18 +91,6 @@ def test_rate_scales_with_the_total_batch_size(root, tmp_path):
         running.register_hook(recorder := Recorder())
         running.train()
         assert recorder.rates == [pytest.approx(expected)] * BATCHES
-
-
-@pytest.fixture(scope='module')
-def averaged(root, tmp_path_factory):
-    """One epoch with --ema; the working directory, the checkpoint and what happened."""
-    folder = tmp_path_factory.mktemp('ema')
-    running = prepared(
-        root, folder, '--ema', more=[f'+val_evaluator.outfile_prefix={folder}/validated']
-    )
-    running.register_hook(recorder := Recorder())
-    running.train()
-    return folder, checkpoint.read(folder / 'epoch_1.pth'), recorder
 
 
 def test_average_is_what_the_formula_says(averaged):

@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -169,6 +170,19 @@ def difference(first, second, where: str = '') -> str:
     else:
         return '' if first == second or first != first != second else where
     return next(filter(None, (difference(a, b, f'{where}.{key}') for key, a, b in pairs)), '')
+
+
+def in_a_process(*flags: str, timeout: float) -> str:
+    """Run this file as a process of its own, which must succeed; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.helpers.kill_and_resume', *flags],
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+from mmengine.hooks import Hook
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -34,6 +35,15 @@ PLAIN = [
     f'optim_wrapper.optimizer.lr={RATE}',
     'train_cfg.max_epochs=1',
 ]
+# Random in every way: order, flips, stochastic depth; epochs of two and a half groups.
+RANDOM = [
+    'train_dataloader.dataset.pipeline.3.prob=0.5',
+    'train_dataloader.sampler.shuffle=True',
+    '+model.backbone.drop_path_rate=0.2',
+    '+default_hooks.checkpoint.save_best=auto',
+    'optim_wrapper.accumulative_counts=2',
+]
+TWO_EPOCHS = [*RANDOM, 'train_cfg.max_epochs=2']
 
 
 def draw_cropped(folder):
@@ -108,3 +118,22 @@ def mistake(capsys, command, argv):
     assert len(lines) == 1 and lines[0].startswith('error: ')
     assert ('mmdet.models' in sys.modules) == loaded
     return lines[0]
+
+
+def copy_of(state):
+    """A state dict with tensors of its own."""
+    return {name: value.clone() for name, value in state.items()}
+
+
+class Recorder(Hook):
+    """Keep the weights and learning rates after each iteration, and the validated weights."""
+
+    def __init__(self):
+        self.weights, self.measured, self.rates = [], [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.weights.append(copy_of(runner.model.state_dict()))
+        self.rates.append(runner.optim_wrapper.param_groups[0]['lr'])
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.measured.append(copy_of(runner.model.state_dict()))

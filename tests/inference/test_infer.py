@@ -9,27 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as rle
 
 from backbone import UserError
+from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.images import read_image
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
-from tests.helpers.runs import KINDS, call, files
-
-
-@pytest.fixture(scope='module', params=KINDS)
-def trained(request, run_of):
-    return run_of(request.param)
-
-
-@pytest.fixture(scope='module')
-def detector(run_of):
-    return run_of('retinanet')
+from tests.helpers.runs import call, files
 
 
 def assert_same(first, second):
@@ -105,6 +97,12 @@ def test_checkpoint_alone_is_enough(trained):
     )
 
 
+def test_checkpoint_of_a_packaged_config_may_be_moved(trained, tmp_path):
+    path = sorted(trained.val.iterdir())[0]
+    os.link(trained.checkpoint, tmp_path / 'moved.pth')
+    assert_same(Predictor(tmp_path / 'moved.pth')(path), Predictor(trained.checkpoint)(path))
+
+
 def test_other_images_of_a_batch_change_nothing(trained):
     """Images of several shapes, as paths, arrays and Pillow images, in batches and one by one."""
     paths = sorted(trained.val.iterdir())
@@ -165,27 +163,6 @@ def test_drawing_shows_what_is_kept():
     labels = np.repeat([[0] * 60 + [1] * 60], 90, 0)
     drawn = np.array(Prediction(image, ('cat', 'dog'), label_map=labels).draw())
     assert drawn.shape[0] > 90 and len(np.unique(drawn[:90].reshape(-1, 3), axis=0)) == 2
-
-
-@pytest.fixture
-def mess(detector, tmp_path):
-    """A directory as people have them: one scene in many formats, and three corrupt files."""
-    folder = tmp_path / 'mess'
-    (folder / 'sub').mkdir(parents=True)
-    image = Image.open(sorted(detector.val.iterdir())[0])
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.convert('CMYK').save(folder / 'cmyk.jpg')
-    Image.fromarray(np.uint16(image.convert('L')) * 257).save(folder / 'sixteen.png')
-    image.convert('RGBA').save(folder / 'rgba.png')
-    image.rotate(90, expand=True).save(folder / 'turned.jpg', exif=exif, quality=100)
-    image.convert('P').save(folder / 'sub' / 'rgba.png')
-    image.save(folder / 'whole.JPG')
-    (folder / 'cut.jpg').write_bytes((folder / 'cmyk.jpg').read_bytes()[:900])
-    (folder / 'text.jpg').write_text('a letter')
-    (folder / 'empty.png').touch()
-    (folder / 'notes.txt').write_text('not an image')
-    return folder
 
 
 GOOD = {'cmyk.jpg', 'sixteen.png', 'rgba.png', 'turned.jpg', 'sub/rgba.png', 'whole.JPG'}
@@ -304,8 +281,13 @@ for argv in {[[str(a) for a in argv] for argv, _ in cases]!r}:
 
 
 def test_predictor_names_the_mistake(detector, tmp_path):
-    with pytest.raises(UserError, match=r'moved\.pth needs its config'):
-        Predictor((tmp_path / 'moved.pth', os.link(detector.checkpoint, tmp_path / 'moved.pth'))[0])
+    content = checkpoint.read(detector.checkpoint)
+    content['meta']['effvim']['config'] = 'own_config.py'
+    torch.save(content, tmp_path / 'moved.pth')
+    with pytest.raises(
+        UserError, match=r'moved\.pth was trained with own_config\.py, which is nei'
+    ):
+        Predictor(tmp_path / 'moved.pth')
     with pytest.raises(UserError, match='use the config that it was trained with'):
         Predictor(ROOT / 'configs/retinanet_effvim_m2.py', detector.checkpoint)
     predictor = Predictor(detector.checkpoint)

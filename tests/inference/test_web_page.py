@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from pycocotools import mask as rle
 
-from effvim.datasets.scenes import draw_scene
 from effvim.inference import examples, web_page
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
@@ -26,30 +25,6 @@ from tests.helpers.paths import ROOT
 from tests.helpers.runs import TEST
 
 CONFIG = ROOT / 'configs/retinanet_effvim_m1.py'
-
-
-@pytest.fixture(scope='module')
-def trained(run_of, tmp_path_factory):
-    return demo_server.checkpoints(run_of('retinanet'), tmp_path_factory.mktemp('page'))
-
-
-@pytest.fixture(scope='module')
-def url(run_of, trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('server')
-    with demo_server.serving(run_of('retinanet'), trained, folder) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url, tmp_path):
-    return Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / 'scene.png'
-    Image.fromarray(draw_scene(np.random.RandomState(5)).image).save(path)
-    return path
 
 
 class Answer:
@@ -71,13 +46,13 @@ def ask(client, path, checkpoint, score_thr=0.0):
     return Answer(client.predict(score_thr, api_name='/show'))
 
 
-def test_upload_shows_what_the_predictor_predicts(client, image, trained):
+def test_upload_shows_what_the_predictor_predicts(client, scene, page_checkpoints):
     scores = []
-    for checkpoint in trained:
-        prediction = Predictor(CONFIG, checkpoint, options=TEST['retinanet'])(image)
+    for checkpoint in page_checkpoints:
+        prediction = Predictor(CONFIG, checkpoint, options=TEST['retinanet'])(scene)
         assert len(prediction.scores) == 20
         name = Path(checkpoint).name
-        answer = ask(client, image, checkpoint)
+        answer = ask(client, scene, checkpoint)
         assert answer.usable == (True, True)
         assert Path(answer.png).name == 'scene_prediction.png'
         np.testing.assert_array_equal(Image.open(answer.path), prediction.draw(0))
@@ -99,8 +74,8 @@ def test_upload_shows_what_the_predictor_predicts(client, image, trained):
     assert (scores[0] != scores[1]).any()
 
 
-def test_threshold_changes_without_running_the_network(client, image, trained):
-    first = ask(client, image, trained[0])
+def test_threshold_changes_without_running_the_network(client, scene, page_checkpoints):
+    first = ask(client, scene, page_checkpoints[0])
     scores = np.float32([one['score'] for one in first.content['objects']])
     spent = re.findall(r'(?:reading|network) \d+ ms', first.text)
     assert len(spent) == 2 and re.search(r'drawing \d+ ms', first.text)
@@ -139,46 +114,46 @@ def broken_files(folder, image):
 
 
 def test_corrupt_upload_gives_a_message_and_the_page_keeps_working(
-    client, image, trained, tmp_path
+    client, scene, page_checkpoints, tmp_path
 ):
-    for name, word in broken_files(tmp_path, image).items():
-        assert ask(client, image, trained[0]).path
-        answer = ask(client, tmp_path / name, trained[0])
+    for name, word in broken_files(tmp_path, scene).items():
+        assert ask(client, scene, page_checkpoints[0]).path
+        answer = ask(client, tmp_path / name, page_checkpoints[0])
         assert (answer.path, answer.png, answer.json) == (None, None, None), name
         assert answer.usable == (False, False)
         assert word in answer.text and '/' not in answer.text, answer.text
         assert '<' not in answer.text
         assert Path(name).stem[-4:] in answer.text
-    assert ask(client, image, trained[0]).path
+    assert ask(client, scene, page_checkpoints[0]).path
 
 
-def test_file_of_another_type_is_refused(client, trained, tmp_path):
+def test_file_of_another_type_is_refused(client, page_checkpoints, tmp_path):
     (tmp_path / 'notes.txt').write_text('no image')
     with pytest.raises(AppError, match='Invalid file type'):
-        ask(client, tmp_path / 'notes.txt', trained[0])
+        ask(client, tmp_path / 'notes.txt', page_checkpoints[0])
 
 
-def test_large_upload_is_refused(client, url, trained, tmp_path):
+def test_large_upload_is_refused(client, page_url, page_checkpoints, tmp_path):
     size = int(demo_server.MAX_MEGABYTES * 2**20)
     noise = np.random.RandomState(0).bytes(2 * size)
     for number, status in ((size - 10_000, 200), (size + 10_000, 413)):
         files = {'files': ('noise.png', noise[:number])}
-        assert httpx.post(f'{url}/gradio_api/upload', files=files).status_code == status
+        assert httpx.post(f'{page_url}/gradio_api/upload', files=files).status_code == status
 
 
-def test_only_this_machine_has_access_and_no_other_is_contacted(url):
-    answer = httpx.get(url)
+def test_only_this_machine_has_access_and_no_other_is_contacted(page_url):
+    answer = httpx.get(page_url)
     policy = answer.headers['content-security-policy']
     assert policy.startswith("default-src 'self' ") and 'http' not in policy
     assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
     with pytest.raises(ConnectionRefusedError):  # 127.0.0.2 is this machine, not the address given
-        socket.create_connection(('127.0.0.2', urlsplit(url).port))
+        socket.create_connection(('127.0.0.2', urlsplit(page_url).port))
     # what it contacts by itself: see demo_server.serving
 
 
-def test_examples(client, trained, tmp_path):
+def test_examples(client, page_checkpoints, tmp_path):
     scene = client.predict(1, api_name='/example')
-    assert ask(client, scene, trained[0]).content['image'] == 'scene_2.png'
+    assert ask(client, scene, page_checkpoints[0]).content['image'] == 'scene_2.png'
     for name in ('b.jpg', 'a.PNG', 'c.txt'):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / 'made').mkdir()
@@ -198,26 +173,28 @@ def test_examples(client, trained, tmp_path):
         (['nowhere.pth'], 'nowhere.pth not found'),
     ],
 )
-def test_mistakes_end_in_one_line(mistake, words, trained, capsys):
-    assert run_command('demo', [str(CONFIG), trained[0], *mistake]) == 2
+def test_mistakes_end_in_one_line(mistake, words, page_checkpoints, capsys):
+    assert run_command('demo', [str(CONFIG), page_checkpoints[0], *mistake]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count('\n') == 1
 
 
-def test_taken_port_is_named(url, trained, capsys):
-    port = str(urlsplit(url).port)
-    assert run_command('demo', [str(CONFIG), trained[0], '--port', port]) == 2
+def test_taken_port_is_named(page_url, page_checkpoints, capsys):
+    port = str(urlsplit(page_url).port)
+    assert run_command('demo', [str(CONFIG), page_checkpoints[0], '--port', port]) == 2
     error = capsys.readouterr().err
     assert f'--port {port}' in error and 'in use' in error and error.count('\n') == 1
 
 
-def test_without_gradio_says_how_to_get_it(trained):
+def test_without_gradio_says_how_to_get_it(page_checkpoints):
     code = (
         'import sys; sys.modules["gradio"] = None; from effvim.cli import main; '
         'sys.exit(main.run(["demo", *sys.argv[1:]]))'
     )
     done = subprocess.run(
-        [sys.executable, '-c', code, str(CONFIG), trained[0]], capture_output=True, text=True
+        [sys.executable, '-c', code, str(CONFIG), page_checkpoints[0]],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "pip install -e '.[demo]'" in done.stderr and done.stderr.count('\n') == 1

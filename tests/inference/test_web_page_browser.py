@@ -2,66 +2,16 @@
 
 import json
 import re
-import shutil
-import signal
-from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
-from PIL import Image, ImageChops, ImageOps
-from playwright.sync_api import expect, sync_playwright
+from PIL import Image, ImageChops
+from playwright.sync_api import expect
 
-from effvim.datasets.scenes import draw_scene
 from tests.helpers import demo_server
 from tests.helpers.paths import ROOT
 
 SCREENSHOT = ROOT / 'work_dirs/page.png'
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope='module')
-def url(run_of, tmp_path_factory):
-    run = run_of('retinanet')
-    checkpoints = demo_server.checkpoints(run, tmp_path_factory.mktemp('page'))
-    folder = tmp_path_factory.mktemp('server')
-    with demo_server.serving(run, checkpoints, folder, signal.SIGTERM) as address:
-        yield address
-
-
-@pytest.fixture(scope='module')
-def browser():
-    chromium = shutil.which('chromium')
-    assert chromium, 'no chromium: apt-get install chromium'
-    with sync_playwright() as playwright:
-        # root may not use the sandbox, and containers have little shared memory
-        yield playwright.chromium.launch(
-            executable_path=chromium, args=['--no-sandbox', '--disable-dev-shm-usage']
-        )
-
-
-@pytest.fixture
-def page(browser, url):
-    """The page, loaded; afterwards checks that no other server was contacted."""
-    tab = browser.new_page(viewport={'width': 1280, 'height': 900})
-    asked, faults = [], []
-    tab.on('request', lambda request: asked.append(request.url))
-    tab.on('pageerror', lambda error: faults.append(str(error)))
-    tab.goto(url)
-    expect(tab.get_by_role('heading', name='retinanet_effvim_m1')).to_be_visible(timeout=60_000)
-    yield tab
-    tab.close()
-    assert len(asked) > 10
-    assert {urlsplit(u).hostname for u in asked if not u.startswith(('data:', 'blob:'))} == {
-        '127.0.0.1'
-    }
-    assert faults == []
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / 'scene.png'
-    ImageOps.scale(Image.fromarray(draw_scene(np.random.RandomState(5)).image), 4).save(path)
-    return path
 
 
 def upload(page, path):
@@ -91,8 +41,8 @@ def result(page):
     return json.loads(download(page, 'result (JSON)').read_text())
 
 
-def test_upload_threshold_and_downloads(page, image, capsys):
-    upload(page, image)
+def test_upload_threshold_and_downloads(page, large_scene, capsys):
+    upload(page, large_scene)
     set_threshold(page, 0)
     assert headline(page, '^20 objects').startswith('20 objects')
     screen = page.locator('#result img')
@@ -100,7 +50,7 @@ def test_upload_threshold_and_downloads(page, image, capsys):
     scores = [one['score'] for one in result(page)['objects']]
     assert len(scores) == 20
     drawn = Image.open(download(page, 'image (PNG)'))
-    given = Image.open(image)
+    given = Image.open(large_scene)
     assert drawn.size == given.size and ImageChops.difference(drawn, given).getbbox()
 
     SCREENSHOT.parent.mkdir(exist_ok=True)
@@ -129,9 +79,9 @@ def test_example_is_shown(page):
     assert result(page)['image'] == 'scene_1.png'
 
 
-def test_refused_files_get_a_message(page, image, tmp_path):
+def test_refused_files_get_a_message(page, large_scene, tmp_path):
     broken = tmp_path / 'broken.jpg'
-    Image.open(image).save(broken)
+    Image.open(large_scene).save(broken)
     broken.write_bytes(broken.read_bytes()[:-500])
     (tmp_path / 'notes.txt').write_text('no image')
     (tmp_path / 'large.png').write_bytes(bytes(int(demo_server.MAX_MEGABYTES * 2**20) + 1))
@@ -140,7 +90,7 @@ def test_refused_files_get_a_message(page, image, tmp_path):
         ('notes.txt', 'Invalid file type: notes.txt'),
         ('large.png', 'maximum allowed size'),
     ):
-        upload(page, image)
+        upload(page, large_scene)
         expect(page.locator('#result img')).to_be_visible(timeout=60_000)
         page.get_by_label('Clear').first.click()
         expect(page.locator('#result img')).to_have_count(0)

@@ -162,17 +162,16 @@ class Sample(dict):
     __getattr__ = dict.__getitem__
 
 
-@pytest.fixture
-def path(tmp_path):
+def grey_image(tmp_path):
     Image.fromarray(GREY[:75, :100]).save(tmp_path / 'a.png')
     return str(tmp_path / 'a.png')
 
 
-def test_comparison_of_objects(path):
+def test_comparison_of_objects(tmp_path):
     """Small images are enlarged, so that names are legible; boxes grow with them."""
     box = torch.tensor([[25.0, 30, 75, 60]])
     sample = Sample(
-        img_path=path,
+        img_path=grey_image(tmp_path),
         gt_instances=InstanceData(bboxes=box, labels=torch.tensor([1])),
         pred_instances=InstanceData(
             bboxes=torch.cat([box, box + 5]),
@@ -191,11 +190,11 @@ def test_comparison_of_objects(path):
         assert not is_colour(panel, 0).any()  # below the threshold
 
 
-def test_comparison_of_label_maps(path):
+def test_comparison_of_label_maps(tmp_path):
     ground_truth, predicted = torch.zeros(1, 75, 100), torch.full((1, 75, 100), 2)
     ground_truth[:, 40:] = 255
     sample = Sample(
-        img_path=path,
+        img_path=grey_image(tmp_path),
         gt_sem_seg=PixelData(data=ground_truth.long()),
         pred_sem_seg=PixelData(data=predicted),
     )
