@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -280,30 +279,6 @@ def test_saved_for_backward_counts_each_tensor_once():
     # the convolution keeps its input, ReLU and sigmoid their outputs; weights are not counted
     expected = 4 * (2 * 3 * 100 + 2 * 8 * 100 + 2 * 8 * 100)
     assert timing.saved_bytes(lambda: network(x), network) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which('g++'), reason='no compiler')
-def test_compiled_forms(tmp_path):
-    results, _ = run(
-        tmp_path,
-        'backbone',
-        'test_efficientnet',
-        '--forms',
-        'plain',
-        'compiled',
-        'dynamic',
-        '--sizes',
-        '32',
-        '48',
-        '--rounds',
-        '1',
-    )
-    first = {(c['form'], c['height']): c['first_s'] for c in results['cases']}
-    assert len(first) == 6 and not results['failed']
-    for size in (32, 48):
-        assert first['compiled', size] > 10 * first['plain', size]  # for each size anew
-    assert len({c['macs'] for c in results['cases'] if c['height'] == 48}) == 1
 
 
 def test_generated_detections(generated):

@@ -11,15 +11,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from effvim.cli import main
-from effvim.datasets import synthetic
 from tests.helpers.cli import run_command
-from tests.helpers.custom_data import draw_yolo
-from tests.helpers.documentation import COMMANDS, TEXTS, arguments, commands
+from tests.helpers.documentation import COMMANDS, TEXTS, arguments, commands, small
 from tests.helpers.paths import ROOT
-from tests.helpers.runs import ADE, TEST, call
 
 NOT_RUN = {  # words of a command: the reason
     'torchrun ': 'several processes, see tests/engine/test_distributed.py',
@@ -36,61 +32,6 @@ NOT_RUN = {  # words of a command: the reason
 LONG = ('README.md', 'docs/export.md', 'docs/index.md', 'docs/fine_tuning.md')
 OWN_TESTS = {'docs/custom_data.md': 'tests/formats, tests/slow/test_custom_data_training.py'}
 STEPPING = ('train', 'benchmark', 'check')
-
-
-def small(config, words):
-    """Flags that make a training by a config a matter of seconds, besides those in `words`."""
-    kind = next((kind for kind in TEST if kind in config), 'retinanet')
-    options = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
-    if '--data' in words:
-        return ['--from-scratch', '--epochs', '1', '--cfg-options', *options]
-    options += TEST[kind]
-    options += (
-        ADE
-        if kind == 'semfpn'
-        else ['train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
-    )
-    options += ['train_dataloader.batch_size=2'] + [
-        f'{split}_dataloader.dataset.pipeline.{step}.scale=(96,96)'
-        for split, step in (('train', 2), ('val', 1), ('test', 1))
-    ]
-    return ['--from-scratch', '--cfg-options', *options]
-
-
-@pytest.fixture(scope='module')
-def start(tmp_path_factory):
-    """What a reader has: data and a trained run."""
-    folder = tmp_path_factory.mktemp('start')
-    coco = synthetic.draw_coco(folder / 'data/coco', num_train=2, num_val=2, size=64)
-    ade = synthetic.draw_ade(
-        folder / 'data/ade/ADEChallengeData2016', num_train=2, num_val=2, size=64
-    )
-    for root, name in ((coco, 'mini-coco'), (ade, 'mini-ade')):
-        (folder / 'data' / name).symlink_to(root)
-    config = str(ROOT / 'configs/retinanet_effvim_m1.py')
-    work_dir = folder / 'work_dirs/a'
-    call('train', config, '--data-root', coco, '--work-dir', work_dir, *small(config, []))
-    shutil.copytree(work_dir, folder / 'work_dirs/b')
-    return folder
-
-
-@pytest.fixture
-def here(start, tmp_path, monkeypatch):
-    """The current directory, as the pages assume it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'data').symlink_to(start / 'data')
-    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    Path('images').mkdir()
-    for i, path in enumerate(sorted((start / 'data/coco/train2017').iterdir())):
-        Image.open(path).save(f'images/{i}.jpg')
-    shutil.copytree(start / 'work_dirs', 'work_dirs')
-    for name in ('retinanet_effvim_m1', 'retinanet_effvim_m1-mini'):  # pages that do not train
-        shutil.copytree(start / 'work_dirs/a', Path('work_dirs') / name)
-    shutil.copy('work_dirs/a/epoch_2.pth', '.')
-    shutil.copy('work_dirs/a/retinanet_effvim_m1.py', '.')
-    shutil.copy('images/0.jpg', 'image.jpg')
-    for name in ('shapes', 'FOLDER'):
-        draw_yolo(tmp_path / name, 6)
 
 
 def scaled_down(line):

@@ -6,6 +6,7 @@ import shlex
 
 from effvim.cli import main
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import ADE, TEST
 
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'configs/gallery/README.md']
@@ -113,3 +114,24 @@ def arguments(line):
 COMMANDS = sorted(
     {(str(page.relative_to(ROOT)), line) for page in TEXTS for line in commands(page.read_text())}
 )
+
+
+def small(config, words):
+    """Flags that make a training by a config a matter of seconds, besides those in `words`."""
+    kind = next((kind for kind in TEST if kind in config), 'retinanet')
+    options = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
+    if '--data' in words:
+        if 'load_from=' in ' '.join(words):  # as many as in the checkpoint; from scratch uses two
+            options.append('model.bbox_head.stacked_convs=4')
+        return ['--from-scratch', '--epochs', '1', '--cfg-options', *options]
+    options += TEST[kind]
+    options += (
+        ADE
+        if kind == 'semfpn'
+        else ['train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
+    )
+    options += ['train_dataloader.batch_size=2'] + [
+        f'{split}_dataloader.dataset.pipeline.{step}.scale=(96,96)'
+        for split, step in (('train', 2), ('val', 1), ('test', 1))
+    ]
+    return ['--from-scratch', '--cfg-options', *options]

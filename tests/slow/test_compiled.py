@@ -1,4 +1,4 @@
-"""torch.compile with its default backend: equal maps and gradients."""
+"""torch.compile with its default backend: equal maps and gradients, a benchmark of its forms."""
 
 import shutil
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from backbone import EfficientViM
+from effvim.benchmark import timing
+from tests.helpers.benchmark_runs import run
 from tests.helpers.networks import gradients, randomised, relative
 
 
@@ -29,3 +31,29 @@ def test_compiled_equals_eager(form):
             actual, expected = gradients(network, maps), gradients(network, expected)
             for name, grad in actual.items():
                 assert (grad - expected[name]).norm() <= 5e-4 * expected[name].norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('g++'), reason='no compiler')
+def test_compiled_forms(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, 'MIN_RUN_TIME', 0)  # one call a round
+    monkeypatch.setattr(timing, 'MATRIX_SIDE', 64)
+    results, _ = run(
+        tmp_path,
+        'backbone',
+        'test_efficientnet',
+        '--forms',
+        'plain',
+        'compiled',
+        'dynamic',
+        '--sizes',
+        '32',
+        '48',
+        '--rounds',
+        '1',
+    )
+    first = {(c['form'], c['height']): c['first_s'] for c in results['cases']}
+    assert len(first) == 6 and not results['failed']
+    for size in (32, 48):
+        assert first['compiled', size] > 10 * first['plain', size]  # for each size anew
+    assert len({c['macs'] for c in results['cases'] if c['height'] == 48}) == 1
