@@ -160,7 +160,7 @@ def test_train_evaluate_export_and_predict_from_python(tmp_path, monkeypatch, ca
     metrics = effvim.evaluate(checkpoint, work_dir='test', out='metrics.json')
     assert metrics == json.loads((tmp_path / 'metrics.json').read_text())
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
-    exported = effvim.export_model(checkpoint, 'model.onnx', size=(64, 96))
+    exported = effvim.export_model(checkpoint, 'model.onnx', size=(96, 96))
     assert exported.resolve() == tmp_path / 'model.onnx'
     image = next((tmp_path / 'data/val2017').iterdir())
     for model in (checkpoint, exported):
