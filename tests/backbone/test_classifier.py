@@ -285,7 +285,7 @@ def test_command(arch, imagenet_root, tmp_path, capsys):
 def spoil(how, path):
     """A root with one thing wrong, and what the message must say."""
     if how == 'absent':
-        return path / 'val', 'val is not a imagenet_root'
+        return path / 'val', 'val is not a folder'
     if how == 'flat':
         Image.new('RGB', (40, 40)).save(path / 'a.png')
         return path, 'no class folders'

@@ -115,7 +115,7 @@ def test_the_authors_imagenet_files(variant, working_directory, monkeypatch):
             'dropped': '0',
             'reshaped': str(2 * blocks + 8),
             'written': str(len(shapes)),
-            'left out': '',
+            'ignored': '',
         }
 
         theirs = timm_of(variant, state, distilled)
