@@ -84,9 +84,6 @@ def _cases():
 CASES = list(_cases())
 
 
-pytestmark = pytest.mark.usefixtures('time_limit')
-
-
 def contents(folder):
     """A hash of each file."""
     return {
@@ -123,6 +120,7 @@ def prepare(case, valid_inputs, monkeypatch, tmp_path):
     return [words.get(word, word) for word in COMMANDS[case.command][case.kind].split()]
 
 
+@pytest.mark.usefixtures('time_limit')
 @pytest.mark.parametrize('case', CASES, ids=lambda c: f'{c.command}-{Path(c.config).stem}-{c.name}')
 def test_malformed(case, valid_inputs, monkeypatch, tmp_path, capsys):
     argv = prepare(case, valid_inputs, monkeypatch, tmp_path)
@@ -163,6 +161,7 @@ def test_as_processes(command, name, valid_inputs, tmp_path, monkeypatch):
         capture_output=True,
         text=True,
         env={**os.environ, 'EFFVIM_DEBUG': ''},
+        timeout=120,
     )
     output = done.stdout if command == 'check' else done.stderr
     assert done.returncode == (1 if command == 'check' else 2), done.stderr
