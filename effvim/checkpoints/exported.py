@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from backbone.errors import UserError
 
-INSTALL = 'pip install onnx onnxruntime onnxscript'
+INSTALL = 'install the extra export, pip install ".[export]"'
 
 
 def open_session(source: str | bytes, name: str) -> Any:

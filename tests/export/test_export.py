@@ -622,4 +622,4 @@ def test_metadata_of_version_0_1_and_of_today(tmp_path):
 def test_without_onnx(semfpn, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     assert run_command('export', semfpn[1]) == 2
-    assert 'pip install onnx' in capsys.readouterr().err
+    assert 'pip install ".[export]"' in capsys.readouterr().err
