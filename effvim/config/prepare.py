@@ -82,7 +82,8 @@ def prepare(
             draw_synthetic_dataset(cfg)
         if asked.data_root:
             set_data_root(cfg, asked.data_root)
-        apply_options(cfg, asked.options)
+        # an export may have changed options of the training
+        apply_options(cfg, spec.options if checkpoint and checkpoint.export else asked.options)
     else:
         apply_spec(cfg, spec, draw)
     check_model(cfg)
@@ -102,7 +103,7 @@ def _config_of(checkpoint: ckpt.LoadedCheckpoint) -> tuple[str, bool]:
             f'before it'
         )
     copy = Path(checkpoint.path).parent / name
-    if copy.is_file() and not checkpoint.export:
+    if copy.is_file():
         return str(copy), True
     packaged = config_path(name.removesuffix('.py'))
     if Path(packaged).is_file():

@@ -320,7 +320,7 @@ def test_evaluation_of_a_converted_detector(working_directory, capsys):
         'metrics.json',
     ]
     assert run_command('test', argv) == 2
-    assert 'tools/convert_weights.py' in capsys.readouterr().err
+    assert 'effvim convert' in capsys.readouterr().err
     call('authors.pth', 'ours.safetensors')
     argv[1] = 'ours.safetensors'
     assert run_command('test', argv) == 0

@@ -1,6 +1,7 @@
 """Fine-tuning on other classes: under any head every weight that belongs to no class is kept."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from backbone import UserError
 from effvim.checkpoints.matching import fit_state_dict
+from effvim.config.classes import class_layers
 from effvim.config.editing import set_classes
 from effvim.config.reading import import_plugins, load_config
 from tests.helpers.paths import ROOT
@@ -61,7 +63,7 @@ def assert_kept(cfg, layers, before=80, after=7):
     before_state = torch.get_rng_state()
     with pytest.raises(UserError, match='tensors differ in shape'):
         fit_state_dict(model, state, 'a.pth')
-    model.load_state_dict(fit_state_dict(model, state, 'a.pth', cfg))
+    model.load_state_dict(fit_state_dict(model, state, 'a.pth', partial(class_layers, cfg)))
     assert torch.equal(before_state, torch.get_rng_state())  # seeds mean what they did
     anew = {name for name in own if name.startswith(tuple(layers))}
     assert all(any(name.startswith(layer) for name in anew) for layer in layers)
@@ -104,4 +106,4 @@ def test_classes_are_no_excuse_for_another_variant():
     state = built(read(ROOT / 'configs/retinanet_effvim_m2.py'), 80)[1].state_dict()
     cfg, model = built(cfg, 7)
     with pytest.raises(UserError, match='another variant.*backbone'):
-        fit_state_dict(model, state, 'a.pth', cfg)
+        fit_state_dict(model, state, 'a.pth', partial(class_layers, cfg))

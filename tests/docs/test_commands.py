@@ -55,7 +55,9 @@ def scaled_down(line):
 
 
 def outputs(command, words):
-    """The files and directories that a command has to write."""
+    """The files and directories that a command has to write; a dry run keeps nothing."""
+    if '--dry-run' in words:
+        return
     yield from (
         words[words.index(flag) + 1] for flag in ('--report', '--work-dir') if flag in words
     )

@@ -178,7 +178,7 @@ def test_report_of_a_file(made, tmp_path, capsys):
     argv = [made.config, str(made.file), '--work-dir', str(tmp_path), '--report', str(tmp_path)]
     status = run_command('test', argv)
     if made.kind == 'EncoderDecoder':
-        assert status == 2 and 'labels alone' in capsys.readouterr().err
+        assert status == 2 and 'only labels' in capsys.readouterr().err
         return
     page = (tmp_path / 'report.html').read_text()
     assert status == 0 and 'id="attention"' not in page
