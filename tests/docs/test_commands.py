@@ -29,7 +29,13 @@ NOT_RUN = {  # words of a command: the reason
     '.safetensors': 'needs published files; tests/backbone/test_weights.py generates such files',
     'effvim demo': 'serves until it is stopped, see tests/inference/test_web_page.py',
 }
-LONG = ('README.md', 'docs/export.md', 'docs/index.md', 'docs/fine_tuning.md')
+LONG = (
+    'README.md',
+    'docs/export.md',
+    'docs/index.md',
+    'docs/fine_tuning.md',
+    'docs/training.md',
+)
 OWN_TESTS = {'docs/custom_data.md': 'tests/formats, tests/slow/test_custom_data_training.py'}
 STEPPING = ('train', 'benchmark', 'check')
 
