@@ -20,6 +20,7 @@ from tests.helpers.paths import ROOT
 NOT_RUN = {  # words of a command: the reason
     'torchrun ': 'several processes, see tests/engine/test_distributed.py',
     'srun ': 'needs Slurm',
+    'test CKPT --raw': 'needs a run with --ema, see tests/engine/test_training_options.py',
     '--resume': 'needs an interrupted run, see tests/engine/test_resume.py',
     ' backbone ': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
     ' model ': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
