@@ -34,9 +34,9 @@ def check(
     Raises:
         UserError: the config is absent or malformed.
     """
-    prepared = prepare(config, asked) if config else None
-    if prepared:
-        optimizer.check_keys(prepared.cfg.optim_wrapper)
+    prepared = None
+    if config:
+        prepared = prepare(config, asked, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper))
     report = Report()
     environment.examine(report, Path(work_dir))
     if prepared:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
@@ -20,7 +19,13 @@ from effvim.benchmark.settings import (
     ModelBenchmark,
 )
 from effvim.cli import train
-from effvim.cli.options import CONFIG, add_cfg_options, at_least, existing_config
+from effvim.cli.options import (
+    CONFIG,
+    add_cfg_options,
+    at_least,
+    existing_config,
+    settings_from,
+)
 from effvim.config.packaged import is_model_file
 
 HELP = 'measure speed and memory, compared with other networks'
@@ -230,12 +235,12 @@ def settings_of(args: argparse.Namespace) -> Budget:
         UserError: the config or the checkpoint does not exist.
     """
     kind, _ = KINDS[args.kind]
-    names = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in vars(args).items() if name in names}
-    if kind is ModelBenchmark:
-        values['config'], values['checkpoint'] = config_and_checkpoint(args.model)
-        values['options'] = args.cfg_options
-    return kind(**values)
+    if kind is not ModelBenchmark:
+        return settings_from(args, kind)
+    config, checkpoint = config_and_checkpoint(args.model)
+    return settings_from(
+        args, ModelBenchmark, config=config, checkpoint=checkpoint, options=args.cfg_options
+    )
 
 
 def config_and_checkpoint(words: Sequence[str]) -> tuple[str | None, str | None]:

@@ -17,9 +17,9 @@ from effvim.config.packaged import (
 )
 
 if TYPE_CHECKING:
-    from effvim.config.run_spec import ModelChoices
+    from _typeshed import DataclassInstance
 
-Settings = TypeVar('Settings', bound='ModelChoices')
+Settings = TypeVar('Settings', bound='DataclassInstance')
 
 CONFIG = 'config file, or the name of a packaged config, e.g. retinanet_effvim_m4'
 CHECKPOINT = (

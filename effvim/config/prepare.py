@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -50,6 +51,7 @@ def prepare(
     checkpoint: ckpt.LoadedCheckpoint | None = None,
     *,
     draw: bool = True,
+    check: Callable[[Config], None] | None = None,
 ) -> PreparedRun:
     """Read a config and make it that of the run that a checkpoint and the user's choices describe.
 
@@ -60,6 +62,7 @@ def prepare(
         asked: the user's choices.
         checkpoint: the file that the run starts from: it knows how it was trained.
         draw: create the synthetic dataset on disk if the run uses it and it is not there.
+        check: further checks of the config, before the checkpoint is compared with it.
 
     Raises:
         UserError: the config is absent or malformed, or config, checkpoint and choices contradict
@@ -87,6 +90,8 @@ def prepare(
     else:
         apply_spec(cfg, spec, draw)
     check_model(cfg)
+    if check:
+        check(cfg)
     if checkpoint and checkpoint.export:
         exported.check_config(cfg, checkpoint.export, checkpoint.path)
     elif checkpoint:
@@ -142,12 +147,17 @@ def work_directory(
     return Path(given or cfg.get('work_dir') or Path('work_dirs') / name)
 
 
-def check_data(prepared: PreparedRun, loaders: Sequence[str]) -> None:
+def check_data(
+    prepared: PreparedRun,
+    loaders: Sequence[str],
+    parsed: dict[Path, dict[str, Any]] | None = None,
+) -> None:
     """Check the data on disk and settle the classes, in the config and in the spec.
 
     Args:
         prepared: changed in place.
         loaders: whose datasets to check, e.g. 'test_dataloader'.
+        parsed: COCO annotations that the run has read already, see `coco.check`.
 
     Raises:
         UserError: an annotation file or an image is absent or wrong, or the data has other classes
@@ -155,7 +165,9 @@ def check_data(prepared: PreparedRun, loaders: Sequence[str]) -> None:
     """
     cfg, spec = prepared.cfg, prepared.spec
     with garbage_collection_paused():
-        classes = (ade if is_segmentor(cfg) else coco).check_all([cfg[name] for name in loaders])
+        configs = [cfg[name] for name in loaders]
+        segmentor = is_segmentor(cfg)
+        classes = ade.check_all(configs) if segmentor else coco.check_all(configs, parsed)
     trained = tuple(spec.classes)
     if trained and trained != classes:
         raise UserError(

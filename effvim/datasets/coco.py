@@ -65,18 +65,13 @@ FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'categories': {'id': (_is_whole, 'a whole number'), 'name': (_is_text, 'text')},
 }
 
-# A file that `read_annotations(…, keep=True)` has read, by path, time of change and size.
-_kept: dict[tuple[str, int, int], dict[str, Any]] = {}
 
-
-def read_annotations(path: Path, root: Path, *, keep: bool = False) -> dict[str, Any]:
+def read_annotations(path: Path, root: Path) -> dict[str, Any]:
     """Read a COCO annotation file and check every field that mmdet needs.
 
     Args:
         path: the file.
         root: the dataset's directory, for messages.
-        keep: hold the content in memory until the next call, which gets it without parsing again
-            if it is for the same unchanged file. COCO's own has 450 MB, in memory GiBs.
 
     Raises:
         UserError: it or `root` is absent, it is not JSON, it lacks one of COCO's lists or fields,
@@ -94,16 +89,9 @@ def read_annotations(path: Path, root: Path, *, keep: bool = False) -> dict[str,
         )
     if not path.is_file():
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
-    status = path.stat()
-    key = os.path.realpath(path), status.st_mtime_ns, status.st_size
-    content = _kept.pop(key, None)
-    _kept.clear()
-    if content is None:
-        with garbage_collection_paused():
-            content = _parse(path)
-            _check_fields(path, content)
-    if keep:
-        _kept[key] = content
+    with garbage_collection_paused():
+        content = _parse(path)
+        _check_fields(path, content)
     return content
 
 
@@ -140,8 +128,14 @@ def _check_fields(path: Path, content: Any) -> None:
         raise UserError(f'{path} has no categories')
 
 
-def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
+def check_all(
+    loaders: Sequence[Any], parsed: dict[Path, dict[str, Any]] | None = None
+) -> tuple[str, ...]:
     """Check the datasets of several loaders; return the classes, which must agree.
+
+    Args:
+        loaders: configs of data loaders.
+        parsed: see `check`.
 
     Raises:
         UserError: as `check`, or two files list the classes in different orders.
@@ -150,7 +144,7 @@ def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
     for loader in loaders:
         where = (loader.dataset.get('data_root'), loader.dataset.get('ann_file'))
         if where not in seen:
-            seen[where] = check(loader.dataset)
+            seen[where] = check(loader.dataset, parsed)
     (first, classes), *others = seen.items()
     for where, other in others:
         if other != classes:
@@ -161,8 +155,13 @@ def check_all(loaders: Sequence[Any]) -> tuple[str, ...]:
     return classes
 
 
-def check(dataset: Any) -> tuple[str, ...]:
+def check(dataset: Any, parsed: dict[Path, dict[str, Any]] | None = None) -> tuple[str, ...]:
     """Check one dataset config (CocoDataset) against the disk; return its classes, in order.
+
+    Args:
+        dataset: the config.
+        parsed: what `read_annotations` has returned in this run, by resolved path. The file's own
+            is taken out and not parsed again: COCO's has 450 MB, GiBs in memory.
 
     Raises:
         UserError: as `read_annotations`; no annotation at all, images missing, or classes in the
@@ -170,7 +169,7 @@ def check(dataset: Any) -> tuple[str, ...]:
     """
     root = Path(dataset.get('data_root') or '')
     path = root / (dataset.get('ann_file') or '')
-    content = read_annotations(path, root)
+    content = (parsed or {}).pop(path.resolve(), None) or read_annotations(path, root)
     classes = classes_of(dataset, path, content)
     check_not_empty(dataset, path, content, classes)
     folder = root / (dataset.data_prefix.get('img') or '')

@@ -164,17 +164,23 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         skip_bad_batches=settings.skip_bad_batches,
     )
     resumed = find_resumed(settings, config, asked)
+    parsed: dict[Path, dict[str, Any]] = {}  # annotations that fitting reads, for their check
     if settings.data:
         from effvim.formats import fit
 
         asked.fitted = fit.options(
-            load_config(config), Path(settings.data), settings.from_scratch, settings.epochs
+            load_config(config),
+            Path(settings.data),
+            settings.from_scratch,
+            settings.epochs,
+            parsed,
         )
-    prepared = prepare(config, asked, resumed)
+    prepared = prepare(
+        config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
+    )
     cfg, spec = prepared.cfg, prepared.spec
     cfg.launcher = settings.launcher
     apply_training_choices(cfg, spec, settings)
-    optimizer.check_keys(cfg.optim_wrapper)
     if resumed:
         check_resumable(prepared, resumed)
     folder = prepared.work_directory(settings.work_dir)
@@ -184,7 +190,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
             f'continue it with --resume, or choose another --work-dir'
         )
     cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
-    check_data(prepared, ['train_dataloader', 'val_dataloader'])
+    check_data(prepared, ['train_dataloader', 'val_dataloader'], parsed)
     if resumed:
         cfg.load_from, cfg.resume = resumed.path, True
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,10 +61,10 @@ class Evaluation:
     mistakes: int = 12
     score_thr: float = 0.3
 
-    @functools.cached_property
+    @property
     def classes(self) -> list[str]:
         """Class names by label."""
-        return list(self.spec.classes)
+        return self.spec.classes
 
     @torch.no_grad()
     def sample(self, index: int) -> Any:

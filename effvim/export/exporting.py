@@ -18,9 +18,8 @@ from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints import exported
 from effvim.config.editing import parse_options, set_classes
 from effvim.config.machine import fit_to_machine
-from effvim.config.packaged import config_path
 from effvim.config.prepare import PreparedRun, check_data, prepare
-from effvim.config.reading import import_plugins, load_config
+from effvim.config.reading import import_plugins
 from effvim.export import graph, onnx_file, parity, quantization
 from effvim.export.settings import SMALLEST, ExportSettings
 from effvim.files import ensure_writable, write_atomic
@@ -155,16 +154,13 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     for flag, folder in (('--images', settings.images), ('--int8', settings.int8)):
         if folder:
             images_in(folder, flag)
-    if settings.config and not settings.backbone_only:  # before anything is said of the weights
-        graph.check(load_config(config_path(settings.config)).model)
     prepared = prepare(
         settings.config,
         settings.asked(),
         ckpt.LoadedCheckpoint(settings.checkpoint, ckpt.read(settings.checkpoint)),
+        check=None if settings.backbone_only else lambda cfg: graph.check(cfg.model),
     )
     cfg = prepared.cfg
-    if not settings.backbone_only:
-        graph.check(cfg.model)
     divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
     if settings.normalised and settings.size and any(side % divisor for side in settings.size):
         raise UserError(

@@ -34,17 +34,23 @@ MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
 MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
 
 
-def options(cfg: Config, root: Path, from_scratch: bool, epochs: int | None) -> dict[str, Any]:
+def options(
+    cfg: Config,
+    root: Path,
+    from_scratch: bool,
+    epochs: int | None,
+    parsed: dict[Path, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Changes that fit `cfg` to the dataset in `root`, as `--cfg-options` would make them.
 
-    Prints what it decides. The parsed training annotations stay in memory until they are read
-    again, see `coco.read_annotations`: the run checks them next.
+    Prints what it decides.
 
     Args:
         cfg: the config, not changed.
         root: a dataset as `effvim data split` or `effvim data convert` writes it.
         from_scratch: whether the run starts from randomly initialised weights.
         epochs: length of the training (default: by the number of images).
+        parsed: receives the training annotations, for `coco.check`.
 
     Raises:
         UserError: the dataset is absent or wrong, or the config does not resize for evaluation.
@@ -58,6 +64,8 @@ def options(cfg: Config, root: Path, from_scratch: bool, epochs: int | None) -> 
         changes, sizes = segmentation_layout(cfg, root)
     else:
         content, sizes = training_annotations(cfg, root)
+        if parsed is not None:
+            parsed[(root / cfg.train_dataloader.dataset.ann_file).resolve()] = content
     if not sizes:
         raise UserError(f'{root} holds no image to train on')
     scale = image_scale(cfg, np.array(list(sizes.values())))
@@ -92,7 +100,7 @@ def training_annotations(
             f'{path} not found: --data is a directory that "effvim data split {root} ready" or '
             f'"effvim data convert" has written'
         )
-    content = coco.read_annotations(path, root, keep=True)
+    content = coco.read_annotations(path, root)
     filters = dataset.get('filter_cfg') or {}
     min_size = filters.get('min_size', 0)
     annotated = {annotation['image_id'] for annotation in content['annotations']}

@@ -19,7 +19,7 @@ def iou(a, b, offset):
 
 
 def plain_soft_nms(boxes, scores, threshold, sigma, least, method, offset):
-    """Choose the surest of what is left, lower the others, drop what falls below `least`."""
+    """Keep the highest-scoring box, lower the other scores, drop those below `least`; repeat."""
     left, chosen = {i: float(score) for i, score in enumerate(scores)}, []
     while left:
         best = max(left, key=left.get)

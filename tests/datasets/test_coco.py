@@ -1,24 +1,25 @@
-"""An annotation file is parsed once in a run, and does not stay in memory."""
+"""An annotation file is parsed once in a run."""
 
-import os
+from mmengine.config import ConfigDict
 
 from effvim.datasets import coco
 from tests.helpers.cli import prepared_training
 
 
-def test_kept_content_is_handed_over_once(small_coco, parsed):
+def test_what_was_parsed_is_taken_and_not_parsed_again(small_coco, parsed):
     path = small_coco / 'annotations/instances_train2017.json'
-    content = coco.read_annotations(path, small_coco, keep=True)
-    assert coco.read_annotations(path, small_coco) is content and len(parsed) == 1
-    assert coco.read_annotations(path, small_coco) == content and len(parsed) == 2
-    assert not coco._kept
-
-
-def test_a_changed_file_is_parsed_again(small_coco, parsed):
-    path = small_coco / 'annotations/instances_train2017.json'
-    content = coco.read_annotations(path, small_coco, keep=True)
-    os.utime(path, (1, 1))
-    assert coco.read_annotations(path, small_coco) is not content and len(parsed) == 2
+    loader = ConfigDict(
+        dataset=dict(
+            data_root=str(small_coco),
+            ann_file='annotations/instances_train2017.json',
+            data_prefix=dict(img='train2017'),
+        )
+    )
+    classes = coco.check_all([loader])
+    known = {path.resolve(): coco.read_annotations(path, small_coco)}
+    assert len(parsed) == 2
+    assert coco.check_all([loader], known) == classes
+    assert len(parsed) == 2 and not known
 
 
 def test_training_on_own_data_parses_each_file_once(small_coco, parsed, tmp_path, monkeypatch):
@@ -27,4 +28,3 @@ def test_training_on_own_data_parses_each_file_once(small_coco, parsed, tmp_path
     prepared_training(argv)
     files = [small_coco / f'annotations/instances_{split}2017.json' for split in ('train', 'val')]
     assert [parsed.count(file.stat().st_size) for file in files] == [1, 1]
-    assert not coco._kept

@@ -138,8 +138,8 @@ class EffViMCheckpointHook(CheckpointHook):
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        name = self.filename_tmpl.format(step)
         """Write a checkpoint; on all ranks, since they contribute to it."""
+        name = self.filename_tmpl.format(step)
         known = [n for n in runner.message_hub.get_info('checkpoints', []) if n != name]
         known.append(name)
         old = known[: -self.keep] if self.keep > 0 else []
