@@ -101,6 +101,8 @@ MISTAKES = [
     ['benchmark', 'nonsense'],
     ['benchmark', 'model', 'absent.py'],
     ['convert', 'a.pth', 'b.safetensors', '--ema', '--raw'],
+    ['convert', 'absent.pth', 'b.safetensors'],
+    ['imagenet', 'absent.pth', 'images'],
     ['data', 'nonsense'],
     ['data', 'stats', 'absent'],
     ['plots', 'absent'],

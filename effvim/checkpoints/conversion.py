@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.errors import UserError
+from backbone.hub import resolve
+from effvim.files import ensure_writable, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +56,14 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
     Raises:
         UserError: `source` cannot be fetched, read or recognised, or `dest` cannot be written.
     """
+    dest = Path(dest)
+    if dest.suffix != '.safetensors' or dest.is_dir():
+        raise UserError(f'{dest} must be the name of a file that ends in .safetensors')
+    path = resolve(source)
+    ensure_writable(dest.parent, 'DEST')
+    if dest.exists() and dest.samefile(path):
+        raise UserError(f'{dest} is SOURCE itself: pass another DEST')
+
     import numpy as np
     import torch
     from safetensors.torch import save
@@ -61,15 +71,7 @@ def convert(source: str | Path, dest: str | Path, ema: bool | None = None) -> Co
     from backbone import weights
     from backbone.names import translate
     from effvim.checkpoints import checkpoint
-    from effvim.files import ensure_writable, write_atomic
 
-    dest = Path(dest)
-    if dest.suffix != '.safetensors' or dest.is_dir():
-        raise UserError(f'{dest} must be the name of a file that ends in .safetensors')
-    path = weights.resolve(source)
-    ensure_writable(dest.parent, 'DEST')
-    if dest.exists() and dest.samefile(path):
-        raise UserError(f'{dest} is SOURCE itself: pass another DEST')
     content = checkpoint.read_file(path)
     entry = weights.weights_key(content, path, ema)
     translation = translate(weights.state_dict_of(content, path, ema=ema))

@@ -43,12 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the accuracy."""
+    from backbone.hub import resolve
+
+    weights = resolve(args.weights)
+
     import torch
 
     from backbone.imagenet import classifier_from, evaluate
     from effvim import console
 
-    network = classifier_from(args.weights, args.ema)
+    network = classifier_from(weights, args.ema)
     if torch.cuda.is_available():
         network.cuda()
     with console.progress('images') as bar:
