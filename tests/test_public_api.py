@@ -92,7 +92,7 @@ MISTAKES = [
     ['infer', 'absent.pth', 'image.jpg', '--out', 'out'],
     ['infer', 'retinanet_effvim_m1', 'absent.pth', 'image.jpg', '--out', 'out'],
     ['infer', 'absent.pth', 'image.jpg', '--out', 'out', '--score-thr', '2'],
-    ['infer', 'absent.pth', 'image.jpg', '--out', 'out', '--batch-size', '0'],
+    ['infer', 'absent.pth', 'image.jpg', '--out', 'out', '--batch', '0'],
     ['export', 'absent.pth', '--out', 'model.onnx'],
     ['export', 'absent.pth', '--out', 'model.txt'],
     ['demo', 'absent.pth'],

@@ -44,7 +44,8 @@ def measure_training_memory(settings: TrainSettings) -> TrainingMemory:
         UserError: as training.
     """
     options = {**settings.options, 'model.backbone.init_cfg': None}
-    with tempfile.TemporaryDirectory() as directory:
+    # the log in it is still open, which Windows minds
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         prepared = prepare_training(
             dataclasses.replace(settings, work_dir=directory, options=options)
         )

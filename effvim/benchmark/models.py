@@ -86,6 +86,11 @@ def read_source(settings: ModelBenchmark) -> Source:
     """
     asked = RunSpec.asked(settings.config, options=parse_options(list(settings.options)))
     loaded = checkpoint.load(settings.checkpoint) if settings.checkpoint else None
+    if loaded and loaded.export:
+        raise UserError(
+            f'{settings.checkpoint} is an exported file: pass its config or checkpoint, and the '
+            f'file as a case: --cases own {settings.checkpoint}'
+        )
     prepared = prepare(settings.config, asked, loaded, draw=False)
     cfg = prepared.cfg
     if loaded:
@@ -118,7 +123,7 @@ def assemble(source: Source, name: str) -> Any:
     if name == OWN or is_config(name):
         model = MODELS.build(cfg.model)
         try:
-            model.load_state_dict(source.weights or model.state_dict())
+            model.load_state_dict(model.state_dict() if source.weights is None else source.weights)
         except RuntimeError as error:
             raise UserError(f'{source.path} does not fit the config: {error}') from error
         return model.eval()

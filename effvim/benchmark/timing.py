@@ -24,6 +24,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 
 from backbone.errors import UserError
 from effvim.checkpoints.versions import versions
+from effvim.config.machine import num_cores
 from effvim.config.precision import amp_available
 
 Key = TypeVar('Key', bound=Hashable)
@@ -188,7 +189,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     machine: dict[str, Any] = dict(
         system=f'{platform.system()} {platform.machine()}',
         processor=processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        cores=num_cores(),
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         bfloat16=amp_available(),

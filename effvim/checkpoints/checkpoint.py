@@ -6,12 +6,10 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
@@ -20,17 +18,6 @@ from backbone import weights
 from backbone.errors import UserError
 from effvim import console
 from effvim.files import write_atomic
-
-# What mmengine's log buffers are made of, in addition to what `weights.read` knows.
-_LOGS: list[Any] = [
-    HistoryBuffer,
-    slice,
-    np.ndarray,
-    np.zeros(0).__reduce__()[0],
-    np.float64(0).__reduce__()[0],
-    type(np.dtype(np.int64)),
-    type(np.dtype(np.uint32)),
-]
 
 # A checkpoint ends with a hash of all bytes before it, as the comment of the zip file that it is:
 # the end record of 22 bytes, whose last two are the comment's length, the mark, 64 digits.
@@ -125,7 +112,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if Path(path).is_file():
         check_hash(path)
-    content = weights.read(path, [*_LOGS, (_history_method, 'builtins.getattr')])
+    content = weights.read(path, HistoryBuffer)
     if not isinstance(content, Mapping):
         raise UserError(f'{path} is not a checkpoint: it holds a {type(content).__name__}')
     for part in ('state_dict', 'meta'):
@@ -180,16 +167,6 @@ def is_validation_due(content: Mapping[str, Any]) -> bool:
     """Whether a checkpoint was written in training, not in or after the validation that follows."""
     hub = content.get('message_hub') or {}
     return (hub.get('runtime_info') or {}).get('loop_stage') == 'train'
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """Replace `getattr` in a pickle, by which mmengine's log buffers store their methods.
-
-    The real one would let a file reach into any module.
-    """
-    if owner is not HistoryBuffer and type(owner) is not HistoryBuffer:
-        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr of something else')
-    return getattr(owner, name)
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -65,13 +65,20 @@ def content(path: str) -> dict[str, Any]:
             f'{path} holds only a backbone, which predicts nothing: export without --backbone-only'
         )
     run = {**metadata['effvim'], 'classes': metadata['classes']}
-    for key in ('options', 'fitted'):  # as Python writes them: JSON has no tuples
+    as_python = ['options', 'fitted'] if run.get('format', 1) >= 2 else ['options']
+    for key in as_python:  # JSON has no tuples
         run[key] = {
             name: ast.literal_eval(value) if isinstance(value, str) else value
             for name, value in (run.get(key) or {}).items()
         }
     meta = {'effvim': run, 'dataset_meta': {'classes': metadata['classes']}}
     return {'state_dict': {}, 'meta': meta, 'export': metadata}
+
+
+def own_options(about: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of a run, those that the export changed; before version 0.3 all of them."""
+    names = about.get('own_options', options)
+    return {name: options[name] for name in names}
 
 
 def settings(cfg: Config) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from backbone.errors import UserError
 from effvim.checks import cost, dataset, environment
 from effvim.checks.findings import Report
+from effvim.config.machine import num_cores
 from effvim.config.prepare import PreparedRun, prepare
 from effvim.config.run_spec import RunSpec
 from effvim.datasets.collection import garbage_collection_paused
@@ -40,7 +40,7 @@ def check(
     report = Report()
     environment.examine(report, Path(work_dir))
     if prepared:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        cores = num_cores()
         _check_run(prepared, report, (cores or 1) if workers is None else workers, quick)
     return report
 

@@ -60,7 +60,8 @@ def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
     fit_to_machine(cfg)
     load_from, cfg.load_from = cfg.get('load_from'), None
     cfg.model.backbone.init_cfg = None  # random weights take as much memory
-    with tempfile.TemporaryDirectory() as cfg.work_dir:
+    # the log in it is still open, which Windows minds
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cfg.work_dir:
         running, step = training_stepper(cfg, spec)
         if load_from:
             _check_weights(load_from, running, report)

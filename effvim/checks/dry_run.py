@@ -37,7 +37,8 @@ def dry_run(settings: TrainSettings) -> None:
         raise UserError(
             '--dry-run tries out a new run on one process: drop --resume and --launcher'
         )
-    with tempfile.TemporaryDirectory() as folder:
+    # the log in it is still open, which Windows minds
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         report = Report()
         settings = dataclasses.replace(settings, work_dir=folder)
         first = _half(settings, 1, report)

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from effvim.checkpoints.versions import PACKAGES
 from effvim.checks.findings import Report
+from effvim.config.machine import num_cores
 from effvim.config.precision import amp_available
 from effvim.engine.memory import machine_memory
 from effvim.resources import REQUIREMENTS
@@ -188,7 +189,7 @@ def memory(report: Report) -> None:
 
 def threads(report: Report) -> None:
     """Report the number of threads and the environment variables that set it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = num_cores()
     variables = (
         ', '.join(
             f'{name}={os.environ[name]}'

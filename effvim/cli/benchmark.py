@@ -23,10 +23,9 @@ from effvim.cli.options import (
     CONFIG,
     add_cfg_options,
     at_least,
-    existing_config,
+    config_of,
     settings_from,
 )
-from effvim.config.packaged import is_model_file
 
 HELP = 'measure speed and memory, compared with other networks'
 
@@ -250,10 +249,9 @@ def config_and_checkpoint(words: Sequence[str]) -> tuple[str | None, str | None]
         UserError: a file is absent, or there are too many.
     """
     first, *rest = words
-    config: str | None = None
+    config = config_of(first)
     checkpoint: str | None = first
-    if not is_model_file(first):
-        config = existing_config(first)
+    if config:
         checkpoint = rest.pop(0) if rest else None
     if rest:
         raise UserError(f'unexpected argument {rest[0]}: pass CONFIG [CHECKPOINT], then flags')

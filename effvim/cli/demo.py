@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backbone.errors import UserError
 from effvim.cli.options import (
+    CHECKPOINT,
     add_cfg_options,
     add_launcher,
     add_model,
@@ -26,7 +27,11 @@ HELP = 'serve a web page to try checkpoints on images'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    add_model(parser, '[CONFIG] CHECKPOINT [CHECKPOINT …] [options]')
+    add_model(
+        parser,
+        '[CONFIG] CHECKPOINT [CHECKPOINT …]',
+        f'{CHECKPOINT}; further checkpoints are offered for choice',
+    )
     parser.add_argument(
         '--host',
         default='127.0.0.1',
@@ -67,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     for path in checkpoints:
         if not Path(path).is_file():
             raise UserError(f'checkpoint {path} not found: pass existing files')
+    if args.examples and not Path(args.examples).is_dir():
+        raise UserError(f'--examples {args.examples} is not a directory: pass one with images')
     with (
         listen(args.host, args.port) as listener,
         tempfile.TemporaryDirectory(prefix='effvim-') as folder,

@@ -24,7 +24,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    add_model(parser, '[CONFIG] CHECKPOINT --out FILE [options]')
+    add_model(parser, flags='--out FILE [options]')
     parser.add_argument('--out', metavar='FILE', required=True, help='file to write, *.onnx')
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbone.errors import UserError
 from effvim.cli.options import (
+    CHECKPOINT,
     add_cfg_options,
     add_launcher,
     add_model,
@@ -21,7 +22,13 @@ HELP = 'detect objects in images, or segment them'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    add_model(parser, '[CONFIG] CHECKPOINT IMAGE|DIR|"GLOB" […] --out DIR [options]')
+    add_model(
+        parser,
+        '[CONFIG] CHECKPOINT IMAGE|DIR|"GLOB" […]',
+        f'{CHECKPOINT}; then images, directories with all their subdirectories, or patterns in '
+        f'quotes',
+        '--out DIR [options]',
+    )
     parser.add_argument('--out', metavar='DIR', required=True, help='output directory')
     parser.add_argument(
         '--score-thr',

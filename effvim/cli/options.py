@@ -42,8 +42,15 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse; words that are left over are an error here, so that it names the subcommand."""
+        """Parse; words that are left over are an error here, so that it names the subcommand.
+
+        Positional arguments may stand on both sides of flags: argparse would take those before
+        the first flag only.
+        """
         parsed, rest = super().parse_known_args(args, namespace)
+        if hasattr(parsed, 'model') and not any(word.startswith('-') for word in rest):
+            parsed.model += rest
+            rest = []
         if rest:
             self.error(f'unrecognized arguments: {" ".join(rest)}')
         return parsed, rest
@@ -80,7 +87,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--work-dir',
         metavar='DIR',
-        help='working directory for checkpoints, logs and images (default: work_dirs/CONFIG)',
+        help='working directory for checkpoints, logs and images (default: work_dirs/CONFIG, or '
+        "the checkpoint's directory if CONFIG is not given)",
     )
 
 
@@ -109,15 +117,22 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser, usage: str) -> None:
+def add_model(
+    parser: argparse.ArgumentParser,
+    words: str = '[CONFIG] CHECKPOINT',
+    text: str = CHECKPOINT,
+    flags: str = '[options]',
+) -> None:
     """Add the positional arguments [CONFIG] CHECKPOINT …, which `split_model` takes apart.
 
     Args:
         parser: the command's.
-        usage: what stands behind the program's name in the help.
+        words: the positional arguments, as the usage shows them.
+        text: what they are.
+        flags: what stands behind them in the usage.
     """
-    parser.usage = f'%(prog)s {usage}'
-    parser.add_argument('model', nargs='+', metavar='[CONFIG] CHECKPOINT', help=CHECKPOINT)
+    parser.usage = f'%(prog)s {words} {flags}'
+    parser.add_argument('model', nargs='+', metavar=words, help=text)
 
 
 def split_model(
@@ -139,13 +154,9 @@ def split_model(
         UserError: a file is absent, the checkpoint was not given, or too much or too little was.
     """
     first, *rest = words
-    config: str | None = None
+    config = config_of(first)
     checkpoint = first
-    if not is_model_file(first):
-        if Path(first).suffix.lower() in MODEL_SUFFIXES:
-            raise UserError(f'checkpoint {first} not found: pass the path of an existing file')
-        config = config_path(first)
-        check_config_exists(config)
+    if config:
         if not rest:
             raise UserError(f'no checkpoint was given: pass one after the config {first}')
         checkpoint, *rest = rest
@@ -158,6 +169,19 @@ def split_model(
     if what and required and not rest:
         raise UserError(f'no {what} were given: pass them after the checkpoint {checkpoint}')
     return config, checkpoint, rest
+
+
+def config_of(first: str) -> str | None:
+    """The path of the config that a first argument names; None if it is an existing model file.
+
+    Raises:
+        UserError: there is no such config, or no such model file.
+    """
+    if is_model_file(first):
+        return None
+    if Path(first).suffix.lower() in MODEL_SUFFIXES:
+        raise UserError(f'checkpoint {first} not found: pass the path of an existing file')
+    return existing_config(first)
 
 
 def existing_config(name: str) -> str:

@@ -24,7 +24,7 @@ HELP = 'evaluate a checkpoint or an exported file'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    add_model(parser, '[CONFIG] CHECKPOINT [options]')
+    add_model(parser)
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file')
     parser.add_argument(
         '--show-dir',

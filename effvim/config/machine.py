@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import os
 
-import torch
 from mmengine.config import Config
 
 from effvim.config.structure import LOADERS
 
 
+def num_cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def fit_to_machine(cfg: Config) -> None:
     """Limit loader workers to the number of cores, and choose gloo where there is no GPU."""
+    import torch
+
     if not torch.cuda.is_available():
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
         cfg.setdefault(
             'model_wrapper_cfg',
             dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None),
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     for loader in LOADERS:
-        cfg[loader].num_workers = min(cfg[loader].num_workers, cores or 1)
+        cfg[loader].num_workers = min(cfg[loader].num_workers, num_cores())
         if not cfg[loader].num_workers:
             cfg[loader].persistent_workers = False
+
+
+def forget_machine(cfg: Config) -> None:
+    """Undo what a config that training wrote has of that machine, of its launcher and its logs."""
+    cfg.launcher = 'none'
+    cfg.pop('model_wrapper_cfg', None)
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'nccl'})  # as every config says
+    visualizer = cfg.get('visualizer') or {}
+    if visualizer.get('vis_backends'):
+        visualizer.vis_backends = [
+            backend
+            for backend in visualizer.vis_backends
+            if backend.type != 'TensorboardVisBackend'
+        ]

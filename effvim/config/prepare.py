@@ -13,6 +13,7 @@ from backbone.errors import UserError
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints import exported
 from effvim.config.editing import apply_options, set_classes, set_data_root
+from effvim.config.machine import forget_machine
 from effvim.config.packaged import config_path
 from effvim.config.presets import apply_presets, draw_synthetic_dataset
 from effvim.config.reading import load_config
@@ -33,12 +34,14 @@ class PreparedRun:
         spec: what the run is; `check_data` settles its classes.
         config: path of the config.
         checkpoint: the file that the run starts from, None without one.
+        data_known: whether the dataset's directory is known; exported files do not hold it.
     """
 
     cfg: Config
     spec: RunSpec
     config: str
     checkpoint: ckpt.LoadedCheckpoint | None = None
+    data_known: bool = True
 
     def work_directory(self, given: str | Path | None = None) -> Path:
         """Where results go: as given, as the config says, or named after the config."""
@@ -68,27 +71,33 @@ def prepare(
         UserError: the config is absent or malformed, or config, checkpoint and choices contradict
             each other.
     """
-    as_trained = False
+    beside = False  # a config next to the checkpoint
     if config is None:
         assert checkpoint, 'a config or a checkpoint is needed'
-        config, as_trained = _config_of(checkpoint)
+        config, beside = _config_of(checkpoint)
     config = config_path(config)
     cfg = load_config(config)
-    spec = asked
+    spec, data_known = asked, True
     if checkpoint:
         spec = asked.adopt(ckpt.describe(checkpoint.content), checkpoint.seed, checkpoint.path)
         spec.classes = spec.classes or list(ckpt.classes_of(checkpoint.content))
     if not spec.config:
         spec.config = Path(config).name
-    if as_trained:  # written by training with everything applied
+    if beside and checkpoint and _is_copy(cfg):  # written by training with everything applied
+        forget_machine(cfg)
+        cfg.work_dir = str(Path(checkpoint.path).parent)  # it may have been moved
         if draw and 'mini' in spec.presets:
             draw_synthetic_dataset(cfg)
         if asked.data_root:
             set_data_root(cfg, asked.data_root)
-        # an export may have changed options of the training
-        apply_options(cfg, spec.options if checkpoint and checkpoint.export else asked.options)
+        if checkpoint.export:
+            apply_options(cfg, exported.own_options(checkpoint.export, spec.options))
+        apply_options(cfg, asked.options)
     else:
         apply_spec(cfg, spec, draw)
+        data_known = bool(asked.data_root) or not (
+            checkpoint and checkpoint.export and checkpoint.export.get('own_data')
+        )
     check_model(cfg)
     if check:
         check(cfg)
@@ -96,11 +105,17 @@ def prepare(
         exported.check_config(cfg, checkpoint.export, checkpoint.path)
     elif checkpoint:
         check_variant(cfg, checkpoint.content, checkpoint.path)
-    return PreparedRun(cfg, spec, config, checkpoint)
+    return PreparedRun(cfg, spec, config, checkpoint, data_known)
+
+
+def _is_copy(cfg: Config) -> bool:
+    """Whether training wrote a config; another file may have the same name."""
+    hooks = cfg.get('custom_hooks') or []
+    return any(hook.get('type') == 'EffViMResumeHook' for hook in hooks)
 
 
 def _config_of(checkpoint: ckpt.LoadedCheckpoint) -> tuple[str, bool]:
-    """The config of a checkpoint, and whether it is the copy that training wrote."""
+    """The config of a checkpoint, and whether it lies next to the checkpoint."""
     name = Path(str(ckpt.describe(checkpoint.content).get('config') or '')).name
     if not name:
         raise UserError(
@@ -164,6 +179,11 @@ def check_data(
             than the checkpoint.
     """
     cfg, spec = prepared.cfg, prepared.spec
+    if not prepared.data_known:
+        raise UserError(
+            f'{prepared.checkpoint.path if prepared.checkpoint else "the file"} was trained on '
+            f'data of its own, and exported files do not hold where it was: pass --data-root DIR'
+        )
     with garbage_collection_paused():
         configs = [cfg[name] for name in loaders]
         segmentor = is_segmentor(cfg)

@@ -60,7 +60,7 @@ def check_model(cfg: Config) -> None:
     backbone, neck = cfg.model.backbone, cfg.model.get('neck')
     if backbone.get('type') != 'EfficientViM':
         return
-    known = {*inspect.signature(EfficientViM).parameters, 'type', 'init_cfg'} - {'in_channels'}
+    known = {*inspect.signature(EfficientViM).parameters, 'type', 'init_cfg'}
     if backbone.keys() - known:
         raise UserError(
             f'model.backbone has no argument {sorted(backbone.keys() - known)[0]!r}; '

@@ -48,7 +48,15 @@ class TrainSettings(ModelChoices):
                 '--launcher, or use --data-root and a schedule of your own'
             )
         self.asked()
-        if self.skip_bad_batches < 0 or (self.skip_bad_batches and self.launcher != 'none'):
+        self.check_skipping(self.skip_bad_batches)
+
+    def check_skipping(self, skip_bad_batches: int) -> None:
+        """Check a number of batches to skip, this run's or one that a checkpoint remembers.
+
+        Raises:
+            UserError: it is negative, or there are several ranks.
+        """
+        if skip_bad_batches < 0 or (skip_bad_batches and self.launcher != 'none'):
             raise UserError(
                 '--skip-bad-batches N takes a number from 0, on one process only: the batches of '
                 'several ranks make one step'

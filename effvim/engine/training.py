@@ -45,7 +45,7 @@ def train(
     tensorboard: bool = False,
     launcher: str = 'none',
     options: Mapping[str, Any] | Sequence[str] = (),
-) -> Path:
+) -> Path | None:
     """Train a detector or segmentor.
 
     Examples:
@@ -73,7 +73,7 @@ def train(
         options: overrides of the config, by dotted key or as 'KEY=VALUE' strings.
 
     Returns:
-        The newest checkpoint.
+        The newest checkpoint; None if the config saves none.
 
     Raises:
         UserError: a mistake in the arguments, the config, the data or the weights.
@@ -100,7 +100,7 @@ def train(
     )
 
 
-def run_training(settings: TrainSettings) -> Path:
+def run_training(settings: TrainSettings) -> Path | None:
     """Train as `train` does.
 
     Raises:
@@ -122,8 +122,8 @@ def run_training(settings: TrainSettings) -> Path:
                 f'{folder}: {error.strerror}: nothing that was there is lost; free some space, '
                 f'then continue with --resume'
             ) from error
-    newest = ckpt.find_latest(folder)
-    if prepared.spec.fitted and settings.launcher == 'none':
+    newest = next(iter(ckpt.newest_first(folder)), None)
+    if newest and prepared.spec.fitted and settings.launcher == 'none':
         from effvim.engine.testing import evaluate
 
         evaluate(
@@ -179,6 +179,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
     )
     cfg, spec = prepared.cfg, prepared.spec
+    settings.check_skipping(spec.skip_bad_batches)  # which a resumed run remembers
     cfg.launcher = settings.launcher
     apply_training_choices(cfg, spec, settings)
     if resumed:

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from effvim.evaluation.error_analysis import Mistake
 from effvim.evaluation.features import StageFeatures
+from effvim.visualization.curves import declutter
 from effvim.visualization.rendering import class_colour
 
 RECALL = np.linspace(0, 1, 101)  # the points of COCO's precision array
@@ -49,7 +50,7 @@ def precision_recall(precision: np.ndarray, thresholds: Sequence[float]) -> Figu
     axes.plot(RECALL, curves.mean(0), 'k--', lw=1.8, label=label)
     axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8, loc='upper right')
-    _declutter(axes)
+    declutter(axes)
     return figure
 
 
@@ -73,7 +74,7 @@ def class_bars(names: Sequence[str], values: np.ndarray, label: str, maximum: fl
         axes.text(x, place, text, va='center', fontsize=7)
     axes.set_yticks(places, [names[i] for i in order], fontsize=7)
     axes.set(xlabel=label, xlim=(0, 1.1 * maximum), ylim=(len(order) - 0.4, -0.6))
-    _declutter(axes)
+    declutter(axes)
     axes.grid(axis='y', visible=False)
     return figure
 
@@ -235,9 +236,3 @@ def _grid(
     for axes in panels:
         axes.axis('off')
     return figure, panels
-
-
-def _declutter(axes: Axes) -> None:
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)

@@ -120,7 +120,9 @@ def run_export(settings: ExportSettings) -> Path:
     images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
     kind = 'Backbone' if settings.backbone_only else cfg.model.type
     expected = parity.predict(model, images, kind)  # before it is folded
-    content = onnx_file.write(model, cfg, spec, kind, settings.size, settings.normalised)
+    content = onnx_file.write(
+        model, cfg, spec, kind, settings.size, settings.normalised, settings.options
+    )
     try:
         predicted = parity.predict(EffViMExportedModel(content), images, kind)
     except Exception as error:  # onnxruntime's have no type in common

@@ -7,7 +7,8 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -44,28 +45,42 @@ def require() -> None:
 
 
 def metadata(
-    cfg: Config, spec: RunSpec, kind: str, size: Sequence[int] | None, normalised: bool
+    cfg: Config,
+    spec: RunSpec,
+    kind: str,
+    size: Sequence[int] | None,
+    normalised: bool,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The metadata of a file; each value is written as JSON.
 
+    Directories of this machine are not remembered: the file is meant for others.
+
     Args:
         cfg: the config.
-        spec: the run that trained the model.
+        spec: the run that trained the model, with the options of the export.
         kind: model type in the config, or 'Backbone'.
         size: height and width of the images; None for any size.
         normalised: whether the file takes normalised images.
+        options: those of the export alone.
 
     Returns:
-        `effvim`: the run, with options as Python writes them, since JSON has no tuples; `classes`;
-        `kind`; `size`; `input`: 'raw' or 'normalised'; `settings`: what of the config is fixed in
-        the file, e.g. thresholds; `versions` of the packages.
+        `effvim`: the run, with options as Python writes them, since JSON has no tuples;
+        `own_data`: whether its dataset was in another directory than the config says;
+        `own_options`: names of the options of the export; `classes`; `kind`; `size`; `input`:
+        'raw' or 'normalised'; `settings`: what of the config is fixed in the file, e.g.
+        thresholds; `versions` of the packages.
     """
     run = spec.to_dict()
     classes = run.pop('classes')
+    dropped = {name for name, value in spec.options.items() if has_absolute_path(value)}
     for key in ('options', 'fitted'):
-        run[key] = {name: repr(value) for name, value in run[key].items()}
+        run[key] = {name: repr(value) for name, value in run[key].items() if name not in dropped}
+    own_data = bool(run.pop('data_root')) or any('_dataloader.' in name for name in dropped)
     return {
         'effvim': run,
+        'own_data': own_data,
+        'own_options': [name for name in options if name not in dropped],
         'classes': classes,
         'kind': kind,
         'size': list(size) if size else None,
@@ -73,6 +88,17 @@ def metadata(
         'settings': exported.settings(cfg),
         'versions': versions(),
     }
+
+
+def has_absolute_path(value: Any) -> bool:
+    """Whether an option is, or holds, a path from the root of a file system of any kind."""
+    if isinstance(value, Mapping):
+        return any(has_absolute_path(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(has_absolute_path(item) for item in value)
+    return isinstance(value, str) and (
+        PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    )
 
 
 def unsupported(cfg: Config, error: BaseException) -> UserError:
@@ -97,6 +123,7 @@ def write(
     kind: str,
     size: Sequence[int] | None,
     normalised: bool,
+    options: Mapping[str, Any],
 ) -> bytes:
     """The content of an ONNX file of a model, which is folded in place.
 
@@ -144,7 +171,7 @@ def write(
     # which lines of code a node comes from, and where they lie on this machine
     ClearMetadataAndDocStringPass()(program.model)
     RemoveUnusedNodesPass()(program.model)
-    values = metadata(cfg, spec, kind, size, normalised)
+    values = metadata(cfg, spec, kind, size, normalised, options)
     program.model.metadata_props.update(
         {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     )

@@ -137,12 +137,12 @@ class InferenceJob:
         Raises:
             UserError: a file cannot be written.
         """
-        name = self.paths[index].relative_to(self.root)
+        name = self.paths[index].relative_to(self.root).as_posix()
         self._write_image(f'images/{name}.png', prediction.draw(self.score_thr))
         if not self.json:
             return
         height, width = prediction.image.shape[:2]
-        image = {'id': self.ids[index], 'file_name': str(name), 'width': width, 'height': height}
+        image = {'id': self.ids[index], 'file_name': name, 'width': width, 'height': height}
         if prediction.label_map is None:
             boxes, masks = coco_results(
                 prediction.above(self.score_thr), image['id'], self.category_ids

@@ -74,7 +74,7 @@ def draw_curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
         if axes.lines:
             axes.legend(frameon=False, fontsize='small')
     for axes in (losses, rate, metrics):
-        _declutter(axes)
+        declutter(axes)
     path = work_dir / 'curves.png'
     figure.savefig(path, dpi=110)
     return path
@@ -101,7 +101,7 @@ def draw_runs(work_dirs: Sequence[Path]) -> Figure:
     for name, axes in zip(['loss', *names], [loss, *panels]):
         axes.set(title=name + ', %' * name.endswith('mIoU'), xlabel='iteration')
         axes.set_ylim(0)
-        _declutter(axes)
+        declutter(axes)
     figure.legend(
         loss.lines,
         [str(work_dir) for work_dir in work_dirs],
@@ -153,6 +153,8 @@ def _metric_names(runs: Sequence[tuple[Records, Records]], endings: tuple[str, .
     return list(dict.fromkeys(name for name in names if name.endswith(endings)))
 
 
-def _declutter(axes: Axes) -> None:
+def declutter(axes: Axes) -> None:
+    """Two spines less, and a light grid behind the data."""
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)

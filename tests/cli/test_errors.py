@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbone import UserError
+from effvim.cli import main
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
@@ -332,3 +334,43 @@ def test_as_a_process(tool, tmp_path):
         argv, capture_output=True, text=True, env={**os.environ, 'EFFVIM_DEBUG': '1'}
     )
     assert done.returncode != 0 and 'Traceback' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        ('infer run.pth --out d a.jpg b.jpg', ['run.pth', 'a.jpg', 'b.jpg']),
+        ('infer --out d run.pth a.jpg --score-thr 0.5', ['run.pth', 'a.jpg']),
+        ('infer run.pth a.jpg --out d b.jpg --json', ['run.pth', 'a.jpg', 'b.jpg']),
+        ('test config.py --mini run.pth', ['config.py', 'run.pth']),
+        ('export config.py --out m.onnx run.pth', ['config.py', 'run.pth']),
+        ('demo config.py --port 1 a.pth b.pth', ['config.py', 'a.pth', 'b.pth']),
+        ('benchmark model config.py --batch 2 run.pth', ['config.py', 'run.pth']),
+    ],
+)
+def test_flags_may_stand_between_positional_arguments(words, expected):
+    assert main.parse(words.split()).model == expected
+
+
+def test_unknown_flags_between_positional_arguments_are_named():
+    with pytest.raises(UserError, match=r'unrecognized arguments: --outt d a.jpg.*effvim infer'):
+        main.parse(['infer', 'run.pth', '--out', 'x', '--outt', 'd', 'a.jpg'])
+
+
+def test_an_exported_file_is_no_checkpoint_to_benchmark(tmp_path, capsys):
+    """Its weights are not in a state dict: random ones would be measured."""
+    onnx = pytest.importorskip('onnx')
+    value = onnx.helper.make_tensor_value_info('images', 1, [1])
+    out = onnx.helper.make_tensor_value_info('boxes', 1, [1])
+    node = onnx.helper.make_node('Identity', ['images'], ['boxes'])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], 'g', [value], [out]),
+        opset_imports=[onnx.helper.make_opsetid('', 18)],
+        ir_version=10,
+    )
+    about = dict(effvim={}, classes=['a'], kind='RetinaNet', settings={})
+    onnx.helper.set_model_props(model, {key: json.dumps(v) for key, v in about.items()})
+    path = tmp_path / 'm.onnx'
+    path.write_bytes(model.SerializeToString())
+    assert main.run(['benchmark', 'model', 'retinanet_effvim_m1', str(path)]) == 2
+    assert 'is an exported file' in capsys.readouterr().err
