@@ -13,7 +13,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from timm.layers import DropPath
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -165,7 +167,7 @@ def read_out(x: Tensor, h: Tensor, c: Tensor, gate: Tensor, keep: Tensor) -> Ten
     """
     x = x.permute(0, 2, 3, 1)  # B H W C
     y = (c @ (gate * h)).to(x.dtype)  # B L C; autocast keeps x in float32
-    y.addcmul_(keep, x.flatten(1, 2))
+    y = y.addcmul_(keep, x.flatten(1, 2))  # torch.fx drops results that nothing uses
     return y.view(x.shape).permute(0, 3, 1, 2)
 
 
@@ -231,6 +233,8 @@ def recomputed(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     def contexts() -> tuple[contextlib.nullcontext, KeepStatistics]:
         return contextlib.nullcontext(), KeepStatistics(block)
 
+    if torch.compiler.is_compiling():  # a compiled backward pass recomputes no statistics
+        return checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
@@ -259,12 +263,47 @@ class EfficientViMStage(nn.Module):
             x, h = recomputed(block, x) if self.with_cp else block(x)
         return x, self.downsample(x), h
 
-    def fuse(self) -> None:
-        """Replace all modules, in place, by their folded equivalents for inference."""
-        self.with_cp = False
-        self.blocks = nn.ModuleList(FusedBlock(block) for block in self.blocks)
-        if isinstance(self.downsample, Downsample):
-            self.downsample = self.downsample.fuse()
+    def fuse(self) -> FusedStage:
+        """Return the equivalent for inference, with folded kernels."""
+        down = self.downsample
+        return FusedStage(
+            [FusedBlock(block) for block in self.blocks],
+            down.fuse() if isinstance(down, Downsample) else down,
+        )
+
+
+class FusedStage(nn.Module):
+    """`EfficientViMStage` with folded kernels; shapes as there."""
+
+    def __init__(self, blocks: Sequence[FusedBlock], downsample: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = x
+        for block in self.blocks:
+            x, h = block(x)
+        return x, self.downsample(x), h
+
+
+@torch.fx.wrap
+def as_input(x: Tensor) -> Tensor:
+    """Images in the memory format that is fastest on their device. Shape: B C H W.
+
+    Raises:
+        UserError: there are no images, or no pixels in them.
+    """
+    if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if 0 in x.shape:
+            raise UserError(
+                f'a batch needs at least one image of one pixel, got shape {tuple(x.shape)}'
+            )
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # vmap knows no memory formats
+            return x
+    if x.device.type == 'cpu':
+        return x.contiguous(memory_format=torch.channels_last)  # all that follows keeps it
+    return x
 
 
 class EfficientViM(nn.Module):
@@ -318,6 +357,10 @@ class EfficientViM(nn.Module):
             )
         if not 0 <= drop_path_rate < 1:
             raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise UserError(
+                f"in_channels is the images' number of channels, an integer; got {in_channels!r}"
+            )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -369,19 +412,27 @@ class EfficientViM(nn.Module):
         if not self.fused:
             self.eval()
             self.patch_embed = self.patch_embed.fuse()
-            for stage in self.stages:
-                stage.fuse()
+            self.stages = nn.ModuleList(stage.fuse() for stage in self.stages)
             self.fused = True
             self.requires_grad_(False)
         return self
 
-    def forward_stages(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Every stage's map, B C_i H_i W_i, and its last block's hidden states, B C_i N_i."""
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles."""
+        from .scripting import scriptable
+
+        return scriptable(self)
+
+    def forward_stages(
+        self, x: Tensor, count: int | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Every stage's map, B C_i H_i W_i, and its last block's hidden states, B C_i N_i.
+
+        `count`: only of so many stages.
+        """
         maps, states = [], []
-        if x.device.type == 'cpu':
-            x = x.contiguous(memory_format=torch.channels_last)  # all that follows keeps it
-        x = self.patch_embed(x)
-        for stage in self.stages:
+        x = self.patch_embed(as_input(x))
+        for stage in islice(self.stages, count):
             stage_map, x, h = stage(x)
             maps.append(stage_map)
             states.append(h)
@@ -398,7 +449,9 @@ class EfficientViM(nn.Module):
 
 
 def linear_heads(widths: Sequence[int], num_classes: int) -> nn.ModuleList:
-    """A linear layer to `num_classes` logits for each width."""
+    """A linear layer to `num_classes` logits for each width; for 0 classes none."""
+    if num_classes == 0:
+        return nn.ModuleList(nn.Identity() for _ in widths)
     heads = [nn.Linear(width, num_classes) for width in widths]
     for head in heads:
         nn.init.trunc_normal_(head.weight, std=0.02)
@@ -409,7 +462,7 @@ def linear_heads(widths: Sequence[int], num_classes: int) -> nn.ModuleList:
 def fusion(pooled: Sequence[Tensor], heads: nn.ModuleList, weights: Tensor) -> Tensor:
     """z = Σ_i softmax(weights)_i · heads_i(pooled_i). Shape: each B C_i → B K."""
     shares = weights.softmax(0)
-    return sum(share * head(x) for share, head, x in zip(shares, heads, pooled))
+    return sum(shares[i] * head(pooled[i]) for i, head in enumerate(heads))
 
 
 class EfficientViMClassifier(EfficientViM):
@@ -428,7 +481,7 @@ class EfficientViMClassifier(EfficientViM):
 
     Args:
         arch: see `EfficientViM`; M1 to M3 were published for 224×224 pixels, M4 for 256×256.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 for a network without heads, see `forward_head`.
         distillation: a second set of weights and heads, trained on a teacher's predictions.
         frozen_stages: see `EfficientViM`; with all stages frozen only the fusion is trained.
         norm_eval: see `EfficientViM`.
@@ -451,21 +504,37 @@ class EfficientViMClassifier(EfficientViM):
         drop_path_rate: float = 0.0,
         in_channels: int = 3,
     ) -> None:
-        if num_classes < 1:
-            raise UserError(f'num_classes must be at least 1, got {num_classes}')
         widths = resolve_arch(arch)['widths']
         super().__init__(
             arch, range(len(widths)), frozen_stages, norm_eval, with_cp, drop_path_rate, in_channels
         )
-        self.num_classes = num_classes
         self.distillation = distillation
-        branches = (*widths, widths[-1])  # the states of each stage, then the last map
-        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=1e-5) for width in branches)
-        self.weights = nn.Parameter(torch.ones(len(branches)))
-        self.heads = linear_heads(branches, num_classes)
+        self.branches = (*widths, widths[-1])  # the states of each stage, then the last map
+        self.num_features = sum(self.branches)
+        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=1e-5) for width in self.branches)
+        self.weights = nn.Parameter(torch.ones(len(self.branches)))
         if distillation:
-            self.weights_dist = nn.Parameter(torch.ones(len(branches)))
-            self.heads_dist = linear_heads(branches, num_classes)
+            self.weights_dist = nn.Parameter(torch.ones(len(self.branches)))
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.ModuleList | tuple[nn.ModuleList, nn.ModuleList]:
+        """The linear heads; with distillation both sets."""
+        return (self.heads, self.heads_dist) if self.distillation else self.heads
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the heads by new ones, randomly initialised; 0 classes for none.
+
+        Raises:
+            UserError: `num_classes` is negative.
+        """
+        if num_classes < 0:
+            raise UserError(f'num_classes must be at least 0, got {num_classes}')
+        self.num_classes = num_classes
+        self.heads: Any = linear_heads(self.branches, num_classes).to(self.weights)
+        self.weights.requires_grad_(num_classes > 0)
+        if self.distillation:
+            self.heads_dist: Any = linear_heads(self.branches, num_classes).to(self.weights)
+            self.weights_dist.requires_grad_(num_classes > 0)
 
     @torch.no_grad()
     def fuse(self) -> EfficientViMClassifier:
@@ -481,17 +550,78 @@ class EfficientViMClassifier(EfficientViM):
             del self.heads_dist, self.weights_dist
         return self
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Logits, B K, for images as in `EfficientViM.forward`.
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """What the heads take, normalised over channels but not averaged.
 
-        With distillation, in training: those for the labels and those for the teacher; in
-        evaluation their mean.
+        The hidden states of each stage, B C_i N_i, then the last map, B C L.
         """
         maps, states = self.forward_stages(x)
-        tokens = [*states, maps[-1].flatten(2)]  # each B C_i N_i, the last B C L
-        pooled = [norm(t.transpose(1, 2)).mean(1) for norm, t in zip(self.norm, tokens)]  # B C_i
+        tokens = [*states, maps[-1].flatten(2)]
+        return [norm(t.mT).mT for norm, t in zip(self.norm, tokens)]
+
+    def forward_head(
+        self, features: Sequence[Tensor], pre_logits: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits of `forward_features`, see `forward`.
+
+        With `pre_logits`, and in a network without heads, the averages that the heads take instead,
+        B num_features.
+        """
+        pooled = [tokens.mean(-1) for tokens in features]  # B C_i
+        if pre_logits or self.num_classes == 0:
+            return torch.cat(pooled, 1)
         logits = fusion(pooled, self.heads, self.weights)
         if not self.distillation:
             return logits
         logits_dist = fusion(pooled, self.heads_dist, self.weights_dist)
         return (logits, logits_dist) if self.training else (logits + logits_dist) / 2
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Logits, B K, for images as in `EfficientViM.forward`; without heads B num_features.
+
+        With distillation, in training: those for the labels and those for the teacher; in
+        evaluation their mean.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Maps of chosen stages, in the calling convention of timm's models.
+
+        Args:
+            x: as in `EfficientViM.forward`.
+            indices: numbers of the stages, how many of the last ones, or None for all.
+            norm: normalise each map with its stage's LayerNorm.
+            stop_early: do not run what follows the last chosen stage.
+            output_fmt: only 'NCHW'.
+            intermediates_only: return the maps alone.
+
+        Returns:
+            The maps, a list; unless `intermediates_only`, `forward_features` and the maps.
+
+        Raises:
+            UserError: another `output_fmt`, or `stop_early` without `intermediates_only`.
+        """
+        if output_fmt != 'NCHW':
+            raise UserError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        if stop_early and not intermediates_only:
+            raise UserError('stop_early needs intermediates_only: the features come last')
+        chosen, last = feature_take_indices(len(self.stages), indices)
+        maps, states = self.forward_stages(x, last + 1 if stop_early else None)
+        taken = [maps[i] for i in chosen]
+        if norm:
+            taken = [
+                self.norm[i](m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+                for i, m in zip(chosen, taken)
+            ]
+        if intermediates_only:
+            return taken
+        tokens = [*states, maps[-1].flatten(2)]
+        return [layer(t.mT).mT for layer, t in zip(self.norm, tokens)], taken

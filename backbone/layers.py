@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm import layers
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 __all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
 
@@ -40,22 +42,34 @@ class ScaledProduct(torch.autograd.Function):
     Shape: x L C, W D C, s D, b D → L D.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        y = F.linear(x, weight * scale[:, None], bias)
-        ctx.save_for_backward(x.to(y.dtype), weight, scale)  # another type under autocast
-        return y
+    def forward(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight * scale[:, None], bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, weight, scale = ctx.saved_tensors
-        product = grad.mT @ x  # D C, the gradient of s ⊙ W
+        product = grad.mT @ x.to(grad.dtype)  # D C, the gradient of s ⊙ W; autocast narrows `grad`
         return (
             grad @ (weight * scale[:, None]).to(grad.dtype),
             product * scale[:, None],
             (product * weight).sum(1),
             grad.sum(0),
         )
+
+
+@torch.fx.wrap
+def scaled_product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """x (s ⊙ W)ᵀ + b, see `ScaledProduct`; without a backward pass, and traced, a plain product."""
+    if torch.is_grad_enabled() and not torch.jit.is_tracing():
+        return ScaledProduct.apply(x, weight, scale, bias)
+    return F.linear(x, weight * scale[:, None], bias)
 
 
 def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -65,7 +79,7 @@ def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     x = x.permute(0, 2, 3, 1)  # B H W C
     y = f(x.flatten(0, 2))
-    return y.view(*x.shape[:3], -1).permute(0, 3, 1, 2)
+    return y.view(x.shape[0], x.shape[1], x.shape[2], -1).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Module):
@@ -101,17 +115,33 @@ class ConvNorm(nn.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether BN uses its stored statistics; False also where another tool has removed BN."""
-        return isinstance(self.norm, nn.modules.batchnorm._BatchNorm) and not self.norm.training
+        """Whether what follows the convolution is a fixed scale and bias per channel.
+
+        False while BN normalises with the statistics of the batch, and where another tool has put
+        another layer, e.g. group norm, in its place.
+        """
+        norm = self.norm
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            return not norm.training and norm.running_var is not None
+        return isinstance(norm, (nn.Identity, FrozenBatchNorm2d))
 
     def affine(self, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the scale and bias per channel that BN applies; with a gate those of gate · BN."""
         norm: Any = self.norm
-        weight, bias = norm.weight, norm.bias
+        weight, bias = getattr(norm, 'weight', None), getattr(norm, 'bias', None)
+        if weight is None:
+            weight = torch.ones_like(self.conv.weight[:, 0, 0, 0])
+        if bias is None:
+            bias = torch.zeros_like(weight)
         if gate is not None:
             weight, bias = gate * weight, gate * bias
-        scale = weight * torch.rsqrt(norm.running_var + norm.eps)
-        return scale, bias - scale * norm.running_mean
+        if isinstance(norm, nn.Identity):
+            scale, mean = weight, torch.zeros_like(weight)
+        else:
+            scale, mean = weight * torch.rsqrt(norm.running_var + norm.eps), norm.running_mean
+        if self.conv.bias is not None:  # of a tool that has folded BN into it
+            mean = mean - self.conv.bias
+        return scale, bias - scale * mean
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the convolution that equals convolution and BN."""
@@ -127,7 +157,9 @@ class ConvNorm(nn.Module):
         )
 
     def fuse(self) -> nn.Module:
-        """Return the equivalent for inference, with a folded kernel."""
+        """Return the equivalent for inference, with a folded kernel if it can be folded."""
+        if not self.foldable:
+            return self
         return nn.Sequential(with_kernel(self.conv, *self.fold()), self.act)
 
 
@@ -154,8 +186,21 @@ class Depthwise(ConvNorm):
         return x + y if gate is None else x + gate[:, None, None] * (y - x)
 
     def fuse(self, gate: Tensor | None = None) -> nn.Module:
-        """Return the equivalent for inference, with a folded kernel."""
+        """Return the equivalent for inference, with a folded kernel if it can be folded."""
+        if not self.foldable:
+            return self if gate is None else Gated(self, gate)
         return with_kernel(self.conv, *self.fold(gate))
+
+
+class Gated(nn.Module):
+    """A layer that cannot be folded, with the gate that it is called with, for inference."""
+
+    def __init__(self, layer: nn.Module, gate: Tensor) -> None:
+        super().__init__()
+        self.layer, self.gate = layer, fixed(gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, self.gate)
 
 
 class Pointwise(ConvNorm):
@@ -166,7 +211,7 @@ class Pointwise(ConvNorm):
 
     def product(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """BN(conv(x)), or gate · BN(conv(x)), on tokens. Shape: x L C, gate D → L D."""
-        return ScaledProduct.apply(x, self.conv.weight.flatten(1), *self.affine(gate))
+        return scaled_product(x, self.conv.weight.flatten(1), *self.affine(gate))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.foldable:
@@ -180,15 +225,19 @@ class Pointwise(ConvNorm):
         return with_kernel(layer, self.conv.weight.flatten(1) * scale[:, None], bias)
 
     def fuse(self) -> nn.Module:
-        """Return the equivalent for inference, with a folded kernel."""
-        return OnPositions(self.linear(), self.act)
+        """Return the equivalent for inference, with a folded kernel if it can be folded."""
+        return OnPositions(self.linear(), self.act) if self.foldable else self
 
 
 class OnPositions(nn.Sequential):
     """Layers on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return on_positions(super().forward, x)
+        x = x.permute(0, 2, 3, 1)  # B H W C
+        y = x.flatten(0, 2)
+        for layer in self:
+            y = layer(y)
+        return y.view(x.shape[0], x.shape[1], x.shape[2], -1).permute(0, 3, 1, 2)
 
 
 class Pointwise1d(nn.Module):
@@ -247,7 +296,9 @@ class FFN(nn.Module):
         return on_positions(blend, x)
 
     def fuse(self, gate: Tensor) -> nn.Module:
-        """Return the equivalent for inference, with folded kernels."""
+        """Return the equivalent for inference, with folded kernels if they can be folded."""
+        if not (self.fc1.foldable and self.fc2.foldable):
+            return Gated(self, gate)
         return FusedFFN(self.fc1.linear(), self.fc2.linear(gate), 1 - gate)
 
 
@@ -258,12 +309,12 @@ class FusedFFN(nn.Module):
         super().__init__()
         self.fc1, self.fc2, self.keep = fc1, fc2, fixed(keep)
 
-    def blend(self, tokens: Tensor) -> Tensor:
-        """keep · x + fc2(ReLU(fc1(x))). Shape: L C → L C."""
-        return self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens)
-
     def forward(self, x: Tensor) -> Tensor:
-        return on_positions(self.blend, x)
+        """keep · x + fc2(ReLU(fc1(x)))."""
+        x = x.permute(0, 2, 3, 1)  # B H W C
+        tokens = x.flatten(0, 2)
+        y = self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens)
+        return y.view(x.shape).permute(0, 3, 1, 2)
 
 
 class SqueezeExcite(layers.SqueezeExcite):
@@ -325,7 +376,8 @@ class KeepStatistics(contextlib.AbstractContextManager):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+        kind = nn.modules.batchnorm._BatchNorm  # also that of several processes, SyncBatchNorm
+        self.norms: list[Any] = [m for m in module.modules() if isinstance(m, kind) and m.training]
 
     def __enter__(self) -> None:
         self.momenta = [norm.momentum for norm in self.norms]

@@ -8,6 +8,7 @@ tools/convert_weights.py, safetensors whose metadata say what they are.
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import pickle
 import re
@@ -19,33 +20,60 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 import torch
+from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from .errors import UserError
 from .hub import resolve
 from .names import CLASSIFIER, difference, translate
 
+STEM = 'patch_embed.conv.0.conv.weight'  # the only tensor that depends on the input channels
+
 METADATA = 'effvim'  # the key in a safetensors file's metadata; a Python literal, see `read`
 
-# What published pickles hold next to their tensors. Containers are read as dicts: no code of theirs
-# is imported or run, 'argparse.Namespace' included, in which the authors stored their settings.
-# NumPy's numbers, such as a best score, have the name from before NumPy 2. Every other class in a
-# file is refused by name.
+
+class LogBuffer(OrderedDict):
+    """What mmengine's log buffers in a checkpoint become where mmengine is not needed: a dict."""
+
+
+def _method_of(buffer: type, owner: Any, name: str) -> Any:
+    """Replace `getattr` in a pickle, by which mmengine's log buffers store their methods.
+
+    The real one would let a file reach into any module.
+    """
+    if owner is not buffer and type(owner) is not buffer:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr of something else')
+    return getattr(owner, name, None)
+
+
+_NUMPY = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]  # a number, an array
+
+# What checkpoints and published pickles hold next to their tensors. Containers are read as dicts:
+# no code of theirs is imported or run, 'argparse.Namespace' included, in which the authors stored
+# their settings. NumPy's functions also have their names from before NumPy 2. Every other class in
+# a file is refused by name.
 _INERT: list[Any] = [
     (OrderedDict, 'yacs.config.CfgNode'),
     (OrderedDict, 'argparse.Namespace'),
-    (np.float64(0).__reduce__()[0], 'numpy.core.multiarray.scalar'),
+    slice,
+    np.ndarray,
     np.dtype,
-    type(np.dtype(np.float64)),
+    *{type(np.dtype(kind)) for kind in '?bhilqBHILQefd'},
+    *_NUMPY,
+    *((function, f'numpy.core.multiarray.{function.__name__}') for function in _NUMPY),
 ]
 
 
 class LoadReport(NamedTuple):
-    """What `load_backbone` did: how many tensors it set, and which ones of the file it ignored."""
+    """What `load_backbone` did: how many tensors it set, and which ones of the file it ignored.
+
+    `adapted`: the network's number of input channels if the file's is another.
+    """
 
     loaded: int
     wanted: int
     ignored: list[str]
+    adapted: int | None = None
 
     def __str__(self) -> str:
         text = f'loaded {self.loaded}/{self.wanted} tensors'
@@ -54,10 +82,12 @@ class LoadReport(NamedTuple):
             rest = len(self.ignored) - head
             text += f', ignored {head} of the classifier'
             text += f' and {rest} of stages that are not used' if rest else ''
+        if self.adapted:
+            text += f', adapted the first convolution from RGB to {self.adapted} channels'
         return text
 
 
-def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
+def read(path: str | os.PathLike[str], buffer: type = LogBuffer) -> Any:
     """Read a safetensors or `torch.save` file to the CPU, without executing anything in it.
 
     A safetensors file whose metadata say what it is comes as `state_dict` and `meta`, like a
@@ -65,7 +95,7 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
 
     Args:
         path: the file.
-        extra: further classes that the file may hold, as `torch.serialization.safe_globals` takes.
+        buffer: the class of mmengine's log buffers; resuming needs mmengine's own.
 
     Raises:
         UserError: the file is absent, empty, damaged, or asks for something to be executed.
@@ -78,7 +108,12 @@ def read(path: str | os.PathLike[str], extra: list[Any] | None = None) -> Any:
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path)
-        with torch.serialization.safe_globals([*_INERT, *(extra or [])]):
+        allowed = [
+            *_INERT,
+            (buffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
+            (functools.partial(_method_of, buffer), 'builtins.getattr'),
+        ]
+        with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r'(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)', str(error))
@@ -177,6 +212,9 @@ def load_backbone(
 ) -> LoadReport:
     """Set every tensor of `network` from a file or hub id; nothing stays randomly initialised.
 
+    If the file is for RGB images and the network is not, the first convolution is adapted as timm
+    does it: the kernels of the three channels are summed for one, otherwise repeated and scaled.
+
     Args:
         network: an `EfficientViM` or an `EfficientViMClassifier`.
         source: a file in one of the formats above, or a hub id.
@@ -188,10 +226,15 @@ def load_backbone(
             neither to the network nor to a classifier. The network is not changed then.
     """
     path = resolve(source)
-    tensors = published(path, prefix, ema)
-    chosen = fit(network.state_dict(), tensors, path)
+    own, tensors = network.state_dict(), published(path, prefix, ema)
+    adapted = None
+    if STEM in own and STEM in tensors and tensors[STEM].shape[1] == 3 != own[STEM].shape[1]:
+        adapted = own[STEM].shape[1]
+        tensors = {**tensors, STEM: adapt_input_conv(adapted, tensors[STEM])}
+    chosen = fit(own, tensors, path)
     network.load_state_dict(chosen)
-    return LoadReport(len(chosen), len(chosen), sorted(tensors.keys() - chosen.keys()))
+    ignored = sorted(tensors.keys() - chosen.keys())
+    return LoadReport(len(chosen), len(chosen), ignored, adapted)
 
 
 def fit(
@@ -203,6 +246,12 @@ def fit(
         UserError: as `load_backbone`; names the variant that the tensors belong to.
     """
     missing = [name for name in own if name not in tensors]
+    if missing and all(CLASSIFIER.match(name) for name in missing):
+        kind = 'distillation heads' if 'weights' in tensors else 'classification heads'
+        raise UserError(
+            f'{path} has no {kind}, the first missing tensor is {missing[0]}: it fits a network '
+            f'without them'
+        )
     if missing:
         below = any(name.startswith('backbone.') for name in tensors)
         raise UserError(
@@ -211,10 +260,21 @@ def fit(
             + (", or needs prefix='backbone'" if below else '')
         )
     for name, value in own.items():
-        if tensors[name].shape != value.shape:
+        theirs, ours = tensors[name].shape, value.shape
+        if name == STEM and theirs[0] == ours[0] and theirs[1] != ours[1]:
             raise UserError(
-                f'{path}: {name} has shape {tuple(tensors[name].shape)}, the network '
-                f'needs {tuple(value.shape)}: the weights are of '
+                f'{path} is for images of {theirs[1]} channels, the network has '
+                f'in_channels={ours[1]}'
+            )
+        if name.startswith('heads') and theirs[1:] == ours[1:] and theirs != ours:
+            raise UserError(
+                f'{path} is for {theirs[0]} classes, the network has num_classes={ours[0]}: build '
+                f'it with num_classes={theirs[0]}, load, then call reset_classifier({ours[0]})'
+            )
+        if theirs != ours:
+            raise UserError(
+                f'{path}: {name} has shape {tuple(theirs)}, the network needs {tuple(ours)}: the '
+                f'weights are of '
                 f'{difference(tensors, own)}'
             )
     # stages that are not built, and the downsampling that would lead to them

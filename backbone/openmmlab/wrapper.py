@@ -36,6 +36,7 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         norm_eval: see `EfficientViM`.
         with_cp: see `EfficientViM`.
         drop_path_rate: see `EfficientViM`.
+        in_channels: see `EfficientViM`; pretrained weights for RGB are adapted to others.
         init_cfg: mmengine's initialisation config; default: the network's own random
             initialisation.
     """
@@ -48,9 +49,12 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
+        in_channels: int = 3,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__(arch, out_indices, frozen_stages, norm_eval, with_cp, drop_path_rate)
+        super().__init__(
+            arch, out_indices, frozen_stages, norm_eval, with_cp, drop_path_rate, in_channels
+        )
         self.init_cfg = init_cfg
 
     def init_weights(self) -> None:

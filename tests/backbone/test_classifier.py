@@ -175,7 +175,7 @@ def test_frozen_stages_leave_the_fusion_to_train():
 
 
 @pytest.mark.parametrize(
-    'arguments', [dict(num_classes=0), dict(arch='m5'), dict(frozen_stages=4)], ids=str
+    'arguments', [dict(num_classes=-1), dict(arch='m5'), dict(frozen_stages=4)], ids=str
 )
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(UserError, match=next(iter(arguments))):

@@ -2,16 +2,19 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
 import mmdet_plugin  # noqa: F401
-from backbone import ARCHS, EfficientViM, UserError, weights
-from tests.helpers.networks import randomised
+from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError, weights
+from effvim.checkpoints import checkpoint
+from tests.helpers.networks import randomised, relative
 
 
 def timm_state(arch='m1'):
@@ -119,6 +122,31 @@ def test_prefix_takes_a_detectors_backbone(tmp_path):
         weights.load_backbone(network, tmp_path / 'd.pth')
     with pytest.raises(UserError, match='names in it begin with backbone, neck'):
         weights.load_backbone(network, tmp_path / 'd.pth', 'back')
+
+
+@pytest.mark.parametrize('numpy', [b'numpy._core', b'numpy.core'], ids=['numpy 2', 'numpy 1'])
+def test_prefix_takes_a_checkpoint_of_a_training_run(numpy, tmp_path):
+    """With mmengine's log buffers and NumPy's numbers and arrays in it, in the names of either."""
+    network = randomised(EfficientViM('m1'))
+    numbers = [np.float64(0.3), np.float32(1), np.int64(3), np.bool_(True), np.arange(3)]
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = {
+        'state_dict': {f'backbone.{n}': v for n, v in network.state_dict().items()},
+        'message_hub': {'log_scalars': {'train/loss': log}, 'runtime_info': {'best': numbers}},
+    }
+    torch.save(content, tmp_path / 'epoch_1.pth', _use_new_zipfile_serialization=False)
+    pickled = (tmp_path / 'epoch_1.pth').read_bytes()
+    assert b'numpy._core.multiarray\nscalar' in pickled and b'multiarray\n_reconstruct' in pickled
+    (tmp_path / 'epoch_1.pth').write_bytes(pickled.replace(b'numpy._core', numpy))
+
+    init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/epoch_1.pth', prefix='backbone')
+    built = MODELS.build(dict(type='EfficientViM', arch='m1', init_cfg=init_cfg))
+    built.init_weights()
+    assert all(torch.equal(v, built.state_dict()[n]) for n, v in network.state_dict().items())
+    # what resumes a run gets the buffers themselves
+    read = checkpoint.read(tmp_path / 'epoch_1.pth')['message_hub']
+    assert read['log_scalars']['train/loss'].mean() == log.mean()
+    assert [str(n) for n in read['runtime_info']['best']] == [str(n) for n in numbers]
 
 
 def test_fewer_stages_count_what_they_ignore(tmp_path):
@@ -232,4 +260,45 @@ def test_other_init_cfg_is_mmengines():
     backbone.init_weights()
     assert all((m.weight == 0.5).all() for m in backbone.modules() if isinstance(m, nn.Conv2d))
     with pytest.raises(TypeError):
+        MODELS.build(dict(type='EfficientViM', in_chans=3))
+    with pytest.raises(UserError, match='in_channels is the images'):
         MODELS.build(dict(type='EfficientViM', in_channels=[3]))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 7])
+def test_pretrained_stems_take_other_images(channels, tmp_path):
+    """As timm adapts the same file for its own port."""
+    save_file(timm_state(), tmp_path / 'm.safetensors')
+    theirs = timm.create_model(
+        'efficientvim_m1',
+        pretrained=True,
+        pretrained_cfg_overlay=dict(file=str(tmp_path / 'm.safetensors')),
+        in_chans=channels,
+    )
+    init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/m.safetensors')
+    network = MODELS.build(
+        dict(type='EfficientViM', arch='m1', in_channels=channels, init_cfg=init_cfg)
+    )
+    network.init_weights()
+    assert f'from RGB to {channels} channels' in str(network.load_report)
+    x = torch.randn(1, channels, 64, 64)
+    with torch.inference_mode():
+        expected = theirs.eval().forward_intermediates(x, intermediates_only=True)
+        assert all(relative(a, b) <= 1e-5 for a, b in zip(network.eval()(x), expected, strict=True))
+
+
+def test_weights_for_another_number_of_channels_or_classes_are_named(tmp_path):
+    def saved(network):
+        save_file(network.state_dict(), tmp_path / 'm.safetensors')
+        return tmp_path / 'm.safetensors'
+
+    path = saved(EfficientViM('m1', in_channels=4))
+    with pytest.raises(UserError, match='images of 4 channels, the network has in_channels=3'):
+        weights.load_backbone(EfficientViM('m1'), path)
+    path = saved(EfficientViMClassifier('m1', num_classes=7))
+    with pytest.raises(UserError, match='is for 7 classes, the network has num_classes=5'):
+        weights.load_backbone(EfficientViMClassifier('m1', num_classes=5), path)
+    with pytest.raises(UserError, match='no distillation heads'):
+        weights.load_backbone(EfficientViMClassifier('m1', 7, distillation=True), path)
+    with pytest.raises(UserError, match='no classification heads'):
+        weights.load_backbone(EfficientViMClassifier('m1'), saved(EfficientViM('m1')))
