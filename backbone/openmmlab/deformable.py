@@ -13,6 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+_FAR = -1e6  # an offset that leads outside of any map
+
 
 def _convolve(
     input: Tensor,
@@ -26,17 +28,61 @@ def _convolve(
 
     torchvision reads the groups from the weight's shape and the deformable ones from the offset's.
     """
-    wide = [
-        None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
-        for x in (input, offset, weight, bias, mask)
-    ]
+    input, offset, weight = (
+        x.to(torch.promote_types(x.dtype, torch.float32)) for x in (input, offset, weight)
+    )
     return torchvision.ops.deform_conv2d(
-        *wide[:4],
+        input,
+        _move_outside(offset, input.shape[2:], weight.shape[2:], sizes),
+        weight,
+        None if bias is None else bias.to(weight.dtype),
         stride=sizes['stride'],
         padding=sizes['padding'],
         dilation=sizes['dilation'],
-        mask=wide[4],
+        mask=None if mask is None else mask.to(input.dtype),
     )
+
+
+def _move_outside(
+    offset: Tensor, size: Sequence[int], kernel: Sequence[int], sizes: dict[str, Any]
+) -> Tensor:
+    """Move every sample that mmcv's kernel takes as 0 far outside the map, without a gradient.
+
+    mmcv samples 0, and gives the offset no gradient, at positions ≤ −1 or ≥ the map's size and at
+    those that are not finite. torchvision crashes at NaN, and exactly at −1 it has a gradient.
+
+    Shape: (B, 2 · groups · kernel_h · kernel_w, H', W'), `size` and `kernel` height and width.
+    """
+    samples = offset.unflatten(1, (-1, kernel[0], kernel[1], 2))  # B G kh kw 2 H' W'
+    inside: Any = True
+    for axis in (0, 1):  # y, x
+        position = samples[:, :, :, :, axis]  # B G kh kw H' W'
+        cells, places = (
+            torch.arange(position.shape[dim], device=offset.device).view(-1, *[1] * (5 - dim))
+            for dim in (2 + axis, 4 + axis)
+        )
+        start = places * sizes['stride'][axis] - sizes['padding'][axis]
+        position = position + (start + cells * sizes['dilation'][axis])  # integers before rounding
+        inside = inside & (position > -1) & (position < size[axis])  # False for NaN
+    return torch.where(inside.unsqueeze(4), samples, _FAR).flatten(1, 4)
+
+
+def _first_values(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """The first values of each image's memory as a map; mmcv reads larger maps like this.
+
+    DyHead passes the offsets of a finer level to a strided convolution. Shape: (B, C, H, W) →
+    (B, channels, *size).
+
+    Raises:
+        RuntimeError: there are fewer values: mmcv would read past their end.
+    """
+    count = channels * size[0] * size[1]
+    if x[0].numel() < count:
+        raise RuntimeError(
+            f'offset or mask of shape {tuple(x.shape)} is smaller than the {channels} × {size[0]} '
+            f'× {size[1]} values that the convolution reads'
+        )
+    return x.flatten(1)[:, :count].unflatten(1, (channels, *size))
 
 
 def _gradients(
@@ -74,15 +120,24 @@ def modulated_deform_conv_forward(
 
     Args:
         input: (B, C, H, W). weight: (D, C / group, kernel_h, kernel_w). bias: (D,).
-        offset: (B, 2 · deformable_group · kernel_h · kernel_w, H', W'), y before x, in cells.
-        mask: (B, deformable_group · kernel_h · kernel_w, H', W').
+        offset: (B, 2 · deformable_group · kernel_h · kernel_w, H', W'), y before x, in cells; of a
+            larger map the first values of each image are read.
+        mask: (B, deformable_group · kernel_h · kernel_w, H', W'), or larger as `offset`.
         output: (B, D, H', W'), overwritten. ones, columns: unused.
     """
     sizes = dict(
         stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
     )
+    size = output.shape[2:]
     output.copy_(
-        _convolve(input, offset, mask, weight, bias if with_bias else None, sizes).view_as(output)
+        _convolve(
+            input,
+            _first_values(offset, 2 * deformable_group * kernel_h * kernel_w, size),
+            _first_values(mask, deformable_group * kernel_h * kernel_w, size),
+            weight,
+            bias if with_bias else None,
+            sizes,
+        ).view_as(output)
     )
 
 
@@ -116,8 +171,11 @@ def modulated_deform_conv_backward(
     sizes = dict(
         stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
     )
+    size, points = grad_output.shape[2:], deformable_group * kernel_h * kernel_w
     gradients = _gradients(
-        lambda x, o, m, w: _convolve(x, o, m, w, None, sizes),
+        lambda x, o, m, w: _convolve(
+            x, _first_values(o, 2 * points, size), _first_values(m, points, size), w, None, sizes
+        ),
         (input, offset, mask, weight),
         grad_output,
     )

@@ -95,8 +95,10 @@ def test_roi_pool():
 
 
 def bilinear(grid, y, x):
-    """Of C H W at a place in cells; beyond the edge all is 0."""
+    """Of C H W at a place in cells; beyond the edge all is 0, and where there is no place."""
     total = np.zeros(len(grid))
+    if not np.isfinite([y, x]).all():
+        return total
     for i in (int(np.floor(y)), int(np.floor(y)) + 1):
         for j in (int(np.floor(x)), int(np.floor(x)) + 1):
             if 0 <= i < grid.shape[1] and 0 <= j < grid.shape[2]:
@@ -158,6 +160,74 @@ def test_deformable_convolution():
     expected = plain_convolution(x, offset, torch.ones_like(mask), weight, torch.zeros_like(bias))
     np.testing.assert_allclose(convolve(x, offset, weight).detach(), expected, atol=1e-10)
     assert torch.autograd.gradcheck(convolve, (x, offset, weight))
+
+
+@pytest.mark.parametrize('modulated', [True, False])
+def test_offsets_that_are_not_finite_sample_nothing(modulated):
+    """As mmcv's kernels; torchvision's, called directly, ends the process at a NaN."""
+    x, offset, mask, weight, bias = convolution()
+    strange = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30]
+    with torch.no_grad():
+        for i, value in enumerate(strange * 3):
+            offset[i % 2, 3 * i % 24, i % 3, 2 * i % 6] = value
+    if not modulated:
+        mask, bias = torch.ones_like(mask), torch.zeros_like(bias)
+        result = mmcv_ops.deform_conv2d(
+            x, offset, weight, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
+        )
+    else:
+        result = mmcv_ops.modulated_deform_conv2d(
+            x, offset, mask, weight, bias, STRIDE, PADDING, DILATION, GROUPS, DEFORMED
+        )
+    np.testing.assert_allclose(
+        result.detach(), plain_convolution(x, offset, mask, weight, bias), atol=1e-10
+    )
+    result.square().sum().backward()
+    assert not offset.grad[~offset.isfinite()].any()
+    assert all(t.grad.isfinite().all() for t in (x, offset, weight))
+    assert offset.grad.any()
+
+
+def test_offsets_on_the_border_have_no_gradient():
+    """Exactly at −1 or at the map's size, as many samples of a zero-initialised layer are."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 2, 4, 5), torch.randn(3, 2, 3, 3)
+    offset, mask = torch.zeros(1, 18, 4, 5, requires_grad=True), torch.ones(1, 9, 4, 5)
+    mmcv_ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1).sum().backward()
+    rows, columns = (
+        np.arange(n)[:, None] + np.arange(-1, 2) for n in (4, 5)
+    )  # position by output and tap
+    inside = ((rows > -1) & (rows < 4)).T[:, None, :, None] & (
+        ((columns > -1) & (columns < 5)).T[None, :, None]
+    )  # kh kw H W
+    moved = offset.grad.view(3, 3, 2, 4, 5).abs().sum(2) > 0
+    assert moved.numpy().tolist() == inside.tolist()
+
+
+def test_first_values_of_a_larger_offset_map():
+    """DyHead passes the offsets of the finer level to a convolution of stride 2."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 4, 6, 8), torch.randn(5, 4, 3, 3), torch.randn(5)
+    offset = torch.randn(2, 18, 6, 8, requires_grad=True)
+    mask = torch.rand(2, 9, 6, 8, requires_grad=True)
+    first = [
+        m.detach().reshape(2, -1)[:, : n * 12].reshape(2, n, 3, 4)
+        for m, n in ((offset, 18), (mask, 9))
+    ]
+    expected = [t.requires_grad_() for t in first]
+    results = [
+        mmcv_ops.modulated_deform_conv2d(x, o, m, weight, bias, 2, 1)
+        for o, m in ((offset, mask), expected)
+    ]
+    assert torch.equal(*results)
+    for result in results:
+        result.square().sum().backward()
+    for large, small in zip((offset, mask), expected):
+        count = small[0].numel()
+        assert torch.equal(large.grad.flatten(1)[:, :count], small.grad.flatten(1))
+        assert not large.grad.flatten(1)[:, count:].any()
+    with pytest.raises(RuntimeError, match='smaller than the 18 × 6 × 8 values'):
+        mmcv_ops.modulated_deform_conv2d(x, expected[0], expected[1], weight, bias, 1, 1)
 
 
 def test_deformable_attention():
