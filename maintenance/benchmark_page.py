@@ -32,13 +32,18 @@ round by round; above 1 is faster than the baseline.
   times those of the forward pass.
 - *Peak memory*: the most that a call allocates from PyTorch beyond weights and input.
 - *Saved for backward*: what the forward pass keeps for the backward pass, without the weights.
-- *First result*: time from the network in memory to its first result, with folding and compilation.
+- *First result*: time from the network in memory to its first result, with fusion and compilation.
+- *Parameters* of whole detectors and segmentors are counted in the measured form, those of
+  backbones and classifiers before fusion. A fused RTMDet has more than the table of
+  [models](models.md): its head shares each convolution between all levels, but each level has a BN
+  layer of its own, and fusing this layer gives the level a convolution of its own.
 - On a GPU, PyTorch's defaults apply: TF32 in float32 convolutions, not in float32 matrix products.
 - Training is a forward and a backward pass with BN in evaluation mode, without an optimiser.
 - Post-processing: with random weights every score counts, which is the largest possible number of
   boxes to sort. With a checkpoint the score threshold leaves few.
-- *Fused* is this project's folded form, or timm's own re-parameterised form. Networks of timm are
-  feature pyramids, as in a detector, unless a section says classifier."""
+- *Fused* is this project's network after [`fuse()`](speed.md#fusion), or timm's network in timm's
+  own re-parameterised form. Networks of timm are feature pyramids, as in a detector, unless a
+  section says classifier."""
 
 
 def page(directory: Path) -> str:

@@ -37,13 +37,19 @@ CONFIGS, GALLERY, BENCHMARKS = (
 )
 
 SOURCES = """\
-Published: the authors' [paper](https://arxiv.org/abs/2411.15241) and
-[repository](https://github.com/mlvlab/EfficientViM), of the last epoch or iteration. MACs are those
-of convolutions and matrix products, of Mask R-CNN with as many proposals and boxes as its test
-settings allow.
+Published scores are those of the authors' [paper](https://arxiv.org/abs/2411.15241) and
+[repository](https://github.com/mlvlab/EfficientViM), after the last epoch or iteration. MACs are
+the multiply-accumulates of all convolutions and matrix products for one image of the given width
+and height. Mask R-CNN's heads are counted for the largest number of proposals (1000) and boxes
+(100) that its test settings allow.
 
 Training memory by images per process. Measured figures are the peak of three training steps, by
 `effvim benchmark memory CONFIG --cfg-options train_dataloader.batch_size=N`:"""
+
+SPEED_FORMS = """\
+The default form is the network as it is built. The fastest form is the fastest of four: fused or
+not, in channels-last memory format or not. The detectors are fused and randomly initialised, and
+every score counts, so that NMS gets as many boxes as the test settings allow."""
 
 # Peak MiB by images per process, on real images, from `effvim benchmark memory`.
 MEASURED_MEMORY = {
@@ -240,6 +246,8 @@ def speed() -> Iterator[str]:
         '',
         f'Median latency, batch 1, float32. Measured by us on {" and ".join(dates)}:',
         f'{device_of(machine)}, {threads_of(machine)}.',
+        '',
+        SPEED_FORMS,
     )
 
 
