@@ -16,3 +16,4 @@ def _shipped(name: str) -> Path:
 
 CONFIGS = _shipped('configs')
 REQUIREMENTS = _shipped('requirements.txt')
+PUBLISHED_CURVES = Path(__file__).with_name('published_curves.json')

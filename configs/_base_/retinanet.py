@@ -15,6 +15,8 @@ model = dict(
         out_indices=(0, 1, 2),
         norm_eval=True,
         with_cp=False,
+        # The authors' averaged (EMA) ImageNet weights. Their published run started from the raw
+        # ones, the entry `model` of their file, see docs/models.md.
         init_cfg=dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k'),
     ),
     neck=dict(

@@ -4,7 +4,8 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=40000, by_epoch=False),
+    # one beyond the last iteration, whose rate is then that of mmcv 1
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=40001, by_epoch=False),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -126,7 +126,7 @@ def use_synthetic_detection(cfg: Config) -> None:
     if amp_available():
         use_amp(cfg)
     cfg.default_hooks.logger.interval = 32
-    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2)
+    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2, save_best=None)
 
 
 def use_synthetic_segmentation(cfg: Config) -> None:
@@ -176,4 +176,4 @@ def use_synthetic_segmentation(cfg: Config) -> None:
     if amp_available():
         use_amp(cfg)
     cfg.default_hooks.logger.interval = 50
-    cfg.default_hooks.checkpoint.update(interval=iterations // 2, max_keep_ckpts=2)
+    cfg.default_hooks.checkpoint.update(interval=iterations // 2, max_keep_ckpts=2, save_best=None)

@@ -15,6 +15,7 @@ from effvim.config.editing import parse_options
 from effvim.config.machine import fit_to_machine
 from effvim.config.precision import amp_dtype
 from effvim.config.prepare import PreparedRun, check_data, prepare
+from effvim.config.published import published_curve
 from effvim.config.reading import import_plugins
 from effvim.config.structure import pipeline_steps
 from effvim.engine import distributed
@@ -128,7 +129,16 @@ def _run(prepared: PreparedRun, settings: EvaluationSettings) -> dict[str, float
             console.say(f'images: {settings.show_dir}')
         if settings.report:
             console.say(f'report: {Path(settings.report) / "report.html"}')
+        if line := _compared_with_published(prepared, metrics):
+            console.say(line)
     return metrics
+
+
+def _compared_with_published(prepared: PreparedRun, metrics: Mapping[str, float]) -> str:
+    """How far the metrics of a checkpoint are from those of a published run of the same recipe."""
+    curve = published_curve(prepared.cfg, prepared.spec.config)
+    meta = (prepared.checkpoint.content if prepared.checkpoint else {}).get('meta') or {}
+    return curve.compare(metrics, meta.get(curve.unit)) if curve else ''
 
 
 def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:

@@ -281,7 +281,7 @@ def use_tensorboard(cfg: Config) -> None:
 
 
 def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
-    """Add this project's hooks: progress, guards, resuming, curves, images, atomic checkpoints."""
+    """Add this project's hooks: progress, resuming, guards, curves, published scores, images."""
     interval = cfg.default_hooks.logger.get('interval', 50)
     checkpoints = cfg.default_hooks.checkpoint
     checkpoints.backend_args = dict(backend='effvim_atomic')
@@ -295,5 +295,6 @@ def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
         dict(type='EffViMResumeHook'),
         dict(type='EffViMGuardHook', skip=skip),
         dict(type='EffViMCurvesHook'),
+        dict(type='EffViMPublishedHook'),
         dict(type='EffViMImagesHook', folder=str(folder / 'images')),
     ]

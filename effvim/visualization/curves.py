@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from backbone.errors import UserError
+from effvim.config.published import PublishedCurve, published_curve, published_names
+from effvim.config.reading import load_config
 
 MAIN_METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mIoU', 'mAcc', 'aAcc')
 
@@ -83,6 +85,8 @@ def draw_curves(work_dir: Path, began: str = '', unit: str = 'epoch') -> Path:
 def draw_runs(work_dirs: Sequence[Path]) -> Figure:
     """Draw loss and main metrics of several runs over iterations, each run in its own colour.
 
+    Of runs that repeat a published recipe the published curve is drawn as well, dashed.
+
     Raises:
         UserError: no run has logged anything in one of the working directories.
     """
@@ -98,13 +102,23 @@ def draw_runs(work_dirs: Sequence[Path]) -> Figure:
             points = [(ends.get(r['step'], r['step']), r[name]) for r in val if name in r]
             x, y = zip(*points) if points else ((), ())
             axes.plot(x, y, 'o-', ms=4, color=line[0].get_color())
+    published = published_runs(work_dirs)
+    for curve in published.values():
+        line = loss.plot(*zip(*curve.loss), '--', lw=1)
+        for name, axes in zip(names, panels):
+            key = name.rpartition('/')[2]
+            points = [(curve.iteration(e), e[key]) for e in curve.evaluations if key in e]
+            axes.plot(*zip(*points), '--', lw=1, color=line[0].get_color())
     for name, axes in zip(['loss', *names], [loss, *panels]):
         axes.set(title=name + ', %' * name.endswith('mIoU'), xlabel='iteration')
         axes.set_ylim(0)
         declutter(axes)
     figure.legend(
         loss.lines,
-        [str(work_dir) for work_dir in work_dirs],
+        [
+            *(str(work_dir) for work_dir in work_dirs),
+            *(f'{config}, published' for config in published),
+        ],
         frameon=False,
         loc='outside lower center',
         fontsize='small',
@@ -146,6 +160,17 @@ def read_logged(work_dir: Path) -> tuple[Records, Records]:
             f'directories of training runs'
         )
     return train, val
+
+
+def published_runs(work_dirs: Sequence[Path]) -> dict[str, PublishedCurve]:
+    """By name of a config, the published runs whose recipe working directories repeat."""
+    curves = {}
+    for path in (path for work_dir in work_dirs for path in sorted(work_dir.glob('*.py'))):
+        if path.stem in published_names():
+            curve = published_curve(load_config(str(path)), path.name)
+            if curve:
+                curves[path.stem] = curve
+    return curves
 
 
 def _metric_names(runs: Sequence[tuple[Records, Records]], endings: tuple[str, ...]) -> list[str]:

@@ -110,7 +110,7 @@ def test_schedule_of_twelve_epochs(name, tmp_path):
     loop.train()
     assert len(rates.seen) == 12 * per_epoch
     for (epoch, i), rate in rates.seen.items():
-        done = min(1, (epoch * per_epoch + i) / 499)  # 500 rates, the first and the last included
+        done = min(1, (epoch * per_epoch + i) / 500)  # as mmcv 1's warm-up of 500 iterations
         expected = 2e-4 * (0.001 + 0.999 * done) * 0.1 ** ((epoch >= 8) + (epoch >= 11))
         assert rate == pytest.approx(expected, rel=1e-6), (epoch, i)
 
@@ -216,11 +216,11 @@ def test_network_sees_normalised_rgb_padded_to_32(runner, split):
         assert not seen[:, :, height:].any() and not seen[:, :, :, width:].any()
 
 
-def test_every_epoch_is_validated_and_the_last_is_kept(runner):
+def test_every_epoch_is_validated_and_the_last_and_the_best_are_kept(runner):
     loop = runner.train_loop
     assert (loop.max_epochs, loop.val_interval, loop.val_begin) == (12, 1, 1)
     keep = runner.cfg.default_hooks.checkpoint
-    assert keep.interval == 1 and 'save_best' not in keep
+    assert keep.interval == 1 and keep.max_keep_ckpts == 3 and keep.save_best == 'auto'
 
 
 def test_heads_in_figures(runner):

@@ -53,6 +53,7 @@ def made(request, roots, tmp_path_factory):
         file=file,
         argv=argv,
         folder=folder,
+        root=root,
     )
 
 

@@ -104,7 +104,17 @@ def test_evaluation_equals_that_of_the_checkpoint(made, tmp_path):
     numbers, detections = [], []
     for name, argv in (
         ('plain', made.argv),
-        ('file', [made.config, str(made.file), '--work-dir', str(tmp_path)]),
+        (
+            'file',
+            [
+                made.config,
+                str(made.file),
+                '--work-dir',
+                str(tmp_path),
+                '--data-root',
+                str(made.root),
+            ],
+        ),
     ):
         argv = [*argv[:2], '--out', str(tmp_path / 'm.json'), *argv[2:]]
         if made.kind != 'EncoderDecoder':
@@ -175,7 +185,8 @@ def test_a_benchmark_of_a_file(made, tmp_path, capsys):
 
 def test_report_of_a_file(made, tmp_path, capsys):
     """The report of a checkpoint, without what a file does not hold."""
-    argv = [made.config, str(made.file), '--work-dir', str(tmp_path), '--report', str(tmp_path)]
+    argv = [made.config, str(made.file), '--data-root', str(made.root)]
+    argv += ['--work-dir', str(tmp_path), '--report', str(tmp_path)]
     status = run_command('test', argv)
     if made.kind == 'EncoderDecoder':
         assert status == 2 and 'only labels' in capsys.readouterr().err
@@ -234,7 +245,8 @@ def test_a_config_of_another_variant(made, capsys):
 def test_data_of_other_classes(made, tmp_path, capsys):
     other = synthetic.draw_coco(tmp_path / 'coco', num_train=1, num_val=2, size=64)
     if made.kind == 'EncoderDecoder':
-        change = ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=[a,b,c,d]']
+        change = ['--data-root', str(made.root)]
+        change += ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=[a,b,c,d]']
     else:
         path = other / 'annotations/instances_val2017.json'
         path.write_text(path.read_text().replace('"disc"', '"cat"'))
@@ -350,7 +362,7 @@ def test_masks_of_many_boxes_and_of_none(score_threshold):
     image = random_images(96, 128, 1)
     (expected,) = parity.predict(model, list(image), 'MaskRCNN')
     spec = RunSpec(classes=list(synthetic.CLASSES))
-    content = onnx_file.write(model, cfg, spec, 'MaskRCNN', (96, 128), False)
+    content = onnx_file.write(model, cfg, spec, 'MaskRCNN', (96, 128), False, {})
     (predicted,) = parity.predict(EffViMExportedModel(content), list(image), 'MaskRCNN')
     assert len(predicted.pred_instances) == len(expected.pred_instances)
     assert len(expected.pred_instances) == 20 * (score_threshold == 0)
@@ -607,7 +619,7 @@ def test_metadata_of_version_0_1_and_of_today(tmp_path):
         classes=['disc', 'cat'],
     )
     _, cfg = config_of('RetinaNet', ['disc', 'cat'])
-    today = onnx_file.metadata(cfg, new, 'RetinaNet', (96, 128), True)
+    today = onnx_file.metadata(cfg, new, 'RetinaNet', (96, 128), True, new.options)
     assert today['size'] == [96, 128] and today['input'] == 'normalised'
     for name, run in (('old', old), ('new', today['effvim'])):
         path = tmp_path / f'{name}.onnx'

@@ -9,6 +9,7 @@ from effvim.engine.hooks.curves_hook import EffViMCurvesHook
 from effvim.engine.hooks.guard_hook import EffViMGuardHook
 from effvim.engine.hooks.images_hook import EffViMImagesHook
 from effvim.engine.hooks.progress_hook import EffViMProgressHook
+from effvim.engine.hooks.published_hook import EffViMPublishedHook
 from effvim.engine.hooks.report_hook import EffViMReportHook
 from effvim.engine.hooks.resume_hook import EffViMResumeHook
 
@@ -18,6 +19,7 @@ __all__ = [
     'EffViMGuardHook',
     'EffViMImagesHook',
     'EffViMProgressHook',
+    'EffViMPublishedHook',
     'EffViMReportHook',
     'EffViMResumeHook',
 ]
