@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from effvim.engine.memory import peak_memory, reset_peak_memory, training_stepper
+from effvim.engine.memory import peak_memory, reset_peak_memory
 from effvim.engine.settings import TrainSettings
+from effvim.engine.single_steps import training_stepper
 from effvim.engine.training import prepare_training
 
 STEPS = 3  # the optimiser's state is allocated in the first

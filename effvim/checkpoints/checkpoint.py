@@ -150,7 +150,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def check_resumable(content: Mapping[str, Any], path: Path) -> None:
+def check_training_state(content: Mapping[str, Any], path: Path) -> None:
     """Check that a checkpoint holds the state of a training run, not only weights.
 
     Raises:

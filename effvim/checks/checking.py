@@ -10,7 +10,7 @@ from effvim.checks.findings import Report
 from effvim.config.machine import num_cores
 from effvim.config.prepare import PreparedRun, prepare
 from effvim.config.run_spec import RunSpec
-from effvim.datasets.collection import garbage_collection_paused
+from effvim.datasets.garbage_collection import garbage_collection_paused
 from effvim.engine import optimizer
 
 

@@ -22,9 +22,9 @@ from effvim.engine.memory import (
     machine_memory,
     peak_memory,
     reset_peak_memory,
-    training_stepper,
 )
 from effvim.engine.progress import format_duration
+from effvim.engine.single_steps import training_stepper
 
 
 def weights(cfg: Config, report: Report) -> None:

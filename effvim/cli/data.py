@@ -124,6 +124,7 @@ def write_dataset(dataset: Dataset, target: Path, kind: str | None) -> None:
         target: a directory that does not exist.
         kind: one of `FORMATS` (default: coco, or masks for a dataset of masks).
     """
+    from effvim import console
     from effvim.formats.dataset import count_instances
     from effvim.formats.write import write
 
@@ -137,7 +138,7 @@ def write_dataset(dataset: Dataset, target: Path, kind: str | None) -> None:
         )
         absent = [name for name, count in counts.items() if not count]
         if absent:
-            print(f'note: {split} has no instance of {", ".join(absent)}')
+            console.note(f'{split} has no instance of {", ".join(absent)}')
     if dropped:
-        print(f'note: {kind} cannot hold, dropped: {", ".join(dropped)}')
+        console.note(f'{kind} cannot hold, dropped: {", ".join(dropped)}')
     print(f'written: {target}')

@@ -22,7 +22,7 @@ from effvim.config.structure import is_segmentor
 from effvim.config.validation import check_model
 from effvim.config.weights import check_variant
 from effvim.datasets import ade, coco
-from effvim.datasets.collection import garbage_collection_paused
+from effvim.datasets.garbage_collection import garbage_collection_paused
 
 
 @dataclasses.dataclass

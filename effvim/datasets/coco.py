@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from backbone.errors import UserError
 from effvim import console
-from effvim.datasets.collection import garbage_collection_paused
+from effvim.datasets.garbage_collection import garbage_collection_paused
 
 LAYOUT = (
     'annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg, '

@@ -51,7 +51,7 @@ def raw_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_resumable(cfg: Config, content: Mapping[str, Any], path: str) -> None:
+def check_averaging(cfg: Config, content: Mapping[str, Any], path: str) -> None:
     """Check that a run with averaged weights resumes from averaged weights, and only such a run.
 
     Raises:

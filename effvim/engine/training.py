@@ -219,7 +219,7 @@ def find_resumed(
             console.say(f'the run in {folder} ended before its first checkpoint: starting anew')
             return None
         resumed = ckpt.load_latest(folder)
-    ckpt.check_resumable(resumed.content, Path(resumed.path))
+    ckpt.check_training_state(resumed.content, Path(resumed.path))
     return resumed
 
 
@@ -252,7 +252,7 @@ def check_resumable(prepared: PreparedRun, resumed: ckpt.LoadedCheckpoint) -> No
     Raises:
         UserError: it averages weights and the checkpoint does not or vice versa, or it is finished.
     """
-    ema.check_resumable(prepared.cfg, resumed.content, resumed.path)
+    ema.check_averaging(prepared.cfg, resumed.content, resumed.path)
     train_cfg = prepared.cfg.train_cfg
     unit = 'iter' if 'max_iters' in train_cfg else 'epoch'
     done, total = resumed.content['meta'][unit], train_cfg.get(f'max_{unit}s')

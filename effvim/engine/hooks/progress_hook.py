@@ -14,22 +14,34 @@ from effvim import console
 from effvim.engine import optimizer
 from effvim.engine.memory import peak_memory
 from effvim.engine.progress import by_epoch, format_duration, position_of
+from effvim.engine.reminder import Reminder
+
+
+SILENCE = 30  # seconds, at most, without a line where there is no bar
 
 
 @HOOKS.register_module()
 class EffViMProgressHook(Hook):
-    """Shows a bar on a terminal; elsewhere prints a line every `interval` iterations."""
+    """Shows a bar on a terminal; elsewhere prints lines.
+
+    A line is printed every `interval` iterations, and at least every 30 seconds, also while a
+    single iteration takes longer.
+    """
 
     priority = 'VERY_LOW'
 
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
         self.bar: Progress | None = None
+        self.reminder: Reminder | None = None
+        self.doing = ''  # what takes so long
 
     def _start(self, runner: Any) -> None:
         self.began = time.monotonic()
         terminal = Console()
-        if terminal.is_terminal and runner.rank == 0:
+        if runner.rank == 0 and not terminal.is_terminal:
+            self.reminder = Reminder(SILENCE, self._remind)
+        elif runner.rank == 0:
             # not console.progress: whole epochs come and go under one bar, with figures
             self.bar = Progress(
                 TextColumn('{task.description}'),
@@ -40,11 +52,21 @@ class EffViMProgressHook(Hook):
             self.task = self.bar.add_task('', total=None, text='')
             self.bar.start()
 
-    def _show(self, title: str, done: int, total: int, text: str, line: bool) -> None:
+    def _remind(self, seconds: float) -> None:
+        console.say(f'{self.doing} has been running for {format_duration(seconds)}')
+
+    def _show(self, title: str, done: int, total: int, text: str) -> None:
         if self.bar:
             self.bar.update(self.task, description=title, completed=done, total=total, text=text)
-        elif line:
-            console.say(f'{title}  {done}/{total}  {text}')
+        elif self.reminder:
+            due = time.monotonic() - self.reminder.spoken >= SILENCE
+            if due or done % self.interval == 0 or done == total:
+                console.say(f'{title}  {done}/{total}  {text}')
+                self.reminder.touch()
+            self.doing = f'{title}  {done + 1}/{total}'
+            if done == total:
+                evaluates = title in ('validation', 'test')
+                self.doing = 'computing the metrics' if evaluates else f'saving after {title}'
 
     def before_train(self, runner: Any) -> None:
         """Print what the backbone starts from and the weight decay; start the bar."""
@@ -56,6 +78,7 @@ class EffViMProgressHook(Hook):
             groups = runner.optim_wrapper.optimizer.param_groups
             console.say(optimizer.weight_decay(model, groups))
         self.first = runner.iter  # not in _start: a test would build the training data
+        self.doing = 'the first iteration'
         self._start(runner)
 
     def after_train_iter(
@@ -72,9 +95,8 @@ class EffViMProgressHook(Hook):
         else:
             title, total = 'iteration', runner.max_iters
         text = f'loss {loss:.3f}  eta {format_duration(left)}  memory {peak_memory():,} MiB'
-        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
         if runner.rank == 0:
-            self._show(title, batch_idx + 1, total, text, line)
+            self._show(title, batch_idx + 1, total, text)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -84,6 +106,7 @@ class EffViMProgressHook(Hook):
 
     def before_test(self, runner: Any) -> None:
         """Start the bar."""
+        self.doing = 'the first batch'
         self._start(runner)
 
     def after_test_iter(
@@ -93,9 +116,8 @@ class EffViMProgressHook(Hook):
         self._eval('test', runner, batch_idx, len(runner.test_dataloader))
 
     def _eval(self, title: str, runner: Any, batch_idx: int, total: int) -> None:
-        line = (batch_idx + 1) % self.interval == 0 or batch_idx + 1 == total
         if runner.rank == 0:
-            self._show(title, batch_idx + 1, total, f'memory {peak_memory():,} MiB', line)
+            self._show(title, batch_idx + 1, total, f'memory {peak_memory():,} MiB')
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Print the main metric of a validation."""
@@ -108,3 +130,6 @@ class EffViMProgressHook(Hook):
         if self.bar:
             self.bar.stop()
             self.bar = None
+        if self.reminder:
+            self.reminder.end()
+            self.reminder = None
