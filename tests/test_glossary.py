@@ -31,6 +31,14 @@ WORDS = [
     (r'map of pixels', 'label map, mask'),
     (r'what is found', 'predictions, detections'),
     (r'made[- ]up', 'generated, synthetic'),
+    (r'part by part', 'stage by stage'),
+    (r'no examples?', 'no instance'),
+    (r'races?', 'benchmark, speed-up'),
+    (r'if (it is |they are )?left out', 'default: …'),
+    (r'without a name', 'default: …'),
+    (r'several processes, who', 'ranks'),
+    (r'written for exporters', 'tracing, graph'),
+    (r'read back', 'verified'),
 ]
 FORBIDDEN = [(re.compile(rf'\b(?:{pattern})\b', re.IGNORECASE), use) for pattern, use in WORDS]
 EXEMPT = {'benchmarks.md'}

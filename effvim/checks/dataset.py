@@ -178,7 +178,7 @@ def _examine_annotations(
     ):
         report.problem(where, f'annotations {what}', places)
     report.note(where, 'boxes or areas are below 1 pixel; mmdet ignores them', tiny)
-    report.note(where, 'classes have no example', [name for name in classes if not counts[name]])
+    report.note(where, 'classes without an instance', [name for name in classes if not counts[name]])
     return masks
 
 
@@ -262,6 +262,6 @@ def _report_labels(
     )
     report.note(
         f'{SECTION}: {split}',
-        'classes have no example',
+        'classes without an instance',
         [name for name in classes if not counts[name]],
     )

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until interrupted; returns the exit status."""
     if importlib.util.find_spec('gradio') is None:
-        raise UserError("the page needs gradio, which is not installed: pip install -e '.[demo]'")
+        raise UserError("the page needs gradio, which is not installed: pip install '.[demo]'")
     if args.launcher != 'none':
         raise UserError('--launcher: the page is one process: drop the flag')
     if not args.max_megabytes > 0:

@@ -125,9 +125,10 @@ def _config_of(checkpoint: ckpt.LoadedCheckpoint) -> tuple[str, bool]:
     copy = Path(checkpoint.path).parent / name
     if copy.is_file():
         return str(copy), True
-    packaged = config_path(name.removesuffix('.py'))
-    if Path(packaged).is_file():
-        return packaged, False
+    for folder in ('', 'gallery/'):
+        packaged = config_path(folder + name.removesuffix('.py'))
+        if Path(packaged).is_file():
+            return packaged, False
     raise UserError(
         f'{checkpoint.path} was trained with {name}, which is neither next to it nor a packaged '
         f'config: pass the config before it'

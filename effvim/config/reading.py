@@ -37,7 +37,7 @@ def load_config(path: str) -> Config:
         if not importlib.util.find_spec(module.partition('.')[0]):
             raise UserError(
                 f'{path}: custom_imports: no module named {module!r}; install the '
-                f'project with "pip install -e ." or set PYTHONPATH'
+                f'project with "pip install ." or set PYTHONPATH'
             )
     return cfg
 
@@ -56,5 +56,5 @@ def import_plugins(cfg: Config) -> None:
         except ModuleNotFoundError as error:
             raise UserError(
                 f'custom_imports: {error}; install the project with '
-                f'"pip install -e ." or set PYTHONPATH'
+                f'"pip install ." or set PYTHONPATH'
             ) from error

@@ -59,7 +59,7 @@ def read_environment(launcher: str) -> None:
         start = 'srun python' if slurm else 'torchrun --nproc-per-node=N'
         raise UserError(
             f'--launcher {launcher}: {missing[0]} is not set; start the tool by '
-            f'"{start} tools/… --launcher {launcher}", see docs/distributed.md'
+            f'"{start} -m effvim … --launcher {launcher}", see docs/distributed.md'
         )
     if slurm:
         environment.update({name: environment[theirs] for name, theirs in SLURM.items()})

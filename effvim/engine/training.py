@@ -14,7 +14,7 @@ from mmengine.config import Config
 from backbone.errors import UserError
 from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
-from effvim.config.editing import parse_options
+from effvim.config.editing import apply_options, parse_options
 from effvim.config.machine import fit_to_machine
 from effvim.config.packaged import config_path
 from effvim.config.precision import use_amp
@@ -168,8 +168,10 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     if settings.data:
         from effvim.formats import fit
 
+        cfg = load_config(config)
+        apply_options(cfg, settings.options)  # e.g. which images are ignored
         asked.fitted = fit.options(
-            load_config(config),
+            cfg,
             Path(settings.data),
             settings.from_scratch,
             settings.epochs,

@@ -137,7 +137,7 @@ def test_harmless_oddities_are_notes(run, coco, without_steps):
     edit(coco / VAL, lambda c: c['categories'].append({'id': 50, 'name': 'unicorn'}))
     status, out, _ = run(MASK_RCNN, '--from-scratch', '--data-root', coco)
     assert status == 0
-    for words in ('below 1 pixel', 'masks have no pixel', 'no example: unicorn'):
+    for words in ('below 1 pixel', 'masks have no pixel', 'without an instance: unicorn'):
         assert words in out
 
 
@@ -175,7 +175,7 @@ def test_label_maps(run, ade, without_steps):
     """The histogram is NumPy's; two wrong label maps and a corrupt image are all reported."""
     argv = SEMFPN, '--from-scratch', '--data-root', ade
     status, out, content = run(*argv)
-    assert status == 0 and 'classes have no example' in out
+    assert status == 0 and 'classes without an instance' in out
     counts = np.zeros(256, int)
     for path in (ade / 'annotations/training').iterdir():
         counts += np.bincount(np.array(Image.open(path)).ravel(), minlength=256)
