@@ -1,7 +1,8 @@
-"""Images from disk: as 8-bit RGB for people and networks, or only examined, as training reads them.
+"""Images from disk as 8-bit RGB, the same for training, evaluation, inference and drawings.
 
-Inference, the web page and drawings read with Pillow (`read_image`). Training reads with OpenCV,
-through mmcv; what OpenCV would not notice is checked here (`examine_image`, `check_jpeg_end`).
+Everything reads with Pillow (`read_image`). Training and evaluation let OpenCV, which is faster,
+decode those files of which it makes the same pixels (`opencv_agrees`); what OpenCV would not notice
+in them is checked here (`check_jpeg_end`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -83,6 +84,46 @@ def as_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert('RGB'))
 
 
+def opencv_agrees(source: str | os.PathLike[str] | BinaryIO) -> bool:
+    """Whether OpenCV and `read_image` give the same pixels: upright 8-bit RGB or grey, opaque.
+
+    OpenCV shows the colours that transparency hides, and it scales 16 bits and converts CMYK
+    otherwise. Only the header is read.
+
+    Raises:
+        Exception: whatever decoders raise on foreign bytes.
+    """
+    with warnings.catch_warnings(), Image.open(source) as image:
+        warnings.simplefilter('ignore')  # odd metadata
+        return (
+            image.format in ('JPEG', 'PNG', 'BMP')
+            and image.mode in ('RGB', 'L')
+            and not image.has_transparency_data
+            and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            and all(image.mode == _raw_mode(tile) for tile in image.tile or [])
+        )
+
+
+def _raw_mode(tile: Any) -> str:
+    """The pixel format in a file, e.g. 'RGB' or 'RGB;16B', of a tile of Pillow's."""
+    raw = tile[3] if isinstance(tile[3], str) else tile[3][0]
+    return 'RGB' if raw == 'BGR' else raw  # of BMP files
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode a file's content as training does: H W 3, uint8, BGR; the pixels of `read_image`.
+
+    Raises:
+        Exception: whatever decoders raise on foreign bytes: it cannot be decoded or is truncated.
+    """
+    if not opencv_agrees(io.BytesIO(content)):
+        return np.ascontiguousarray(read_image(io.BytesIO(content))[..., ::-1])
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError('OpenCV cannot decode it')
+    return pixels
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Read width and height of the upright image from the file's header.
 
@@ -104,12 +145,8 @@ def examine_image(path: Path) -> tuple[tuple[int, int], bytes]:
         Exception: whatever decoders raise on foreign bytes: it cannot be decoded or is truncated.
     """
     content = path.read_bytes()
-    Image.open(io.BytesIO(content)).close()  # refuses a header that asks for absurd memory
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError('OpenCV cannot decode it')
+    height, width = decode(content).shape[:2]  # Pillow refuses headers that ask for absurd memory
     check_jpeg_end(path)
-    height, width = pixels.shape[:2]
     return (width, height), hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -145,3 +145,64 @@ def test_too_large_is_refused(tmp_path, monkeypatch):
     Image.fromarray(RGB).save(tmp_path / 'a.png')
     with pytest.raises(UserError, match=r'a\.png.*exceeds limit'):
         read_image(tmp_path / 'a.png')
+
+
+def strange_files(folder):
+    """Files of every kind that people have, by name."""
+    rng = np.random.RandomState(2)
+    colours = rng.randint(0, 256, (24, 32, 3), np.uint8)
+    smooth = np.linspace(0, 255, 24 * 32 * 3).reshape(24, 32, 3).astype(np.uint8)
+    alpha = rng.randint(0, 256, (24, 32, 1), np.uint8)
+    grey16 = rng.randint(0, 65536, (24, 32)).astype(np.uint16)
+    images = {
+        'rgb.png': Image.fromarray(colours),
+        'rgb.jpg': Image.fromarray(smooth),
+        'rgb.bmp': Image.fromarray(colours),
+        'rgb.webp': Image.fromarray(smooth),
+        'rgb.tif': Image.fromarray(colours),
+        'grey.png': Image.fromarray(colours[..., 0]),
+        'grey.jpg': Image.fromarray(smooth[..., 0]),
+        'two_levels.png': Image.fromarray(colours[..., 0] > 127),
+        'transparent.png': Image.fromarray(np.concatenate([colours, alpha], 2)),
+        'transparent_grey.png': Image.fromarray(np.concatenate([colours[..., :1], alpha], 2), 'LA'),
+        'transparent.webp': Image.fromarray(np.concatenate([colours, alpha], 2)),
+        'palette.png': Image.fromarray(colours).quantize(16),
+        'cmyk.jpg': Image.fromarray(smooth).convert('CMYK'),
+        'cmyk.tif': Image.fromarray(colours).convert('CMYK'),
+    }
+    for name, image in images.items():
+        image.save(folder / name)
+    palette = Image.fromarray(colours).quantize(16)
+    palette.save(folder / 'transparent_palette.png', transparency=3)
+    Image.fromarray(colours).save(folder / 'transparent_colour.png', transparency=(1, 2, 3))
+    cv2.imwrite(str(folder / '16_bit.png'), grey16)
+    cv2.imwrite(str(folder / '12_bit_in_16.png'), grey16 // 16)
+    cv2.imwrite(str(folder / '16_bit.tif'), grey16)
+    cv2.imwrite(str(folder / '16_bit_rgb.png'), np.dstack([grey16, grey16[::-1], grey16 // 3]))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        for suffix in ('jpg', 'png', 'webp'):
+            Image.fromarray(smooth).save(folder / f'turned_{orientation}.{suffix}', exif=exif)
+    return sorted(folder.iterdir())
+
+
+def test_training_sees_what_inference_sees(tmp_path):
+    """Through the loading transform of a dataset, as training and evaluation use it."""
+    from types import SimpleNamespace
+
+    from mmcv.transforms import LoadImageFromFile
+
+    from effvim.datasets.transforms import check_while_loading
+
+    pipeline = SimpleNamespace(transforms=[LoadImageFromFile()])
+    check_while_loading(SimpleNamespace(pipeline=pipeline))
+    (load,) = pipeline.transforms
+    files = strange_files(tmp_path)
+    assert len(files) == 44
+    for path in files:
+        loaded = load({'img_path': str(path)})
+        expected = read_image(path)
+        assert loaded['img'].dtype == np.uint8 and loaded['img'].flags['C_CONTIGUOUS']
+        assert loaded['img_shape'] == loaded['ori_shape'] == expected.shape[:2]
+        assert np.array_equal(loaded['img'][..., ::-1], expected), path.name

@@ -178,7 +178,8 @@ def _examine_annotations(
     ):
         report.problem(where, f'annotations {what}', places)
     report.note(where, 'boxes or areas are below 1 pixel; mmdet ignores them', tiny)
-    report.note(where, 'classes without an instance', [name for name in classes if not counts[name]])
+    absent = [name for name in classes if not counts[name]]
+    report.note(where, 'classes without an instance', absent)
     return masks
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
+import numpy as np
 
 from backbone.errors import UserError
 from effvim.datasets import ade
-from effvim.images import check_jpeg_end
+from effvim.images import check_jpeg_end, opencv_agrees, read_image
 
 
 def check_while_loading(dataset: Any) -> None:
@@ -25,14 +26,29 @@ def check_while_loading(dataset: Any) -> None:
 
 
 class CheckedImageLoading:
-    """A transform that loads an image; its error names the file, truncated ones included."""
+    """A transform that loads an image; its error names the file, truncated ones included.
+
+    Files of which OpenCV makes other pixels than inference sees, e.g. transparent ones, are read as
+    inference reads them, see `effvim.images`.
+    """
 
     def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
         self.transform = transform
+        # other settings ask for other pixels
+        self.replaceable = transform.color_type == 'color' and transform.imdecode_backend == 'cv2'
+
+    def load(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Load the image with `read_image`; sets the keys that mmcv's transform sets."""
+        image = np.ascontiguousarray(read_image(results['img_path'])[..., ::-1])
+        results['img'] = image.astype(np.float32) if self.transform.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
         path = Path(results['img_path'])
         try:
+            if self.replaceable and not opencv_agrees(path):
+                return self.load(results)
             loaded = self.transform(results)
             check_jpeg_end(path)
         except Exception as error:  # decoders raise whatever they like on foreign bytes

@@ -16,7 +16,6 @@ from effvim.engine.memory import peak_memory
 from effvim.engine.progress import by_epoch, format_duration, position_of
 from effvim.engine.reminder import Reminder
 
-
 SILENCE = 30  # seconds, at most, without a line where there is no bar
 
 
