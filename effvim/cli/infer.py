@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='also write results for programs: COCO results, or label maps as PNG',
     )
     parser.add_argument(
+        '--annotations',
+        metavar='FILE',
+        help='COCO annotation file whose image and category ids --json uses (default: that of the '
+        "images' directory, if it is in COCO's layout)",
+    )
+    parser.add_argument(
         '--batch',
         type=int,
         default=1,
@@ -59,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr must be from 0 to 1, got {args.score_thr}')
     at_least('--batch', args.batch, 1)
+    if args.annotations and not args.json:
+        raise UserError('--annotations goes with --json: add --json, or drop it')
+    if args.annotations and not Path(args.annotations).is_file():
+        raise UserError(f'--annotations {args.annotations} not found: pass an existing file')
     config, checkpoint, inputs = split_model(args.model, 'images')
 
     from effvim.files import ensure_writable
@@ -92,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             Path(args.out),
             score_thr=args.score_thr,
             json=args.json,
+            annotations=Path(args.annotations) if args.annotations else None,
             rank=rank,
             world_size=world_size,
         )

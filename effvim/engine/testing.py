@@ -138,7 +138,7 @@ def _compared_with_published(prepared: PreparedRun, metrics: Mapping[str, float]
     """How far the metrics of a checkpoint are from those of a published run of the same recipe."""
     curve = published_curve(prepared.cfg, prepared.spec.config)
     meta = (prepared.checkpoint.content if prepared.checkpoint else {}).get('meta') or {}
-    return curve.compare(metrics, meta.get(curve.unit)) if curve else ''
+    return curve.compare(metrics, meta.get(curve.unit, 0)) if curve else ''
 
 
 def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:

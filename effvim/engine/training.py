@@ -169,7 +169,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         from effvim.formats import fit
 
         cfg = load_config(config)
-        apply_options(cfg, settings.options)  # e.g. which images are ignored
+        apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
         asked.fitted = fit.options(
             cfg,
             Path(settings.data),

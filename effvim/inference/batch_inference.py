@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
 from effvim import console
+from effvim.inference.annotation_ids import ids_of
 from effvim.inference.coco_results import category_ids, coco_results
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def predict_files(
     *,
     score_thr: float = 0.3,
     json: bool = False,
+    annotations: Path | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[str]:
@@ -44,6 +46,9 @@ def predict_files(
         out: the output directory.
         score_thr: objects that score lower are dropped.
         json: also write results for programs: COCO's results or label maps.
+        annotations: COCO's annotation file whose ids the results have (default: that of the
+            images' directory, see `annotation_ids`; without one the numbers in the files' names,
+            or 1, 2, 3 …).
         rank: of this process; each predicts every `world_size`-th image.
         world_size: number of processes. All call this function with the same images.
 
@@ -51,9 +56,11 @@ def predict_files(
         For each image that could not be read, on every rank: why not, with its path.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or `annotations` does not fit.
     """
-    job = InferenceJob(paths, out, predictor.classes, score_thr=score_thr, json=json)
+    job = InferenceJob(
+        paths, out, predictor.classes, score_thr=score_thr, json=json, annotations=annotations
+    )
     job.run(predictor, range(rank, len(paths), world_size))
     if world_size > 1:
         from mmengine.dist import all_gather_object
@@ -100,15 +107,20 @@ class InferenceJob:
         *,
         score_thr: float = 0.3,
         json: bool = False,
+        annotations: Path | None = None,
     ) -> None:
         self.paths, self.out, self.classes = paths, out, classes
         self.score_thr, self.json = score_thr, json
         self.root = Path(os.path.commonpath([path.parent for path in paths]))
-        # as in COCO: the number that is the file's name
-        numbers = [int(p.stem) if p.stem.isdecimal() else -1 for p in paths]
-        unique = -1 not in numbers and len(set(numbers)) == len(paths)
-        self.ids = numbers if unique else list(range(1, len(paths) + 1))
-        self.category_ids = category_ids(classes)
+        known = ids_of(paths, self.root, classes, annotations) if json else None
+        if known:
+            self.ids, self.category_ids = known
+        else:
+            # as in COCO: the number that is the file's name
+            numbers = [int(p.stem) if p.stem.isdecimal() else -1 for p in paths]
+            unique = -1 not in numbers and len(set(numbers)) == len(paths)
+            self.ids = numbers if unique else list(range(1, len(paths) + 1))
+            self.category_ids = category_ids(classes)
         self.outcome = Outcome()
 
     def run(self, predictor: Predictor, indices: Sequence[int]) -> None:
@@ -147,8 +159,8 @@ class InferenceJob:
             boxes, masks = coco_results(
                 prediction.above(self.score_thr), image['id'], self.category_ids
             )
-            self.outcome.boxes += boxes
-            self.outcome.masks += masks
+            self.outcome.boxes += [{**box, 'file_name': name} for box in boxes]
+            self.outcome.masks += [{**mask, 'file_name': name} for mask in masks]
         else:
             image['label_map'] = f'labels/{name}.png'
             self._write_image(image['label_map'], self._label_image(prediction.label_map))
