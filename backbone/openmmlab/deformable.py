@@ -6,12 +6,14 @@ autograd. All arithmetic is in at least float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
+
+from backbone.openmmlab.numerics import gradients, wide
 
 _FAR = -1e6  # an offset that leads outside of any map
 
@@ -28,9 +30,7 @@ def _convolve(
 
     torchvision reads the groups from the weight's shape and the deformable ones from the offset's.
     """
-    input, offset, weight = (
-        x.to(torch.promote_types(x.dtype, torch.float32)) for x in (input, offset, weight)
-    )
+    input, offset, weight = (x.to(wide(x)) for x in (input, offset, weight))
     return torchvision.ops.deform_conv2d(
         input,
         _move_outside(offset, input.shape[2:], weight.shape[2:], sizes),
@@ -83,16 +83,6 @@ def _first_values(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
             f'× {size[1]} values that the convolution reads'
         )
     return x.flatten(1)[:, :count].unflatten(1, (channels, *size))
-
-
-def _gradients(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
-) -> tuple[Tensor, ...]:
-    """Gradients of `function(*inputs)` with respect to each input."""
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        output = function(*leaves)
-        return torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
 
 
 def modulated_deform_conv_forward(
@@ -172,14 +162,14 @@ def modulated_deform_conv_backward(
         stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
     )
     size, points = grad_output.shape[2:], deformable_group * kernel_h * kernel_w
-    gradients = _gradients(
+    grads = gradients(
         lambda x, o, m, w: _convolve(
             x, _first_values(o, 2 * points, size), _first_values(m, points, size), w, None, sizes
         ),
         (input, offset, mask, weight),
         grad_output,
     )
-    for target, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), gradients):
+    for target, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), grads):
         target.copy_(grad)
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
@@ -234,11 +224,11 @@ def deform_conv_backward_input(
 ) -> None:
     """Gradients of `deform_conv_forward` with respect to `input` and `offset`."""
     sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    gradients = _gradients(
+    grads = gradients(
         lambda x, o: _convolve(x, o, None, weight, None, sizes), (input, offset), grad_output
     )
-    grad_input.copy_(gradients[0])
-    grad_offset.copy_(gradients[1])
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[1])
 
 
 def deform_conv_backward_parameters(
@@ -263,7 +253,7 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Gradient of `deform_conv_forward` with respect to `weight`, times `scale`."""
     sizes = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    (gradient,) = _gradients(
+    (gradient,) = gradients(
         lambda w: _convolve(input, offset, None, w, None, sizes), (grad_weight,), grad_output
     )  # linear in the weight: any weight of that shape will do
     grad_weight.copy_(gradient * scale)
@@ -273,7 +263,7 @@ def _attend(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -
     """mmcv's own implementation in plain PyTorch, Eq. (3) of arXiv:2010.04159."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    dtype = torch.promote_types(value.dtype, torch.float32)
+    dtype = wide(value)
     return multi_scale_deformable_attn_pytorch(
         value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)
     )
@@ -310,12 +300,12 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Gradients of `ms_deform_attn_forward`, into the tensors `grad_…`."""
-    gradients = _gradients(
+    grads = gradients(
         lambda v, s, w: _attend(v, value_spatial_shapes, s, w),
         (value, sampling_locations, attention_weights),
         grad_output,
     )
-    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients):
+    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads):
         target.copy_(grad)
 
 

@@ -3,16 +3,23 @@
 mmdet, and mmsegmentation 1.2, import `mmcv.ops`, every module of which loads the C++ extension
 `mmcv._ext` and asserts that its functions exist. Installed from the package registry, mmcv has no
 such extension, and compiling it needs a toolchain and ten minutes. `install()` puts a module with
-the operators that common detectors use in its place: NMS and soft-NMS, RoIAlign (average), RoIPool,
-the sigmoid focal loss, deformable convolution and attention (deformable.py), in mmcv's calling
-convention (results are written into the tensors passed in, except by `nms`). It must run before
-mmcv.ops is imported. Every other operator can be looked up, as mmcv asserts, and raises
-`MissingOperator` when called.
+the operators that mmdet's and mmseg's models use in its place, in mmcv's calling convention
+(results are written into the tensors passed in, or returned where mmcv expects that):
+
+- here NMS and soft-NMS, RoIAlign (average), RoIPool, the sigmoid focal loss;
+- deformable.py: deformable convolution and attention;
+- resampling.py: CARAFE, masked convolution, PSANet's masks, deformable RoI pooling;
+- rotated.py: overlap, NMS and RoIAlign of rotated boxes;
+- softmax_focal.py: the softmax focal loss;
+- suppression.py: NMS with its groups, NMS of lane lines.
+
+It must run before mmcv.ops is imported. Every other operator can be looked up, as mmcv asserts, and
+raises `MissingOperator` when called.
 
 Compiled operators that load are used untouched. Those that cannot be loaded, e.g. built for another
 PyTorch, are replaced as well, with a warning.
 
-All arithmetic is in at least float32 (`_wide`), on every device: torchvision's kernels lack some
+All arithmetic is in at least float32 (`wide`), on every device: torchvision's kernels lack some
 half types, and bfloat16 cannot add so much as the offset of 1 to a corner beyond 256.
 """
 
@@ -32,7 +39,8 @@ import torch.nn.functional as F
 import torchvision  # registers torch.ops.torchvision
 from torch import Tensor
 
-from backbone.openmmlab import deformable
+from backbone.openmmlab import deformable, resampling, rotated, softmax_focal, suppression
+from backbone.openmmlab.numerics import wide
 
 _NAME = 'mmcv._ext'
 
@@ -47,11 +55,6 @@ class MissingOperator(NotImplementedError):
     """A compiled mmcv operator was called that the stand-in does not have."""
 
 
-def _wide(*tensors: Tensor) -> torch.dtype:
-    """Return the type to compute in: the widest of the tensors', float32 at least."""
-    return functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
-
-
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression.
 
@@ -64,7 +67,7 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     Returns:
         (K,) int64 indices of the kept boxes, by descending score; (0,) for N = 0.
     """
-    dtype = _wide(bboxes, scores)
+    dtype = wide(bboxes, scores)
     # torchvision has no offset: moving x2 and y2 gives the same widths and intersections.
     # Scores that tie may come out in another order than from the compiled operator.
     bboxes = bboxes.to(dtype) + bboxes.new_tensor([0, 0, offset, offset], dtype=dtype)
@@ -95,16 +98,16 @@ def softnms(
     Returns:
         (K,) int64 indices of the kept boxes.
     """
-    dtype = _wide(boxes, scores)
-    remaining, wide = scores.to(dtype).clone(), boxes.to(dtype)
+    dtype = wide(boxes, scores)
+    remaining, corners = scores.to(dtype).clone(), boxes.to(dtype)
     kept: list[int] = []
-    ends = wide + wide.new_tensor([0, 0, offset, offset])
+    ends = corners + corners.new_tensor([0, 0, offset, offset])
     for _ in range(len(boxes)):
         best = int(remaining.argmax())
         score = remaining[best].item()
         if score == -torch.inf:
             break
-        dets[len(kept)] = torch.cat([wide[best], remaining[best : best + 1]])
+        dets[len(kept)] = torch.cat([corners[best], remaining[best : best + 1]])
         kept.append(best)
         # of two boxes without area it is 0 / 0
         iou = torchvision.ops.box_iou(ends[best : best + 1], ends)[0].nan_to_num(0)
@@ -131,7 +134,7 @@ def roi_pool_forward(
 
     Shapes as in `roi_align_forward`; `argmax` int32, for the backward pass.
     """
-    dtype = _wide(input)
+    dtype = wide(input)
     maxima, positions = torch.ops.torchvision.roi_pool(
         input.to(dtype), rois.to(dtype), spatial_scale, pooled_height, pooled_width
     )
@@ -149,7 +152,7 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Gradient of `roi_pool_forward` with respect to `input`, into `grad_input`."""
-    dtype = _wide(grad_output)
+    dtype = wide(grad_output)
     grad_input.copy_(
         torch.ops.torchvision._roi_pool_backward(
             grad_output.to(dtype),
@@ -200,7 +203,7 @@ def roi_align_forward(
         NotImplementedError: with `pool_mode` 0, max.
     """
     _check_average(pool_mode)
-    dtype = _wide(input)
+    dtype = wide(input)
     output.copy_(
         torch.ops.torchvision.roi_align(
             input.to(dtype),
@@ -236,7 +239,7 @@ def roi_align_backward(
     The others, and what is raised, as in `roi_align_forward`.
     """
     _check_average(pool_mode)
-    dtype = _wide(grad_output)
+    dtype = wide(grad_output)
     # The compiled operator adds to grad_input, ours overwrites it: mmcv passes zeros.
     # On CUDA with torch.use_deterministic_algorithms(True) ours raises, mmcv's stays silent.
     grad_input.copy_(
@@ -261,7 +264,7 @@ def _focal_parts(
     With z = sign * logit, p_t = sigmoid(z) and the loss of either side is
     -alpha_t (1 - p_t)^gamma log(p_t), Eq. (5) of arXiv:1708.02002.
     """
-    dtype, classes = _wide(input), input.shape[1]
+    dtype, classes = wide(input), input.shape[1]
     positive = target[:, None] == torch.arange(classes, device=target.device)  # N C
     sign = positive.to(dtype).mul_(2).sub_(1)
     scale = positive.to(dtype).mul_(1 - 2 * alpha).add_(alpha - 1)
@@ -303,6 +306,16 @@ def sigmoid_focal_loss_backward(
     rest = torch.sigmoid(-z)
     inner = F.logsigmoid(z).mul_(torch.sigmoid(z)).mul_(-gamma).add_(rest)
     grad_input.copy_(grad.mul_(sign).mul_(rest.pow_(gamma)).mul_(inner))
+
+
+def get_compiler_version() -> str:
+    """What mmcv's report of the environment says of the compiler."""
+    return 'none: the operators are torchvision functions'
+
+
+def get_compiling_cuda_version() -> str:
+    """What mmcv's report of the environment says of the CUDA compiler."""
+    return 'not available'
 
 
 def _missing(name: str, *args: Any, **kwargs: Any) -> NoReturn:
@@ -374,7 +387,13 @@ def install() -> bool:
         roi_pool_backward,
         sigmoid_focal_loss_forward,
         sigmoid_focal_loss_backward,
+        get_compiler_version,
+        get_compiling_cuda_version,
         *deformable.OPERATORS,
+        *resampling.OPERATORS,
+        *rotated.OPERATORS,
+        *softmax_focal.OPERATORS,
+        *suppression.OPERATORS,
     ):
         setattr(module, operator.__name__, operator)
     sys.modules[_NAME] = module

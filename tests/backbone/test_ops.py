@@ -17,7 +17,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbone.openmmlab import deformable, ops
+from backbone.openmmlab import (
+    deformable,
+    ops,
+    resampling,
+    rotated,
+    softmax_focal,
+    suppression,
+)
 from tests.helpers.paths import ROOT
 
 ops.install()
@@ -32,8 +39,14 @@ OURS = {
     'roi_pool_backward',
     'sigmoid_focal_loss_forward',
     'sigmoid_focal_loss_backward',
+    'get_compiler_version',
+    'get_compiling_cuda_version',
 }
-DEFORMABLE = {operator.__name__ for operator in deformable.OPERATORS}
+IN_OTHER_FILES = {
+    operator.__name__
+    for file in (deformable, resampling, rotated, softmax_focal, suppression)
+    for operator in file.OPERATORS
+}
 HALF = [torch.float16, torch.bfloat16]
 
 
@@ -41,7 +54,7 @@ def test_operators_under_test_are_ours():
     assert ops.is_installed(), 'mmcv has compiled operators: these tests would test those'
     assert ops.install()  # a second time changes nothing
     ext = importlib.import_module('mmcv._ext')
-    assert {name for name in vars(ext) if not name.startswith('_')} == OURS | DEFORMABLE
+    assert {name for name in vars(ext) if not name.startswith('_')} == OURS | IN_OTHER_FILES
     assert all(getattr(ext, name) is getattr(ops, name) for name in OURS)
     assert importlib.import_module('mmcv')._ext is ext
 
@@ -326,11 +339,19 @@ NAMES = names_loaded_by_mmcv()
 assert len(NAMES) >= 50 and NAMES > OURS
 
 
-@pytest.mark.parametrize('name', sorted(NAMES - OURS - DEFORMABLE))
+@pytest.mark.parametrize('name', sorted(NAMES - OURS - IN_OTHER_FILES))
 def test_other_operators_raise(name):
     operator = getattr(importlib.import_module('mmcv._ext'), name)
     with pytest.raises(ops.MissingOperator, match=f"'{name}'.*MMCV_WITH_OPS=1 pip install"):
         operator(torch.zeros(1), key=1)
+
+
+def test_mmcvs_report_of_the_environment():
+    from mmcv.utils import collect_env
+
+    report = collect_env()
+    assert report['MMCV Compiler'].startswith('none')
+    assert report['MMCV CUDA Compiler'] == 'not available'
 
 
 def test_the_module_bears_inspection():
@@ -338,8 +359,8 @@ def test_the_module_bears_inspection():
     assert not any(hasattr(ext, name) for name in ('__path__', '__file__', '__wrapped__', '_x'))
     assert inspect.getmodule(ext) is ext and inspect.getmembers(ext)
     assert pickle.loads(pickle.dumps(ext.nms)) is copy.deepcopy(ext.nms) is ops.nms
-    with pytest.raises(ops.MissingOperator, match='nms_rotated'):
-        pickle.loads(pickle.dumps(ext.nms_rotated))()
+    with pytest.raises(ops.MissingOperator, match='nms_quadri'):
+        pickle.loads(pickle.dumps(ext.nms_quadri))()
 
 
 def run_python(code):
