@@ -35,7 +35,7 @@ from effvim.config.classes import class_layers
 from effvim.config.run_spec import RunSpec
 from effvim.datasets import samplers, transforms
 from effvim.datasets.garbage_collection import garbage_collection_paused
-from effvim.engine import ema, optimizer
+from effvim.engine import amp, ema, optimizer  # noqa: F401  amp registers an optim wrapper
 from effvim.engine.hooks import EffViMCheckpointHook, EffViMProgressHook
 from effvim.engine.progress import by_epoch
 
