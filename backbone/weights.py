@@ -226,15 +226,28 @@ def load_backbone(
             neither to the network nor to a classifier. The network is not changed then.
     """
     path = resolve(source)
-    own, tensors = network.state_dict(), published(path, prefix, ema)
-    adapted = None
-    if STEM in own and STEM in tensors and tensors[STEM].shape[1] == 3 != own[STEM].shape[1]:
-        adapted = own[STEM].shape[1]
-        tensors = {**tensors, STEM: adapt_input_conv(adapted, tensors[STEM])}
+    own = network.state_dict()
+    original = published(path, prefix, ema)
+    tensors = adapt_channels(own, original)
+    adapted = own[STEM].shape[1] if tensors is not original else None
     chosen = fit(own, tensors, path)
     network.load_state_dict(chosen)
     ignored = sorted(tensors.keys() - chosen.keys())
     return LoadReport(len(chosen), len(chosen), ignored, adapted)
+
+
+def adapt_channels(own: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adapt the first convolution of weights for RGB to a network of other channels.
+
+    Returns:
+        `tensors` themselves if nothing has to be adapted.
+    """
+    if STEM not in own or STEM not in tensors or tensors[STEM].shape[1] != 3:
+        return tensors
+    channels = own[STEM].shape[1]
+    if channels == 3:
+        return tensors
+    return {**tensors, STEM: adapt_input_conv(channels, tensors[STEM])}
 
 
 def fit(

@@ -26,6 +26,12 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
         return
     state = weights.state_dict_of(content, path, 'backbone')
     own = backbone_tensors(backbone)
+    taken, given = (x[weights.STEM].shape[1] if weights.STEM in x else 0 for x in (own, state))
+    if given and given != taken:
+        raise UserError(
+            f'{path} is for images of {given} channels, the config says '
+            f'model.backbone.in_channels={taken}: use the config that it was trained with'
+        )
     if own.keys() != state.keys() or any(own[n].shape != state[n].shape for n in own):
         raise UserError(
             f'{path} holds {difference(state, own)}, the config says '
@@ -38,7 +44,11 @@ def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
 def backbone_tensors(backbone: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The state dict, of shapes without values, of the backbone that a config describes."""
     with torch.device('meta'):
-        network = EfficientViM(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
+        network = EfficientViM(
+            backbone.get('arch', 'm4'),
+            backbone.get('out_indices', (0, 1, 2)),
+            in_channels=backbone.get('in_channels', 3),
+        )
     return network.state_dict()
 
 
@@ -60,4 +70,5 @@ def fetch_weights(cfg: Config) -> None:
         start['checkpoint'] = str(path)
         if backbone.type == 'EfficientViM':
             tensors = weights.published(path, start.get('prefix', ''), start.get('ema'))
-            weights.fit(backbone_tensors(backbone), tensors, path)
+            own = backbone_tensors(backbone)
+            weights.fit(own, weights.adapt_channels(own, tensors), path)

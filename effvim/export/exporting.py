@@ -163,6 +163,12 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
         check=None if settings.backbone_only else lambda cfg: graph.check(cfg.model),
     )
     cfg = prepared.cfg
+    channels = cfg.model.backbone.get('in_channels', 3)
+    if channels not in (1, 3):
+        raise UserError(
+            f'model.backbone.in_channels={channels}: an export is compared with PyTorch on images '
+            f'of 3 channels, or of 1: use torch.onnx.export on the model'
+        )
     divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
     if settings.normalised and settings.size and any(side % divisor for side in settings.size):
         raise UserError(
@@ -275,4 +281,6 @@ def example_image(path: str, cfg: Config, settings: ExportSettings, number: int)
         divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
         height, width = (side + -side % divisor for side in (height, width))
     image = mmcv.imresize(image, (width, height))
+    if cfg.model.backbone.get('in_channels', 3) == 1:
+        image = mmcv.bgr2gray(image, keepdim=True)
     return torch.from_numpy(image).permute(2, 0, 1)

@@ -142,8 +142,9 @@ def write(
     prepare = nn.Identity() if normalised else Prepare(**preparation(cfg.model.data_preprocessor))
     network = (Backbone if kind == 'Backbone' else EXPORTABLE[kind])(fuse(model), prepare).eval()
     # the example must not be special: two images, two different sides
+    channels = cfg.model.backbone.get('in_channels', 3)
     example = torch.zeros(
-        (1, 3, *size) if size else (2, 3, 128, 160),
+        (1, channels, *size) if size else (2, channels, 128, 160),
         dtype=torch.float32 if normalised else torch.uint8,
     )
     try:

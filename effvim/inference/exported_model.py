@@ -64,8 +64,8 @@ class EffViMExportedModel(BaseModel):
             )
         given = self.about['settings']['model.data_preprocessor']
         mean = given['mean'][::-1] if given['reverse'] else given['mean']
-        fill = torch.tensor(mean).round() if x.dtype == torch.uint8 else torch.zeros(3)
-        canvas = fill.to(x.dtype).view(1, 3, 1, 1).repeat(1, 1, *size)
+        fill = torch.tensor(mean).round() if x.dtype == torch.uint8 else torch.zeros(len(mean))
+        canvas = fill.to(x.dtype).view(1, -1, 1, 1).repeat(1, 1, *size)
         canvas[:, :, :height, :width] = x
         return canvas
 

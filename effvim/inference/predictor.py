@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -196,7 +197,9 @@ class Network:
                 network.load_state_dict(
                     fit_state_dict(network, checkpoint.content['state_dict'], checkpoint.path)
                 )
-            self.pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
+            pipeline = cfg.test_dataloader.dataset.pipeline
+            self.grey = pipeline[0].get('color_type') == 'grayscale'
+            self.pipeline = Compose(_without_files(pipeline))
         target = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         network = network.to(target).eval()
         if fuse:
@@ -207,8 +210,10 @@ class Network:
 
     def preprocess(self, image: np.ndarray) -> tuple[Hashable, Any]:
         """A sample for `predict`, and its kind: samples of one kind may share a batch."""
-        # mmcv's images are BGR
-        sample = self.pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_id=0))
+        bgr = np.ascontiguousarray(image[..., ::-1])  # as mmcv's images are
+        if self.grey:
+            bgr = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+        sample = self.pipeline(dict(img=bgr, img_id=0))
         return (tuple(sample['inputs'].shape), image.shape), sample
 
     @torch.no_grad()
