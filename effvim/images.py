@@ -12,6 +12,7 @@ import io
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,17 @@ from PIL import ExifTags, Image, ImageOps
 from backbone.errors import UserError
 
 # The files that count as images in a directory. A file that is named is read whatever its suffix.
-IMAGE_SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = (
+    *('.avif', '.bmp', '.gif', '.j2k', '.jp2', '.jpeg', '.jpg', '.jpx', '.mpo', '.png', '.tif'),
+    *('.tiff', '.webp'),
+)
+
+# Images that no dataset can be trained on: kinds that are not read, and animations.
+UNREAD_SUFFIXES = ('.dcm', '.dng', '.gif', '.heic', '.heif', '.jxl', '.nef', '.psd', '.svg')
+
+TRAINED_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in UNREAD_SUFFIXES)
+
+MACOS_FOLDER = '__MACOSX'  # in archives: a hidden file for each file
 
 
 def read_image(
@@ -124,6 +135,42 @@ def decode(content: bytes) -> np.ndarray:
     return pixels
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or directory of this name is ignored wherever a directory is searched."""
+    return name.startswith('.') or name == MACOS_FOLDER
+
+
+def find_files(folder: str | Path, suffixes: Sequence[str] | None = IMAGE_SUFFIXES) -> list[Path]:
+    """Files below `folder`, sorted, also behind links, without hidden ones.
+
+    Args:
+        folder: a directory.
+        suffixes: those of the files, in lower case (default: of images); None for all files.
+
+    Raises:
+        UserError: it is no directory. OSError: one inside cannot be read.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f'directory {folder} not found')
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    paths, seen = [], set()
+    for top, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        real = os.path.realpath(top)
+        folders[:] = [] if real in seen else [name for name in folders if not is_hidden(name)]
+        paths += [
+            Path(top, file)
+            for file in files
+            if real not in seen
+            and not is_hidden(file)
+            and (suffixes is None or Path(file).suffix.lower() in suffixes)
+        ]
+        seen.add(real)
+    return sorted(paths)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Read width and height of the upright image from the file's header.
 
@@ -136,6 +183,12 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size[::-1] if turned else image.size
     except Exception as error:  # decoders raise whatever they like on foreign bytes
         raise UserError(f'image {path} cannot be read: {error}; repair or replace it') from error
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Read width and height as they are stored, before an EXIF orientation turns the image."""
+    with Image.open(path) as image:
+        return image.size
 
 
 def examine_image(path: Path) -> tuple[tuple[int, int], bytes]:

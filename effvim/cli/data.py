@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbone.errors import UserError
 from effvim.cli.options import CONFIG, Parser, at_least, existing_config
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 HELP = 'your own dataset in COCO, YOLO or Pascal VOC format, or with mask PNGs'
 FORMATS = ('coco', 'yolo', 'voc', 'masks')
+MAX_INVALID = 0.1  # fraction of the images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +40,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action='store_true',
             help='clip boxes that extend beyond their image (default: they are an error)',
         )
+        action.add_argument(
+            '--skip-invalid',
+            action='store_true',
+            help='skip images that are invalid or have an invalid annotation (default: an error '
+            'that lists them)',
+        )
+        action.add_argument(
+            '--max-invalid',
+            type=float,
+            default=MAX_INVALID,
+            metavar='FRACTION',
+            help=f'with --skip-invalid: skip at most this fraction of the images (default: '
+            f'{MAX_INVALID})',
+        )
+        action.add_argument(
+            '--colors',
+            type=Path,
+            metavar='FILE',
+            help='classes of the colours or values of masks: lines "R G B NAME" or "VALUE NAME", '
+            'or JSON (default: e.g. colors.txt, labelmap.txt or class_dict.csv in the dataset)',
+        )
         if name == 'convert':
             action.add_argument(
                 '--to',
@@ -51,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=0.2,
                 metavar='FRACTION',
                 help='fraction of the images for validation (default: 0.2)',
+            )
+            action.add_argument(
+                '--group-by',
+                metavar='REGEX',
+                help='keep images together in whose path, relative to the images, the first '
+                "group of this regular expression finds the same text, e.g. '^(.*)_frame'",
             )
         if name == 'stats':
             action.add_argument(
@@ -77,16 +106,24 @@ def run(args: argparse.Namespace) -> None:
     """Read the dataset and do what the subcommand says."""
     from effvim import console
     from effvim.files import check_is_new
-    from effvim.formats.dataset import checked
+    from effvim.formats.checking import checked
     from effvim.formats.detect import read
+    from effvim.formats.findings import Findings
 
     if args.action != 'stats':
         check_is_new(args.target)
     if args.action == 'browse':
         at_least('--limit', args.limit, 1)
     config = existing_config(args.config) if args.action == 'stats' else None
-    dataset = checked(read(args.source), args.clip)
-    for note in dataset.notes:
+    if not 0 < args.max_invalid <= 1:
+        raise UserError(f'--max-invalid {args.max_invalid:g}: pass a fraction above 0, at most 1')
+    if args.colors and not args.colors.is_file():
+        raise UserError(f'--colors {args.colors} not found: pass a table of colours and classes')
+    findings = Findings()
+    dataset = read(args.source, findings, args.colors)
+    dataset = checked(dataset, findings, args.clip, merge=args.action == 'split')
+    dataset = findings.settle(dataset, args.skip_invalid, args.max_invalid)
+    for note in findings.all_notes():
         console.note(note)
     if args.action == 'stats':
         from effvim.config.reading import load_config
@@ -111,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
                 f'{", ".join(dataset.splits)} are merged and split again; effvim data convert '
                 f'keeps them'
             )
-        write_dataset(split(dataset, args.val, args.seed), args.target, None)
+        write_dataset(split(dataset, args.val, args.seed, args.group_by), args.target, None)
     else:
         write_dataset(dataset, args.target, args.to)
 

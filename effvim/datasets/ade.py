@@ -17,7 +17,7 @@ from PIL import Image
 
 from backbone.errors import UserError
 from effvim.console import quiet
-from effvim.images import image_size
+from effvim.images import find_files, image_size
 
 LAYOUT = (
     'images/training/*.jpg, annotations/training/*.png, images/validation/*.jpg, '
@@ -79,6 +79,8 @@ def check_labels(
     try:
         with Image.open(path) as image:
             labels = np.asarray(image)
+        if labels.dtype == bool:  # of one bit
+            labels = labels.astype(np.uint8)
     except Exception as error:  # decoders raise whatever they like on foreign bytes
         raise UserError(
             f'label map {path} cannot be read: {error}; repair or replace it'
@@ -134,7 +136,7 @@ def find_pairs(dataset: Any) -> list[tuple[Path, Path]]:
             )
         if not folder.is_dir():
             raise UserError(f'directory {folder} not found: expected below {root}: {LAYOUT}')
-        paths = sorted(folder.rglob(f'*{end}'))
+        paths = [path for path in find_files(folder, None) if path.name.endswith(end)]
         if not paths:
             raise UserError(f'directory {folder} holds no *{end}: expected below {root}: {LAYOUT}')
         by_name.append({str(path.relative_to(folder))[: -len(end)]: path for path in paths})

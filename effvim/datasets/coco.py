@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,17 @@ def read_annotations(path: Path, root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f'annotation file {path} not found: expected below {root}: {LAYOUT}')
     with garbage_collection_paused():
-        content = _parse(path)
+        content = parse(path)
         _check_fields(path, content)
     return content
 
 
-def _parse(path: Path) -> Any:
+def parse(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -104,28 +109,74 @@ def _parse(path: Path) -> Any:
         raise UserError(f'{path} is not complete JSON ({error}): download it again') from error
 
 
+# Fields that `effvim data` computes where they are absent.
+COMPUTED = {'images': {'width', 'height'}, 'annotations': {'id', 'area'}, 'categories': set[str]()}
+
+
 def _check_fields(path: Path, content: Any) -> None:
-    for key, fields in FIELDS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
-        for i, item in enumerate(content[key]):
-            if not isinstance(item, dict) or not fields.keys() <= item.keys():
-                has = sorted(item) if isinstance(item, dict) else type(item).__name__
-                raise UserError(f'{path}: {key}[{i}] needs {sorted(fields)}, has {has}')
-            for field, (is_valid, expected) in fields.items():
-                if not is_valid(item[field]):
-                    raise UserError(
-                        f'{path}: {key}[{i}].{field} must be {expected}, got {item[field]!r:.99}'
-                    )
-        ids = [item['id'] for item in content[key]]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i, count in Counter(ids).items() if count > 1)
-            raise UserError(
-                f'{path}: id {twice} occurs more than once in {key}: all but one of them would be '
-                f'lost; give each an id of its own'
-            )
+    check_lists(path, content)
+    for key in FIELDS:
+        problems = list(field_problems(content[key], key))
+        if problems:
+            index, text = problems[0]
+            more = f' ({len(problems)} of {len(content[key])} are wrong)' if problems[1:] else ''
+            computed = FIELDS[key].keys() - COMPUTED[key]
+            known = not any(field_problems(content[key], key, sorted(computed)))
+            remedy = '; effvim data convert computes what is missing' if known else ''
+            raise UserError(f'{path}: {key}[{index}]{text}{more}{remedy}')
+        check_unique(path, content, key)
     if not content['categories']:
         raise UserError(f'{path} has no categories')
+
+
+def check_lists(path: Path, content: Any) -> None:
+    """Check that a file has COCO's lists.
+
+    Raises:
+        UserError: it has not.
+    """
+    for key in FIELDS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f'{path} has no list of {key}: it is not a COCO annotation file')
+
+
+def field_problems(
+    items: Sequence[Any], key: str, fields: Sequence[str] | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield the index of each item of one of COCO's lists that is wrong, and why.
+
+    Args:
+        items: the list.
+        key: its key in `FIELDS`; the reason continues "key[index]".
+        fields: those to check (default: all of `FIELDS`).
+    """
+    checks = {name: FIELDS[key][name] for name in fields or FIELDS[key]}
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            yield i, f' needs {", ".join(sorted(checks))}, but is no object: {item!r:.99}'
+        elif not checks.keys() <= item.keys():
+            absent = ', '.join(sorted(checks.keys() - item.keys()))
+            yield i, f' needs {absent}, has {", ".join(map(str, sorted(item)))}'
+        else:
+            for field, (is_valid, expected) in checks.items():
+                if not is_valid(item[field]):
+                    yield i, f'.{field} must be {expected}, got {item[field]!r:.99}'
+                    break
+
+
+def check_unique(path: Path, content: Any, key: str) -> None:
+    """Check that no two items of one of COCO's lists share an id.
+
+    Raises:
+        UserError: two do.
+    """
+    ids = [item['id'] for item in content[key]]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i, count in Counter(ids).items() if count > 1)
+        raise UserError(
+            f'{path}: id {twice} occurs more than once in {key}: all but one of them would be '
+            f'lost; give each an id of its own'
+        )
 
 
 def check_all(

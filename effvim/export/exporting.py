@@ -23,7 +23,7 @@ from effvim.config.reading import import_plugins
 from effvim.export import graph, onnx_file, parity, quantization
 from effvim.export.settings import SMALLEST, ExportSettings
 from effvim.files import ensure_writable, write_atomic
-from effvim.images import IMAGE_SUFFIXES, read_image
+from effvim.images import IMAGE_SUFFIXES, is_hidden, read_image
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.preprocessing import Prepare
 
@@ -215,7 +215,7 @@ def images_in(folder: str | Path, flag: str) -> list[str]:
     paths = [
         str(path)
         for path in sorted(Path(folder).glob('*'))
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
     ]
     if not paths:
         raise UserError(f'{flag} {folder}: no {", ".join(IMAGE_SUFFIXES)} in this directory')

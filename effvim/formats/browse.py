@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,8 +14,11 @@ from pycocotools import mask as rle
 from effvim.datasets.coco import encode_mask
 from effvim.files import new_directory
 from effvim.formats.dataset import AnnotatedImage, Dataset
+from effvim.formats.label_maps import read_labels
+from effvim.formats.outlines import mask_polygons
 from effvim.images import read_image
-from effvim.visualization.rendering import draw_instances, draw_label_map
+from effvim.visualization.annotations import draw_annotations
+from effvim.visualization.rendering import draw_label_map
 
 
 def browse(dataset: Dataset, target: Path, limit: int, seed: int) -> int:
@@ -46,23 +50,21 @@ def draw(image: AnnotatedImage, classes: Sequence[str]) -> Image.Image:
     """An image with its boxes, segmentations and class names, or with its mask and a legend."""
     pixels = read_image(image.path)
     if image.mask:
-        return draw_label_map(pixels, np.asarray(Image.open(image.mask)), classes)
+        labels = read_labels(image.mask, (image.width, image.height), len(classes))
+        return draw_label_map(pixels, labels, classes)
     instances = [instance for instance in image.instances if not instance.crowd]
-    masks = None
-    if any(instance.segmentation for instance in instances):
-        masks = np.array([_mask(instance.segmentation, pixels.shape) for instance in instances])
-    return draw_instances(
+    return draw_annotations(
         pixels,
         np.array([instance.box for instance in instances]).reshape(-1, 4),
         np.array([instance.label for instance in instances], int),
         classes,
-        masks=masks,
+        [_outlines(instance.segmentation, pixels.shape) for instance in instances],
     )
 
 
-def _mask(segmentation: object, shape: tuple[int, ...]) -> np.ndarray:
-    """H W, bool; empty without segmentation."""
+def _outlines(segmentation: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Polygons, each N 2; none without segmentation."""
     height, width = shape[:2]
-    if not segmentation:
-        return np.zeros((height, width), bool)
-    return rle.decode(encode_mask(segmentation, width, height)).astype(bool)
+    if isinstance(segmentation, dict):
+        return mask_polygons(rle.decode(encode_mask(segmentation, width, height)))
+    return [np.reshape(polygon, (-1, 2)) for polygon in segmentation or []]

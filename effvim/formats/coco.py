@@ -1,9 +1,10 @@
-"""COCO JSON: read and written. `effvim.datasets.coco` checks the fields of the file."""
+"""COCO JSON: read and written. `effvim.formats.coco_fields` completes the fields of the file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pycocotools import mask as rle
 
 from backbone.errors import UserError
 from effvim.datasets import coco
+from effvim.formats import coco_fields
 from effvim.formats.dataset import (
     AnnotatedImage,
     Dataset,
@@ -18,89 +20,201 @@ from effvim.formats.dataset import (
     check_size,
     copy_image,
     open_image,
-    split_named,
+    split_in_name,
 )
-
-ROBOFLOW = '_annotations.coco.json'  # in the directory of a split's images
+from effvim.formats.findings import Findings, Kind
+from effvim.formats.places import children, image_places, split_folders, visible_files
+from effvim.images import UNREAD_SUFFIXES
 
 # COCO's own files of other tasks, in the same directory as those of instances.
 OTHER_TASKS = ('captions_', 'image_info_', 'panoptic_', 'person_keypoints_', 'stuff_')
 
+FIRST_KEYS = (b'info', b'images', b'annotations', b'categories', b'licenses', b'type')
+
+PEEK = 4096  # bytes that show whether a JSON file may be COCO's
+
+ANNOTATIONS = ('annotations', 'annotation', 'labels', 'ann')  # directories of JSON files
+
 
 def annotation_files(root: Path) -> list[Path]:
-    """The annotation files in a directory; empty if it holds no COCO dataset."""
-    files = sorted((root / 'annotations').glob('*.json'))
-    instances = [file for file in files if not file.name.startswith(OTHER_TASKS)]
-    return instances or sorted(root.glob(f'*/{ROBOFLOW}'))
+    """The annotation files in a directory; empty if it holds no COCO dataset.
+
+    They lie in annotations/, next to the images of each split, or in the directory itself.
+    """
+    for folders in (children(root, ANNOTATIONS), split_folders(root).values(), [root]):
+        files = [
+            file
+            for folder in folders
+            for file in visible_files(folder, ['.json'])
+            if not file.name.startswith(OTHER_TASKS) and may_be_coco(file)
+        ]
+        if files:
+            return files
+    return []
 
 
-def read(root: Path, files: Sequence[Path]) -> Dataset:
+def may_be_coco(path: Path) -> bool:
+    """Whether a JSON file begins as COCO's do."""
+    with path.open('rb') as file:
+        start = file.read(PEEK).removeprefix(b'\xef\xbb\xbf')
+    match = re.match(rb'\s*\{\s*"(\w+)"', start)
+    return bool(match and match[1] in FIRST_KEYS)
+
+
+def read(root: Path, files: Sequence[Path], findings: Findings) -> Dataset:
     """Read the dataset that annotation files describe, each a split named after its file.
 
+    Args:
+        root: its directory.
+        files: the annotation files.
+        findings: receives what is wrong with images and annotations.
+
     Raises:
-        UserError: a file or an image cannot be read or is wrong; the files do not fit each other.
+        UserError: a file cannot be read, or two describe one split.
     """
     file_of: dict[str, Path] = {}
     for path in files:
-        split = split_named(_name(path)) or 'all'
+        split = split_in_name(_name(path, root)) or 'all'
         if split in file_of or (file_of and 'all' in (split, *file_of)):
             raise UserError(
-                f'{path} is a second file of the split {split}: name each train, val or test'
+                f'{path} is a second file of the split {split}, next to '
+                f'{next(iter(file_of.values()))}: name each train, val or test, or pass one of '
+                f'them itself'
             )
         file_of[split] = path
-    splits: dict[str, list[AnnotatedImage]] = {}
-    classes: tuple[str, ...] = ()
-    for split, path in file_of.items():
-        content = coco.read_annotations(path, root)
-        own = tuple(category['name'] for category in content['categories'])
-        if classes and own != classes:
-            raise UserError(
-                f'{path} and {files[0]} do not list the same categories in the same order'
-            )
-        classes = own
-        splits[split] = _read_split(path, root, content)
-    return Dataset(root, classes, splits)
-
-
-def _name(path: Path) -> str:
-    return path.parent.name if path.name == ROBOFLOW else path.stem.removeprefix('instances_')
-
-
-def _read_split(path: Path, root: Path, content: dict[str, Any]) -> list[AnnotatedImage]:
-    name = _name(path)
-    folders = (
-        root / name,
-        root / f'{name}2017',
-        root / 'images' / name,
-        root / 'images',
-        path.parent,
+    contents = {split: coco_fields.load(path, findings) for split, path in file_of.items()}
+    classes = _classes(file_of, contents, findings)
+    return Dataset(
         root,
+        classes,
+        {
+            split: _read_split(file_of[split], root, content, classes, findings)
+            for split, content in contents.items()
+        },
     )
-    label_of = {category['id']: label for label, category in enumerate(content['categories'])}
-    images = {image['id']: _read_image(path, folders, image) for image in content['images']}
+
+
+def _name(path: Path, root: Path) -> str:
+    """What tells the split of a file: its name, or the directory that it shares with images."""
+    if split_in_name(path.stem) or path.parent == root:
+        return path.stem.removeprefix('instances_')
+    return path.parent.name if split_in_name(path.parent.name) else path.stem
+
+
+def _classes(
+    file_of: Mapping[str, Path], contents: Mapping[str, dict[str, Any]], findings: Findings
+) -> tuple[str, ...]:
+    """The names of all files, in the order of the first, without groups of other categories."""
+    names: list[str] = []
+    used, groups = set(), set()
+    first = next(iter(file_of.values()))
+    for split, content in contents.items():
+        own = [category['name'] for category in content['categories']]
+        new = [name for name in dict.fromkeys(own) if name not in names]
+        if names and new:
+            findings.note(f'{file_of[split]} lists categories that {first} does not: {_some(new)}')
+        twice = sorted({name for name in own if own.count(name) > 1})
+        if twice:
+            findings.note(
+                f'{file_of[split]} lists categories of the same name more than once, each is one '
+                f'class: {_some(twice)}'
+            )
+        if names and not new and list(dict.fromkeys(own)) != names[: len(set(own))]:
+            findings.note(
+                f'{file_of[split]} lists the categories in another order than {first}: they are '
+                f'matched by name'
+            )
+        names += new
+        ids = {annotation['category_id'] for annotation in content['annotations']}
+        used |= {c['name'] for c in content['categories'] if c['id'] in ids}
+        groups |= {
+            c['supercategory']
+            for c in content['categories']
+            if isinstance(c.get('supercategory'), str) and c['supercategory'] != c['name']
+        }
+    parents = [name for name in names if name in groups and name not in used]
+    if parents and len(parents) < len(names):
+        findings.note(
+            f'categories without annotations that are only the group of others are no classes: '
+            f'{_some(parents)}'
+        )
+        names = [name for name in names if name not in parents]
+    return tuple(names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (f' … ({len(names)})' if len(names) > 5 else '')
+
+
+def _read_split(
+    path: Path,
+    root: Path,
+    content: dict[str, Any],
+    classes: Sequence[str],
+    findings: Findings,
+) -> list[AnnotatedImage]:
+    name = path.stem.removeprefix('instances_')
+    if path.parent != root and split_in_name(path.parent.name):
+        name = path.parent.name
+    label_of = {
+        category['id']: classes.index(category['name'])
+        for category in content['categories']
+        if category['name'] in classes
+    }
+    folders = image_places(root, path.parent, name)
+    images: dict[Any, AnnotatedImage | None] = {}
+    for image in content['images']:
+        images[image['id']] = _read_image(path, folders, image, findings)
     for annotation in content['annotations']:
         image_id, category_id = annotation['image_id'], annotation['category_id']
         if image_id not in images or category_id not in label_of:
-            raise UserError(
+            findings.add(
+                Kind.ANNOTATION,
                 f'{path}: annotation {annotation["id"]} is of image {image_id} and '
-                f'category {category_id}, which the file does not list'
+                f'category {category_id}, which the file does not list',
+                found.path if (found := images.get(image_id)) else None,
             )
-        instance = _read_instance(path, annotation, label_of[category_id], images[image_id])
-        images[image_id].instances.append(instance)
-    return list(images.values())
+            continue
+        owner = images[image_id]
+        if owner is not None:  # otherwise that is a defect already
+            with findings.collect(Kind.ANNOTATION, owner.path):
+                owner.instances.append(
+                    _read_instance(path, annotation, label_of[category_id], owner)
+                )
+    return [image for image in images.values() if image]
 
 
-def _read_image(path: Path, folders: Sequence[Path], image: dict[str, Any]) -> AnnotatedImage:
-    """An image, in the first of `folders` that has it."""
+def _read_image(
+    path: Path, folders: Sequence[Path], image: dict[str, Any], findings: Findings
+) -> AnnotatedImage | None:
+    """An image, in the first of `folders` that has it; None if it is a defect."""
     name = image['file_name']
     if Path(name).is_absolute() or '..' in Path(name).parts or '\0' in name:
-        raise UserError(f'{path}: image {name!r} is not below {folders[-1]}')
+        text = f'{path}: image {name!r} is not below {folders[-1]}: write its path from there'
+        findings.add(Kind.NOT_FOUND, text)
+        return None
     file = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if not file:
-        places = ', '.join(dict.fromkeys(str(folder) for folder in folders if folder.is_dir()))
-        raise UserError(f'{path}: image {name} not found in {places}')
-    opened = open_image(file, name)
-    check_size(opened, (image['width'], image['height']), path)
+        places = ', '.join(str(folder) for folder in folders)
+        findings.add(
+            Kind.NOT_FOUND, f'{path}: image {name} not found in {places}', folders[0] / name
+        )
+        return None
+    if file.suffix.lower() in UNREAD_SUFFIXES:
+        text = f'{file}: {file.suffix} files are not read: convert it to PNG or JPEG'
+        findings.add(Kind.UNREADABLE, text, file)
+        return None
+    opened = None
+    with findings.collect(Kind.UNREADABLE, file):
+        opened = open_image(file, name)
+    if opened is None:
+        return None
+    stated = coco_fields.stated_size(image)
+    if stated is None:
+        findings.assume('images have no usable width and height: they are read from the file', file)
+    else:
+        with findings.collect(Kind.SIZE, file):
+            check_size(opened, stated, path)
     return opened
 
 
@@ -120,7 +234,8 @@ def _read_instance(
     x, y, w, h = annotation['bbox']
     # some exporters write 0, and mmdet ignores such objects
     area = annotation['area'] if annotation['area'] > 0 else None
-    return Instance(label, (x, y, x + w, y + h), segmentation, bool(crowd), area)
+    origin = f'{path}, annotation {annotation["id"]}'
+    return Instance(label, (x, y, x + w, y + h), segmentation, bool(crowd), area, origin)
 
 
 def write(dataset: Dataset, directory: Path) -> None:

@@ -15,8 +15,7 @@ from effvim import console
 from effvim.config.structure import LOADERS, every_step, is_segmentor
 from effvim.datasets import coco
 from effvim.formats import anchors, masks
-from effvim.formats.dataset import find_files
-from effvim.images import image_size
+from effvim.images import find_files, image_size
 
 if TYPE_CHECKING:
     from mmengine.config import Config

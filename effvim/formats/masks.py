@@ -1,15 +1,16 @@
-"""Images with mask PNGs, whose pixels are classes: read, and written as training reads them.
+"""Images with masks, whose pixels are classes: read, and written as training reads them.
 
-A directory has images/, masks/ (or annotations/, SegmentationClass/), each with a file of the same
-name for every image, and classes.txt: a name a line, the first for value 0. Pixels of value 255 are
-ignored.
+A directory has images/, masks/ and classes.txt: a name a line, the first for value 0. Pixels of
+value 255 are ignored. Other layouts, names and codings are read as well, see `find_places` and
+`effvim.formats.label_maps`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,28 +18,98 @@ from PIL import Image
 from backbone.errors import UserError
 from effvim.datasets import ade
 from effvim.formats.dataset import (
+    AnnotatedImage,
     Dataset,
     Instance,
-    find_files,
     group_by_split,
     images_by_stem,
-    open_image,
 )
-from effvim.images import read_image
+from effvim.formats.findings import Findings, Kind
+from effvim.formats.label_maps import (
+    TABLES,
+    Coding,
+    LabelMap,
+    is_coded_as_labels,
+    read_labels,
+    read_table,
+    values_of,
+)
+from effvim.formats.opening import open_images
+from effvim.formats.places import (
+    IMAGE_FOLDERS,
+    children,
+    listed_splits,
+    split_folders,
+)
+from effvim.images import find_files, read_image
 
 CLASSES = 'classes.txt'
 
-FOLDERS = ('masks', 'annotations', 'SegmentationClass')
+# Directories of masks, in lower case.
+MASK_FOLDERS = (
+    *('masks', 'mask', 'annotations', 'ann_dir', 'segmentationclass', 'segmentationclasspng'),
+    *('segmentationclassraw', 'labels', 'label', 'gt', 'groundtruth', 'ground_truth', 'gtfine'),
+    *('targets', 'target', 'annots', 'annot', 'segmentations', 'semantic'),
+)
+
+# Behind the name of the directory of images, e.g. train/ and train_masks/.
+MASK_ENDS = ('_masks', '_mask', 'masks', 'annot', '_annot', '_annotations', '_labels', '_gt')
+
+SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.gif')  # of masks: JPEG changes values
+
+LOSSY = ('.jpg', '.jpeg')
+
+BACKGROUND = ('background', 'foreground')  # classes of masks of two values that nobody named
 
 SAME_SUFFIX = {'.jpeg': '.jpg', '.tiff': '.tif'}
 
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}  # directories that the configs look for
 
 
-def find_masks(root: Path) -> Path | None:
-    """The directory of the masks; None if this is no such dataset."""
-    candidates = (root / name for name in FOLDERS)
-    return next((c for c in candidates if c.is_dir() and find_files(c, ['.png'])), None)
+class Place(NamedTuple):
+    """A directory of images and that of their masks, of a split or of all."""
+
+    split: str | None
+    images: Path
+    masks: Path
+
+
+def find_places(root: Path) -> list[Place]:
+    """The directories of images and masks; empty if this is no such dataset.
+
+    They may lie next to each other, in each directory of a split, or be train/ and train_masks/.
+    """
+    place = _pair(root)
+    if place:
+        return [Place(None, *place)]
+    by_split = split_folders(root).items()
+    places = [Place(split, *pair) for split, folder in by_split if (pair := _pair(folder))]
+    if places:
+        return places
+    for split, folder in by_split:
+        name = folder.name.lower()
+        found = children(root, [f'{name}{end}' for end in MASK_ENDS])
+        found = [masks for masks in found if find_files(masks, [*SUFFIXES, *LOSSY])]
+        if found and find_files(folder):
+            places.append(Place(split, folder, found[0]))
+    return places
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The directory of images and that of masks in `folder`."""
+    masks = next(
+        (
+            masks
+            for masks in children(folder, MASK_FOLDERS)
+            if find_files(masks, SUFFIXES)
+            or (masks.name.lower() in ('masks', 'mask') and find_files(masks, LOSSY))
+        ),
+        None,
+    )
+    images = next((c for c in children(folder, IMAGE_FOLDERS) if c != masks), None)
+    if masks and not images and masks.name.lower() in ('masks', 'mask', 'segmentationclass'):
+        raise UserError(f'{masks} holds masks, but there is no directory {folder / "images"}')
+    return (images, masks) if masks and images else None
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
@@ -63,63 +134,214 @@ def read_classes(root: Path) -> tuple[str, ...]:
     return names
 
 
-def read(root: Path) -> Dataset:
-    """Read the dataset in a directory that `find_masks` accepts.
+def find_table(root: Path) -> Path | None:
+    """A table of colours or values in a directory."""
+    files = {path.name.lower(): path for path in root.iterdir() if path.is_file()}
+    return next((files[name] for name in TABLES if name in files), None)
+
+
+def read(root: Path, places: Sequence[Place], findings: Findings, colors: Path | None) -> Dataset:
+    """Read the dataset in a directory.
+
+    Args:
+        root: the directory.
+        places: what `find_places` has found there.
+        findings: receives what is wrong with images and masks.
+        colors: table of the classes of colours or values (default: one of `TABLES`).
 
     Raises:
-        UserError: a file is absent, cannot be read, of another size, or has values without name.
+        UserError: classes or masks are absent, or the masks teach nothing.
     """
-    classes, mask_folder = read_classes(root), find_masks(root)
-    assert mask_folder
-    image_folder = next(
-        (root / name for name in ('images', 'JPEGImages') if (root / name).is_dir()),
-        root / 'images',
-    )
-    images = images_by_stem(
-        [
-            open_image(file, file.relative_to(image_folder).as_posix())
-            for file in find_files(image_folder)
-        ],
-        'mask',
-    )
-    masks = {
-        file.relative_to(mask_folder).with_suffix('').as_posix(): file
-        for file in find_files(mask_folder, ['.png'])
-    }
-    for what, stems, others in (('images', images, masks), ('masks', masks, images)):
-        alone = sorted(stems.keys() - others.keys())
-        if alone:
-            raise UserError(
-                f'{root}: {len(alone)} of {len(stems)} {what} have no partner of the '
-                f'same name, e.g. {alone[0]}'
-            )
+    pairs = [
+        (place.split, image, mask)
+        for place in places
+        for image, mask in _pairs(place, findings).items()
+    ]
+    files = [mask for _, _, mask in pairs]
+    classes, coding = _classes(root, files, findings, colors)
     values: set[int] = set()
-    annotated = []
-    for stem, image in images.items():
-        labels = ade.check_labels(masks[stem], (image.width, image.height), len(classes), False)
-        values.update(np.unique(labels).tolist())
-        annotated.append(image._replace(instances=_regions(labels), mask=masks[stem]))
-    if values == {0, ade.UNLABELLED}:
-        raise UserError(
-            f'{mask_folder} holds only the values 0 and 255, and pixels of value 255 are ignored: '
-            f'write 1 for class {classes[1]!r}, 2 for the next'
+    annotated: dict[str | None, list[AnnotatedImage]] = {}
+    opened = {
+        image.path: image
+        for place in places
+        for image in open_images(
+            [i for s, i, _ in pairs if s == place.split], place.images, findings
         )
-    if len(values - {ade.UNLABELLED}) < 2:
+    }
+    for split, path, mask in pairs:
+        if path not in opened:
+            continue
+        image, label_map = opened[path], LabelMap(mask, coding)
+        annotated.setdefault(split, []).append(image._replace(mask=label_map))
+        with findings.collect(Kind.MASK, path):
+            labels = read_labels(label_map, (image.width, image.height), len(classes))
+            values.update(np.unique(labels).tolist())
+            image.instances.extend(regions(labels))
+    if not findings.defects and len(values - {ade.UNLABELLED}) < 2:
         raise UserError(
-            f'{mask_folder} holds only the value {min(values)}: there is nothing to learn'
+            f'{places[0].masks} holds only the value {min(values)}: there is nothing to learn'
         )
-    return Dataset(root, classes, group_by_split(annotated, image_folder))
+    if None not in annotated:
+        return Dataset(
+            root, classes, {split: images for split, images in annotated.items() if split}
+        )
+    images = annotated[None]
+    splits, notes = listed_splits(root, images_by_stem(images, 'mask'))
+    for note in notes:
+        findings.note(note)
+    return Dataset(root, classes, splits or group_by_split(images, places[0].images))
 
 
-def _regions(labels: np.ndarray) -> list[Instance]:
+def _pairs(place: Place, findings: Findings) -> dict[Path, Path]:
+    """The mask of each image, by names that are equal but for what all of them share.
+
+    Raises:
+        UserError: no image has a mask, or the masks are JPEG files.
+    """
+    images = _by_stem(find_files(place.images), place.images)
+    masks = _by_stem(find_files(place.masks, SUFFIXES), place.masks)
+    if not masks:
+        raise UserError(
+            f'{place.masks} holds JPEG files, which change the values of masks: save them as PNG'
+        )
+    if images and not images.keys() & masks.keys():
+        shorter = _without_common_ends(images), _without_common_ends(masks)
+        for own, other in ((images, shorter[1]), (shorter[0], masks), shorter):
+            if own.keys() & other.keys():
+                findings.note(
+                    f'masks belong to images by their names without what all have in common, e.g. '
+                    f'{next(iter(masks.values())).name}'
+                )
+                images, masks = dict(own), dict(other)
+                break
+        else:
+            raise UserError(
+                f'no image in {place.images} has a mask of the same name in {place.masks}: '
+                f'{_names(images.values())}; {_names(masks.values())}'
+            )
+    for stem, path in images.items():
+        if stem not in masks:
+            text = f'{path} has no partner of the same name in {place.masks}: add a mask'
+            findings.add(Kind.NO_ANNOTATION, text, path)
+    for stem, path in masks.items():
+        if stem not in images:
+            text = f'mask {path} has no partner of the same name in {place.images}: remove it'
+            findings.add(Kind.NO_IMAGE, text)
+    return {images[stem]: masks[stem] for stem in images if stem in masks}
+
+
+def _by_stem(files: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Files by their name below `folder` without suffix.
+
+    Raises:
+        UserError: two files have the same.
+    """
+    by_stem: dict[str, Path] = {}
+    for file in files:
+        stem = file.relative_to(folder).with_suffix('').as_posix()
+        if stem in by_stem:
+            raise UserError(f'{by_stem[stem]} and {file} would share one mask: rename one of them')
+        by_stem[stem] = file
+    return by_stem
+
+
+def _without_common_ends(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Files by their stems without what all stems have in common at their end and beginning.
+
+    A common end begins at a letter, or at - or _ or a dot: 001_mask becomes 001. Of a single file
+    it is what stands behind its last _ or -.
+    """
+    stems = list(files)
+    if len(stems) == 1:
+        return {**{stems[0].rpartition(mark)[0]: files[stems[0]] for mark in '_-'}, **files}
+    end = _common_prefix([stem[::-1] for stem in stems])[::-1].rpartition('/')[2]
+    start = next((i for i, letter in enumerate(end) if letter in '_-. '), len(end))
+    end = end[start:]
+    names = [stem.rpartition('/')[2] for stem in stems]
+    begin = _common_prefix(names)
+    begin = begin[: max((begin.rfind(mark) + 1 for mark in '_-. '), default=0)]
+    shorter = {}
+    for stem, file in files.items():
+        folder, slash, name = stem.rpartition('/')
+        shorter[f'{folder}{slash}{name.removeprefix(begin).removesuffix(end)}'] = file
+    return shorter if len(shorter) == len(files) else dict(files)
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    return next((first[:i] for i, letter in enumerate(first) if letter != last[i : i + 1]), first)
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = [path.name for path in paths]
+    return ', '.join(names[:2]) + (' …' if len(names) > 2 else '')
+
+
+def _classes(
+    root: Path, masks: Sequence[Path], findings: Findings, colors: Path | None
+) -> tuple[tuple[str, ...], Coding | None]:
+    """The classes and the coding of the masks; None if their values are labels.
+
+    Raises:
+        UserError: the classes are unknown.
+    """
+    table = colors or (None if (root / CLASSES).is_file() else find_table(root))
+    if table:
+        return read_table(table)
+    if not (root / CLASSES).is_file():
+        return _unnamed_classes(root, masks, findings)
+    classes = read_classes(root)
+    values: set[int] = set()
+    for mask in masks:
+        try:
+            values |= values_of(mask)
+        except UserError:  # a defect when its labels are read
+            return classes, None
+        if not values <= {0, ade.UNLABELLED}:
+            return classes, None
+    if values != {0, ade.UNLABELLED}:
+        return classes, None
+    if len(classes) > 2:
+        raise UserError(
+            f'{masks[0].parent} holds only the values 0 and 255, and pixels of value 255 are '
+            f'ignored: write 1 for class {classes[1]!r}, 2 for the next'
+        )
+    findings.note(f'masks hold only the values 0 and 255: 255 is taken as {classes[1]!r}')
+    return classes, Coding({0: 0, 255: 1}, False, root / CLASSES)
+
+
+def _unnamed_classes(
+    root: Path, masks: Sequence[Path], findings: Findings
+) -> tuple[tuple[str, ...], Coding | None]:
+    """Background and foreground, if the masks have only the values 0 and 1, or 0 and 255.
+
+    Raises:
+        UserError: they have others.
+    """
+    values: set[int] = set().union(*map(values_of, masks))
+    for last in (1, 255):
+        if values == {0, last}:
+            findings.note(
+                f'no {CLASSES}: the values 0 and {last} are taken as {" and ".join(BACKGROUND)}'
+            )
+            return BACKGROUND, Coding({0: 0, last: 1}, False, root / CLASSES)
+    found = ', '.join(map(str, sorted(values)[:9])) + (' …' if len(values) > 9 else '')
+    raise UserError(
+        f'{root / CLASSES} not found: it must name the classes of the masks, one a line, the first '
+        f'for value 0; the masks have the values {found}. If values are missing in between, name '
+        f'them in a table with lines "VALUE NAME", see --colors'
+    )
+
+
+def regions(labels: np.ndarray) -> list[Instance]:
     """One for each class in a mask, with the box around its pixels."""
-    regions = []
+    found = []
     for label in np.unique(labels[labels != ade.UNLABELLED]).tolist():
         inside = labels == label
         x, y = (np.flatnonzero(inside.any(axis)) for axis in (0, 1))
         box = float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
-        regions.append(Instance(label, box, area=float(inside.sum())))
-    return regions
+        found.append(Instance(label, box, area=float(inside.sum())))
+    return found
 
 
 def write(dataset: Dataset, directory: Path) -> None:
@@ -129,16 +351,20 @@ def write(dataset: Dataset, directory: Path) -> None:
         name = ADE_SPLITS.get(split, '' if split == 'all' else split)
         for stem, image in images_by_stem(images, 'mask').items():
             assert image.mask
-            for kind, file, end in (
-                ('images', image.path, suffix),
-                ('annotations', image.mask, '.png'),
-            ):
-                target = directory / kind / name / f'{stem}{end}'
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if common_suffix([file.name]) == end:
-                    shutil.copyfile(file, target)
-                else:
-                    Image.fromarray(read_image(file)).save(target)
+            target = directory / 'images' / name / f'{stem}{suffix}'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if common_suffix([image.path.name]) == suffix:
+                shutil.copyfile(image.path, target)
+            else:
+                Image.fromarray(read_image(image.path)).save(target)
+            target = directory / 'annotations' / name / f'{stem}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if is_coded_as_labels(image.mask):
+                shutil.copyfile(image.mask.path, target)
+            else:
+                size = image.width, image.height
+                labels = read_labels(image.mask, size, len(dataset.classes))
+                Image.fromarray(labels).save(target)
     (directory / CLASSES).write_text('\n'.join(dataset.classes) + '\n', 'utf-8')
 
 

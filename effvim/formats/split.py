@@ -1,27 +1,35 @@
-"""Split a dataset into training and validation sets."""
+"""Split a dataset into training and validation sets, with every class in both."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+import re
+
+import numpy as np
 
 from backbone.errors import UserError
 from effvim.formats.dataset import AnnotatedImage, Dataset
 
+MAX_ROUNDS = 200  # exchanges between the sets
 
-def split(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+MAX_CANDIDATES = 400  # groups of a set that an exchange considers
+
+
+def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = None) -> Dataset:
     """Split a dataset into train and val; the same seed gives the same split.
 
-    Rare classes choose first: of each class, in the order of its number of images, val gets its
-    fraction, at least one and never all if it has two or more, until val is full.
+    Of the images of each class, val gets a fraction as near to the wanted one as the images allow,
+    at least one image of each class that has two; frequent and rare classes alike.
 
     Args:
         dataset: its own splits are merged.
         fraction: of the images that go to val.
         seed: random seed.
+        group_by: regular expression that is searched in the names of images; those in which its
+            first group finds the same text stay together (default: each image by itself).
 
     Raises:
-        UserError: a split would be empty.
+        UserError: a split would be empty, or the expression is wrong.
     """
     images = sorted(dataset.images(), key=lambda image: image.name)
     num_val = round(fraction * len(images)) if 0 < fraction < 1 else 0
@@ -30,39 +38,116 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Dataset:
             f'--val {fraction:g} of {len(images)} images leaves a split empty: pass a '
             f'fraction between 0 and 1 that is at least one image'
         )
-    random.Random(seed).shuffle(images)
-    labels_of = [{instance.label for instance in image.instances} for image in images]
-    num_images = Counter(label for labels in labels_of for label in labels)
-    chosen: set[int] = set()
-    left = Counter(num_images)  # images of a class that are left for training
-
-    def choose(index: int) -> bool:
-        """Move an image to val unless it is the last one in train of some class."""
-        if index in chosen or not all(left[label] > 1 for label in labels_of[index]):
-            return False
-        chosen.add(index)
-        left.subtract(labels_of[index])
-        return True
-
-    for label in sorted(num_images, key=lambda label: (num_images[label], label)):
-        wanted = max(1, round(fraction * num_images[label])) if num_images[label] > 1 else 0
-        count = sum(label in labels_of[i] for i in chosen)
-        for i, labels in enumerate(labels_of):
-            if count >= wanted or len(chosen) >= num_val:
-                break
-            count += label in labels and choose(i)
-    for i in range(len(images)):  # images without instances, and what is still missing
-        if len(chosen) >= num_val:
-            break
-        choose(i)
-    if not 0 < len(chosen) < len(images):
+    groups = _groups(images, group_by)
+    random.Random(seed).shuffle(groups)
+    chosen = _choose(_presence(groups, len(dataset.classes)), num_val)
+    if not 0 < chosen.sum() < len(groups):
         raise UserError(
             'every image is the only one of some class, so none can be spared for validation: '
             'add images'
         )
 
     def subset(in_val: bool) -> list[AnnotatedImage]:
-        members = [image for i, image in enumerate(images) if (i in chosen) == in_val]
+        members = [image for group, i in zip(groups, chosen) if i == in_val for image in group]
         return sorted(members, key=lambda image: image.name)
 
     return dataset._replace(splits={'train': subset(False), 'val': subset(True)})
+
+
+def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[AnnotatedImage]]:
+    """The images that stay together.
+
+    Raises:
+        UserError: the expression is wrong, or does not find a group in every image, or only one.
+    """
+    if group_by is None:
+        return [[image] for image in images]
+    try:
+        expression = re.compile(group_by)
+    except re.error as error:
+        raise UserError(f'--group-by {group_by}: no regular expression: {error}') from error
+    groups: dict[str, list[AnnotatedImage]] = {}
+    without = []
+    for image in images:
+        match = expression.search(image.name)
+        name = match and (match[1] if expression.groups else match[0])
+        if name is None:
+            without.append(image.name)
+        else:
+            groups.setdefault(name, []).append(image)
+    if without:
+        raise UserError(
+            f'--group-by {group_by} finds nothing in {len(without)} of {len(images)} names of '
+            f'images, e.g. {without[0]}: change the expression'
+        )
+    if len(groups) < 2:
+        raise UserError(
+            f'--group-by {group_by} puts all images into one group, {next(iter(groups))!r}: change '
+            f'the expression; names look like {images[0].name}'
+        )
+    return list(groups.values())
+
+
+def _presence(groups: list[list[AnnotatedImage]], num_classes: int) -> np.ndarray:
+    """Of each group the number of images, of those without instances, and of those with each class.
+
+    Groups, 2 + classes.
+    """
+    counts = np.zeros((len(groups), 2 + num_classes))
+    for row, group in zip(counts, groups):
+        row[0] = len(group)
+        for image in group:
+            row[[2 + label for label in {i.label for i in image.instances}] or [1]] += 1
+    return counts
+
+
+def _choose(counts: np.ndarray, num_val: int) -> np.ndarray:
+    """The groups of val, bool: the deviations from the wanted numbers of images are small.
+
+    Wanted is the same fraction of every column, but at least a group and not all of a class that
+    has two. The deviation is measured as in a chi-squared test. Groups with rare classes choose
+    first; then groups are exchanged between the sets, or moved, as long as that helps.
+    """
+    totals, num_groups = counts.sum(0), (counts > 0).sum(0)
+    smallest = np.where(counts > 0, counts, np.inf).min(0)
+    wanted = num_val / totals[0] * totals
+    several = num_groups >= 2
+    wanted = np.where(several, np.clip(wanted, smallest, totals - smallest), 0)
+    wanted[0] = num_val
+    weights = 1 / np.maximum(wanted, 1)
+    weights[~several] = 1e9  # the only group of a class is needed in train
+    weights[0] = 1e3 / num_val  # their number is wanted most
+
+    def cost(sums: np.ndarray, start: int = 0) -> np.ndarray:
+        return (weights[start:] * (sums - wanted)[..., start:] ** 2).sum(-1)
+
+    chosen = np.zeros(len(counts), bool)
+    rarity = np.where(counts[:, 1:] > 0, totals[1:], np.inf).min(1)
+    sums = np.zeros(counts.shape[1])
+    # by classes alone, the rare ones first; then to the wanted number, by adding and by removing
+    for start, order, sign in (
+        (1, np.argsort(rarity, kind='stable'), 1),
+        (0, np.arange(len(counts)), 1),
+        (0, np.arange(len(counts)), -1),
+    ):
+        for i in order:
+            changed = sums + sign * counts[i]
+            if chosen[i] == (sign < 0) and cost(changed, start) < cost(sums, start):
+                chosen[i], sums = sign > 0, changed
+    for _ in range(MAX_ROUNDS):
+        inside = np.flatnonzero(chosen)[:MAX_CANDIDATES]
+        outside = np.flatnonzero(~chosen)[:MAX_CANDIDATES]
+        best, change = float(cost(sums)) - 1e-9, None
+        for i in (*inside, None):
+            without = sums if i is None else sums - counts[i]
+            costs = cost(without + np.vstack([counts[outside], 0 * sums]))
+            j = int(costs.argmin())
+            if costs[j] < best:
+                best, change = float(costs[j]), (i, outside[j] if j < len(outside) else None)
+        if change is None:
+            break
+        for index, sign in zip(change, (-1, 1)):
+            if index is not None:
+                chosen[index] = sign > 0
+                sums = sums + sign * counts[index]
+    return chosen

@@ -7,95 +7,121 @@ Polygons are not read.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+import os
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from defusedxml import DefusedXmlException, ElementTree
 
 from backbone.errors import UserError
-from effvim.files import numbered_lines
 from effvim.formats.dataset import (
     AnnotatedImage,
     Dataset,
     Instance,
     check_size,
     copy_image,
-    find_files,
     group_by_split,
     images_by_stem,
-    open_image,
 )
+from effvim.formats.findings import Findings, Kind
+from effvim.formats.opening import find_images, open_images
+from effvim.formats.places import (
+    IMAGE_FOLDERS,
+    children,
+    listed_splits,
+    split_folders,
+    visible_files,
+    without_folders,
+)
+from effvim.images import UNREAD_SUFFIXES, find_files
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
+# Directories of annotations, in lower case.
+ANNOTATIONS = ('annotations', 'annotation', 'xmls', 'xml', 'labels', 'label', 'annots', 'ann')
 
-def read(root: Path) -> Dataset:
-    """Read Annotations/ with JPEGImages/ or images/, or annotations next to their images.
+
+def find_folder(root: Path) -> Path | None:
+    """The directory of the annotations; None if this is no such dataset.
+
+    Next to their images they may lie in directories named after splits.
+    """
+    for folder in children(root, ANNOTATIONS):
+        if find_files(folder, ['.xml']):
+            return folder
+    splits = split_folders(root).values()
+    if any(visible_files(folder, ['.xml']) for folder in (root, *splits)):
+        return root
+    nested = any(find_files(folder, ['.xml']) and find_files(folder) for folder in splits)
+    return root if nested else None
+
+
+def read(root: Path, folder: Path, findings: Findings) -> Dataset:
+    """Read annotations with their images, in a directory of their own or next to them.
+
+    Args:
+        root: the dataset.
+        folder: that `find_folder` has found.
+        findings: receives what is wrong with images and annotations.
 
     Raises:
-        UserError: a file or an image cannot be read or is wrong.
+        UserError: there are no images, or the annotations are of another format.
     """
-    folder = image_folder = root
-    if (root / 'Annotations').is_dir():
-        folder = root / 'Annotations'
-        image_folder = next(
-            (root / name for name in ('JPEGImages', 'images') if (root / name).is_dir()),
-            root / 'JPEGImages',
-        )
+    own = next((f for f in children(root, IMAGE_FOLDERS) if f != folder), root)
+    image_folder = own if folder != root or find_files(own) else root
+    files = find_images(image_folder, findings)
     images = [
-        open_image(file, file.relative_to(image_folder).as_posix())
-        for file in find_files(image_folder)
+        image._replace(name=_plain(image.path, image_folder))
+        for image in open_images(files, image_folder, findings)
     ]
     by_stem = images_by_stem(images, 'annotation file')
-    objects: dict[str, list[tuple[str, Any]]] = {}
+    all_stems = {os.path.splitext(_plain(file, image_folder))[0] for file in files}
+    objects: dict[str, list[tuple[str, Instance]]] = {}
+    unread = find_files(image_folder, UNREAD_SUFFIXES)
+    lost = {os.path.splitext(_plain(file, image_folder))[0] for file in unread}
     for file in find_files(folder, ['.xml']):
-        stem = file.relative_to(folder).with_suffix('').as_posix()
-        if stem not in by_stem:
-            raise UserError(f'{file} has no image {image_folder / stem}.*')
-        objects[stem] = _read_objects(file, by_stem[stem])
+        stem = os.path.splitext(_plain(file, folder))[0]
+        with findings.collect(Kind.ANNOTATION, by_stem[stem].path if stem in by_stem else None):
+            annotation = _parse(file)
+            stem = stem if stem in all_stems else _stated_stem(annotation, all_stems) or stem
+            if stem in by_stem:
+                objects[stem] = objects.get(stem, [])
+                objects[stem] += _read_objects(file, annotation, by_stem[stem], findings)
+            elif stem not in lost and stem not in all_stems:
+                findings.add(Kind.NO_IMAGE, f'{file} has no image {image_folder / stem}.*: add it')
     classes = tuple(sorted({name for own in objects.values() for name, _ in own}))
-    for stem, own in objects.items():
-        by_stem[stem].instances.extend(Instance(classes.index(name), box) for name, box in own)
-    notes = []
+    for stem, pairs in objects.items():
+        by_stem[stem].instances.extend(i._replace(label=classes.index(n)) for n, i in pairs)
     without = len(by_stem) - len(objects)
     if without:
-        notes.append(
+        findings.note(
             f'{without} of {len(by_stem)} images have no annotation file: they count as images '
             f'without objects'
         )
-    lists = {split: root / f'ImageSets/Main/{split}.txt' for split in ('train', 'val', 'test')}
-    splits = {split: _listed(path, by_stem) for split, path in lists.items() if path.is_file()}
-    unlisted = len(images) - sum(map(len, splits.values()))
-    if splits and unlisted > 0:
-        notes.append(
-            f'{unlisted} of {len(images)} images are in no list of {root / "ImageSets"}: '
-            f'they are ignored'
-        )
-    return Dataset(root, classes, splits or group_by_split(images, root), tuple(notes))
+    splits, notes = listed_splits(root, by_stem)
+    for note in notes:
+        findings.note(note)
+    return Dataset(root, classes, splits or group_by_split(images, root))
 
 
-def _listed(path: Path, by_stem: Mapping[str, AnnotatedImage]) -> list[AnnotatedImage]:
-    """The images in a list of ImageSets/Main; a class's list has -1, 0 or 1 behind each."""
-    images = []
-    for line in numbered_lines(path).values():
-        stem = line if line in by_stem else re.sub(r'\s+-?[01]$', '', line).strip()
-        if stem not in by_stem:
-            raise UserError(f'{path} names {stem}, of which there is no image')
-        images.append(by_stem[stem])
-    return images
+def _plain(file: Path, top: Path) -> str:
+    """The path below `top`, without directories that only say what they hold."""
+    return without_folders(file.relative_to(top).as_posix(), (*IMAGE_FOLDERS, *ANNOTATIONS))
 
 
-def _read_objects(
-    file: Path, image: AnnotatedImage
-) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Name and box of each object."""
+def _stated_stem(annotation: Element, stems: set[str]) -> str | None:
+    """The name without suffix of the image that an annotation names, if there is such an image."""
+    name = (annotation.findtext('filename') or '').strip().replace('\\', '/')
+    for candidate in (name, os.path.splitext(name)[0], name.rpartition('/')[2]):
+        for stem in (candidate, os.path.splitext(candidate)[0]):
+            if stem in stems:
+                return stem
+    return None
+
+
+def _parse(file: Path) -> Element:
     try:
         root = ElementTree.parse(file, forbid_dtd=True).getroot()
-        width, height = (int(root.findtext(f'size/{side}') or 0) for side in ('width', 'height'))
-        objects = [(_text(item, 'name'), _read_box(item)) for item in root.findall('object')]
     except DefusedXmlException as error:
         raise UserError(
             f'{file} declares a document type or entities, which annotations do not need: '
@@ -103,8 +129,31 @@ def _read_objects(
         ) from error
     except (ValueError, RecursionError, ElementTree.ParseError, LookupError) as error:
         raise UserError(f'{file} is not a Pascal VOC annotation: {error}') from error
-    if width or height:  # some tools write 0
-        check_size(image, (width, height), file)
+    if root.tag == 'annotations' and root.find('image') is not None:
+        raise UserError(f"{file} is in CVAT's own format: export the task as COCO 1.0 instead")
+    return root
+
+
+def _read_objects(
+    file: Path, root: Element, image: AnnotatedImage, findings: Findings
+) -> list[tuple[str, Instance]]:
+    """Class name and instance of each object."""
+    objects = []
+    for item in root.findall('object'):
+        with findings.collect(Kind.ANNOTATION, image.path):
+            try:
+                name, box = _text(item, 'name'), _read_box(item)
+            except ValueError as error:
+                raise UserError(f'{file} is not a Pascal VOC annotation: {error}') from error
+            objects.append((name, Instance(0, box, origin=str(file))))
+    size = [root.findtext(f'size/{side}') or '0' for side in ('width', 'height')]
+    try:
+        width, height = (int(float(side)) for side in size)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f'{file} is not a Pascal VOC annotation: {error}') from error
+    if width > 0 and height > 0:  # some tools write 0
+        with findings.collect(Kind.SIZE, image.path):
+            check_size(image, (width, height), file)
     return objects
 
 

@@ -36,8 +36,9 @@ def write(dataset: Dataset, target: Path, kind: str) -> list[str]:
     instances = [
         i for images in dataset.splits.values() for image in images for i in image.instances
     ]
-    dropped = {
-        'crowds': sum(i.crowd for i in instances),
-        'segmentations': sum(i.segmentation is not None and not i.crowd for i in instances),
-    }
+    dropped = {'crowds': sum(i.crowd for i in instances)}
+    if kind == 'voc':
+        dropped['segmentations'] = sum(
+            i.segmentation is not None and not i.crowd for i in instances
+        )
     return [f'{count} {what}' for what, count in dropped.items() if count]

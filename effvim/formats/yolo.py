@@ -1,204 +1,257 @@
-"""YOLO's data.yaml and label files: read and written.
-
-Lines are parsed here and not by supervision, whose import takes longer than most conversions; it
-also reads polygons as masks of pixels only, and ignores a sixth number silently.
-"""
+"""YOLO's data.yaml: read, and written with images and label files."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from backbone.errors import UserError
-from effvim.datasets import coco
 from effvim.files import numbered_lines
 from effvim.formats.dataset import (
     AnnotatedImage,
     Dataset,
     Instance,
     copy_image,
-    find_files,
     images_by_stem,
-    open_image,
     split_named,
 )
+from effvim.formats.findings import Findings, Kind
+from effvim.formats.opening import note_unread, open_images
+from effvim.formats.outlines import as_one_polygon
+from effvim.formats.places import visible_files
+from effvim.formats.yolo_labels import add_labels, check_all_used, label_folders
+from effvim.images import TRAINED_SUFFIXES, UNREAD_SUFFIXES, find_files
+
+YAML = ('.yaml', '.yml')
 
 
-def read(path: Path) -> Dataset:
-    """Read the dataset that a data.yaml describes.
+def find_yaml(root: Path) -> Path | None:
+    """The YAML file in a directory that describes a dataset.
 
     Raises:
-        UserError: it, a label file or an image cannot be read or is wrong; names file and line.
+        UserError: there are several.
+    """
+    files = [file for file in visible_files(root, YAML) if _describes(file)]
+    usual = [file for file in files if file.stem.lower() in ('data', 'dataset')]
+    files = usual or files
+    if len(files) > 1:
+        raise UserError(
+            f'{root} has several descriptions of a dataset, {", ".join(f.name for f in files)}: '
+            f'pass one of them itself'
+        )
+    return files[0] if files else None
+
+
+def _describes(path: Path) -> bool:
+    if path.stem.lower() in ('data', 'dataset'):
+        return True
+    try:
+        content = yaml.safe_load(path.read_text('utf-8-sig'))
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and 'names' in content
+
+
+def read(path: Path, findings: Findings) -> Dataset:
+    """Read the dataset that a data.yaml describes.
+
+    Args:
+        path: the file.
+        findings: receives what is wrong with images and label files.
+
+    Raises:
+        UserError: it cannot be read or is wrong, or names what does not exist.
     """
     try:
         content = yaml.safe_load(path.read_text('utf-8-sig'))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f'{path} is not YAML: {error}') from error
-    names = content.get('names') if isinstance(content, dict) else None
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise UserError(
-            f'{path}: names must be a list of class names, or a mapping that gives a name to '
-            f'each number from 0; a name like yes or 1 needs quotes'
-        )
+    content = content if isinstance(content, dict) else {}
+    names = _names(path, content.get('names'))
+    count = content.get('nc')
+    if type(count) is int and count != len(names):
+        findings.note(f'{path}: nc is {count}, but there are {len(names)} names: nc is ignored')
     base = content.get('path') or '.'
     if not isinstance(base, str):
         raise UserError(f'{path}: path must be the name of a directory')
     if 'kpt_shape' in content:
         raise UserError(f'{path}: kpt_shape says that its lines hold keypoints, which are not read')
     splits: dict[str, list[AnnotatedImage]] = {}
-    notes = []
     for key, where in content.items():
-        split = split_named(key) if isinstance(key, str) and where is not None else None
+        split = split_named(key) if isinstance(key, str) and where else None
         if split is None:
             continue
         if split in splits:
             raise UserError(f'{path}: {key} is a second {split}: keep one of them')
-        places = where if isinstance(where, list) and where else [where]
+        places = where if isinstance(where, list) else [where]
         if not all(isinstance(place, str) and place for place in places):
             raise UserError(
                 f'{path}: {key} must name a directory of images, a text file that lists images, '
                 f'or several of them, got {where!r:.99}'
             )
-        images, unlabelled = _read_split(
-            [_find_place(path, base, place) for place in places], len(names), path
-        )
-        if unlabelled:
-            notes.append(
-                f'{split}: {unlabelled} of {len(images)} images have no label file: they '
-                f'count as images without objects'
-            )
-        splits[split] = images
+        try:
+            found = [_find_place(path, base, place, findings) for place in places]
+        except UserError:
+            if split != 'test':
+                raise
+            findings.note(f'{path}: {key} names {where}, which does not exist: it is ignored')
+            continue
+        splits[split] = _read_split(found, names, path, split, findings)
     if not splits:
         raise UserError(f'{path} names no directory of images: it needs train, val or test')
-    return Dataset(path, tuple(names), splits, tuple(notes))
+    return numbered(Dataset(path, (), splits), names, findings)
 
 
-def _find_place(path: Path, base: str, place: str) -> Path:
+def _names(path: Path, names: Any) -> dict[int, str]:
+    """The names by number; those of a mapping may leave numbers away."""
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if isinstance(names, dict):
+        names = {
+            int(key) if isinstance(key, str) and key.isdecimal() else key: value
+            for key, value in names.items()
+        }
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(type(n) in (str, int) for n in names.values())
+        or not all(type(key) is int and key >= 0 for key in names)
+    ):
+        raise UserError(
+            f'{path}: names must be a list of class names, or a mapping that gives a name to '
+            f'each number from 0; a name like yes or 1.0 needs quotes'
+        )
+    return {key: str(name).strip() for key, name in names.items()}
+
+
+def numbered(dataset: Dataset, names: Mapping[int, str], findings: Findings) -> Dataset:
+    """A dataset whose labels are numbers of `names`, with labels that are indices of classes."""
+    numbers = sorted(names)
+    absent = sorted(set(range(numbers[-1])) - set(numbers))
+    if absent:
+        text = ', '.join(map(str, absent[:9])) + (' …' if len(absent) > 9 else '')
+        findings.note(
+            f'{dataset.source}: names has no name for {text}, which no label uses: the classes are '
+            f'those with a name'
+        )
+        label_of = {number: label for label, number in enumerate(numbers)}
+        for image in dataset.images():
+            image.instances[:] = [
+                instance._replace(label=label_of[instance.label]) for instance in image.instances
+            ]
+    return dataset._replace(classes=tuple(names[number] for number in numbers))
+
+
+def _find_place(path: Path, base: str, place: str, findings: Findings) -> Path:
     """A directory, or a list of files, that data.yaml names.
 
-    Roboflow writes ../train/images for what is next to data.yaml.
+    Roboflow writes ../train/images for what is next to data.yaml; others write where the dataset
+    was on another machine.
     """
     # links stay unresolved, since labels are found by the name of the directory
     root = Path(os.path.abspath(path.parent / base))
+    place = place.replace('\\', '/')
     for candidate in (root / place, root / place.removeprefix('../')):
         if candidate.exists():
+            return Path(os.path.abspath(candidate))
+    parts = [part for part in place.split('/') if part not in ('', '.', '..')]
+    for i in range(len(parts)):
+        candidate = path.parent.joinpath(*parts[i:])
+        if candidate.exists():
+            findings.note(f'{path}: {root / place} does not exist; {candidate} is used')
             return Path(os.path.abspath(candidate))
     raise UserError(f'{path}: {root / place} not found: fix path, or {place}')
 
 
 def _read_split(
-    places: Sequence[Path], num_classes: int, path: Path
-) -> tuple[list[AnnotatedImage], int]:
-    """Images with their instances, and how many have no label file."""
+    places: Sequence[Path], names: Mapping[int, str], path: Path, split: str, findings: Findings
+) -> list[AnnotatedImage]:
+    """The images of a split with their instances."""
     folders = [place for place in places if place.suffix != '.txt']
-    files = [
-        file
-        for place in places
-        for file in (_listed_images(place) if place.suffix == '.txt' else find_files(place))
-    ]
-    top = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
-    images = [open_image(file, file.relative_to(top).as_posix()) for file in files]
-    unlabelled = 0
-    for image in images_by_stem(images, 'label file').values():
-        file = _labels_of(image.path, path).with_suffix('.txt')
-        if file.is_file():
-            image.instances.extend(_read_labels(file, image, num_classes))
+    files: list[Path] = []
+    for place in places:
+        if place.suffix == '.txt':
+            files += listed_images(place, path.parent, findings)
         else:
-            unlabelled += 1
-    for folder in folders:
-        _check_all_used(_labels_of(folder, path), images, path)
-    return images, unlabelled
+            files += find_files(place, (*TRAINED_SUFFIXES, *UNREAD_SUFFIXES))
+    return read_files(files, folders, names, path, split, findings)
 
 
-def _listed_images(path: Path) -> list[Path]:
-    """The images that a text file names, one a line, relative to the file."""
-    files = [
-        Path(os.path.abspath(path.parent / line.strip())) for line in numbered_lines(path).values()
-    ]
-    if not files:
+def read_files(
+    files: Sequence[Path],
+    folders: Sequence[Path],
+    names: Mapping[int, str],
+    source: Path,
+    split: str,
+    findings: Findings,
+) -> list[AnnotatedImage]:
+    """Images with the instances of their label files.
+
+    Args:
+        files: the images, of kinds that are not read as well.
+        folders: directories below which they lie.
+        names: of the classes, by number.
+        source: the file that gives the names.
+        split: their split, for messages.
+        findings: receives what is wrong.
+
+    Raises:
+        UserError: there is no label file at all, or two images would share one.
+    """
+    readable = [file for file in files if file.suffix.lower() not in UNREAD_SUFFIXES]
+    note_unread([file for file in files if file not in set(readable)], findings)
+    if not readable:
+        return []
+    top = Path(os.path.commonpath([*folders, *(file.parent for file in readable)]))
+    images = open_images(readable, top, findings)
+    images_by_stem(list({image.path: image for image in images}.values()), 'label file')
+    without = add_labels(images, names, source, findings)
+    if without and len(without) == len(images) and split != 'test':
+        looked = ', '.join(map(str, label_folders(without[0].parent)))
+        raise UserError(
+            f'{source}: no image of {split} has a label file; looked for '
+            f'{without[0].stem}.txt in {looked}: images/ and labels/ are expected next to each '
+            f'other, with equal names below, or labels next to their images'
+        )
+    if without:
+        findings.note(
+            f'{split}: {len(without)} of {len(images)} images have no label file: they count as '
+            f'images without objects'
+        )
+    check_all_used(files, folders, findings)
+    return images
+
+
+def listed_images(path: Path, root: Path, findings: Findings) -> list[Path]:
+    """The images that a text file names, one a line, relative to the file or to `root`.
+
+    Their paths may begin with directories of another machine.
+
+    Raises:
+        UserError: it names no image.
+    """
+    files = []
+    for number, line in numbered_lines(path).items():
+        file = next((f for f in _candidates(line.strip(), path.parent, root) if f.is_file()), None)
+        if file:
+            files.append(Path(os.path.abspath(file)))
+        else:
+            text = f'{path}, line {number}: image {line.strip()} does not exist'
+            findings.add(Kind.NOT_FOUND, text, path.parent / line.strip())
+    if not files and not findings.defects:
         raise UserError(f'{path} names no image: add some, or remove it from data.yaml')
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        raise UserError(f'{path} names {len(absent)} images that do not exist, e.g. {absent[0]}')
     return files
 
 
-def _labels_of(place: Path, path: Path) -> Path:
-    """Where the labels of a directory of images, or of one image, are: images becomes labels."""
-    if 'images' not in place.parts:
-        raise UserError(
-            f'{path}: {place} has no directory images in its path, and labels are expected '
-            f'in the directory labels next to that one'
-        )
-    at = len(place.parts) - 1 - place.parts[::-1].index('images')
-    return Path(*place.parts[:at], 'labels', *place.parts[at + 1 :])
-
-
-def _check_all_used(labels: Path, images: Sequence[AnnotatedImage], path: Path) -> None:
-    used = {_labels_of(image.path, path).with_suffix('.txt') for image in images}
-    unused = [
-        file
-        for file in (find_files(labels, ['.txt']) if labels.is_dir() else [])
-        if file not in used and file.name != 'classes.txt'  # labelImg's list of names
-    ]
-    if unused:
-        raise UserError(
-            f'{len(unused)} label files in {labels} have no image, e.g. {unused[0].name}'
-        )
-
-
-def _read_labels(file: Path, image: AnnotatedImage, num_classes: int) -> list[Instance]:
-    instances = []
-    for number, line in numbered_lines(file).items():
-        try:
-            instance = _read_line(line, image)
-        except ValueError as error:
-            raise UserError(f'{file}, line {number}: {error}') from error
-        if not 0 <= instance.label < num_classes:
-            raise UserError(
-                f'{file}, line {number}: class {instance.label}, but the names of data.yaml go '
-                f'from 0 to {num_classes - 1}'
-            )
-        instances.append(instance)
-    return instances
-
-
-def _read_line(line: str, image: AnnotatedImage) -> Instance:
-    """The instance of a line: class, x and y of the centre, width, height; or class and polygon.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    label, *values = map(float, line.split())
-    is_polygon = len(values) > 5 and len(values) % 2 == 0
-    if len(values) != 4 and not is_polygon:
-        raise ValueError(
-            f'{1 + len(values)} numbers; a box is a class and 4 numbers, a polygon a class and at '
-            f'least 3 pairs x, y'
-        )
-    if not all(map(math.isfinite, values)):
-        raise ValueError('a number is not finite')
-    if not label.is_integer():  # np.savetxt writes 1.0
-        raise ValueError(f'class {label:g} is not a whole number')
-    width, height = image.width, image.height
-    if is_polygon:
-        xs, ys = [x * width for x in values[0::2]], [y * height for y in values[1::2]]
-        segmentation = [[value for point in zip(xs, ys) for value in point]]
-        problem = coco.segmentation_problem(segmentation, width, height)
-        if problem:
-            raise ValueError(f'the line {problem}')
-        return Instance(int(label), (min(xs), min(ys), max(xs), max(ys)), segmentation)
-    x, y, w, h = values
-    if w < 0 or h < 0:
-        raise ValueError('the box has a negative side')
-    box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-    return Instance(int(label), box)
+def _candidates(line: str, *folders: Path) -> Iterator[Path]:
+    parts = line.replace('\\', '/').split('/')
+    for i in range(len(parts)):
+        for folder in folders:
+            yield folder / '/'.join(parts[i:])
 
 
 def write(dataset: Dataset, directory: Path) -> None:
@@ -219,8 +272,15 @@ def write(dataset: Dataset, directory: Path) -> None:
 
 
 def _line(instance: Instance, image: AnnotatedImage) -> str:
-    """Seven decimals: with five, half a pixel would be lost in an image of 50,000."""
-    x1, y1, x2, y2 = instance.box
+    """A polygon, if there is a segmentation, otherwise a box.
+
+    Seven decimals: with five, half a pixel would be lost in an image of 50,000.
+    """
     w, h = image.width, image.height
-    values = (x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h
+    polygon = as_one_polygon(instance.segmentation, w, h)
+    if polygon:
+        values = [value / (h if i % 2 else w) for i, value in enumerate(polygon)]
+    else:
+        x1, y1, x2, y2 = instance.box
+        values = [(x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h]
     return ' '.join([str(instance.label), *(f'{value:.7f}' for value in values)])

@@ -23,14 +23,18 @@ def collect_examples(given: str | None, folder: Path, segments: bool) -> list[Pa
     Raises:
         UserError: there is no image in `given`.
     """
-    from effvim.images import IMAGE_SUFFIXES
+    from effvim.images import IMAGE_SUFFIXES, is_hidden
 
     folder = folder / 'examples'
     folder.mkdir()
     if given is None:
         return draw_examples(folder, segments)
     files = Path(given).iterdir() if Path(given).is_dir() else ()
-    images = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    images = sorted(
+        path
+        for path in files
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name) and path.is_file()
+    )
     if not images:
         raise UserError(
             f'--examples {given}: no such directory, or no image in it '

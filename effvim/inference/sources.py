@@ -10,6 +10,20 @@ from pathlib import Path
 from backbone.errors import UserError
 
 
+def _visible_images(folder: Path) -> list[Path]:
+    """Images below a directory.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from effvim.images import find_files
+
+    try:
+        return find_files(folder)
+    except OSError as error:
+        raise UserError(f'{error.filename or folder} cannot be read: {error.strerror}') from error
+
+
 def find_images(inputs: Sequence[str], out: Path) -> list[Path]:
     """List the images that `inputs` name, sorted, each once.
 
@@ -28,7 +42,7 @@ def find_images(inputs: Sequence[str], out: Path) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = [p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
+            files = _visible_images(path)
         else:
             files = (
                 [path] if path.is_file() else [Path(p) for p in glob.glob(given, recursive=True)]

@@ -14,6 +14,11 @@ from tests.helpers.custom_data import (
 )
 
 
+def recolour(path):
+    labels = np.asarray(Image.open(path))
+    Image.fromarray(np.stack([labels, labels * 3, labels * 5], -1)).save(path)
+
+
 @pytest.mark.parametrize(
     'damage, words',
     [
@@ -22,7 +27,7 @@ from tests.helpers.custom_data import (
         (lambda root: (root / 'classes.txt').unlink(), ['classes.txt']),
         (lambda root: (root / 'classes.txt').write_text('ground\ndisc\n'), ['value', '0 to 1']),
         (lambda root: Image.new('L', (9, 9)).save(root / 'masks/00003.png'), ['00003', '9 × 9']),
-        (lambda root: Image.new('RGB', (64, 64)).save(root / 'masks/00003.png'), ['3 channels']),
+        (lambda root: recolour(root / 'masks/00003.png'), ['3 channels', '--colors']),
         (lambda root: (root / 'masks/00003.png').write_bytes(b'text'), ['00003']),
         (lambda root: (root / 'images/00003.png').rename(root / 'images/00002.png'), ['00002']),
     ],

@@ -73,7 +73,7 @@ def test_names_and_folders(shapes, capsys):
         (folder / '00000.png').rename(folder / name / '1.png') if name == 'ü' else (
             folder / '00001.png'
         ).rename(folder / name / '1.png')
-    assert_refused("convert 'meine Bilder é' out", capsys, '2 label files')
+    assert_refused("convert 'meine Bilder é' out", capsys, '2 annotation files have no image')
     for name, stem in (('a b', '00001'), ('ü', '00000')):
         labels = Path('meine Bilder é/labels/train')
         (labels / name).mkdir()
