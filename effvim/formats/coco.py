@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,7 @@ from effvim.images import UNREAD_SUFFIXES
 # COCO's own files of other tasks, in the same directory as those of instances.
 OTHER_TASKS = ('captions_', 'image_info_', 'panoptic_', 'person_keypoints_', 'stuff_')
 
-FIRST_KEYS = (b'info', b'images', b'annotations', b'categories', b'licenses', b'type')
-
-PEEK = 4096  # bytes that show whether a JSON file may be COCO's
+KEYS = (b'"images"', b'"annotations"')
 
 ANNOTATIONS = ('annotations', 'annotation', 'labels', 'ann')  # directories of JSON files
 
@@ -41,24 +38,23 @@ def annotation_files(root: Path) -> list[Path]:
 
     They lie in annotations/, next to the images of each split, or in the directory itself.
     """
-    for folders in (children(root, ANNOTATIONS), split_folders(root).values(), [root]):
+    own = children(root, ANNOTATIONS)
+    for folders in (own, split_folders(root).values(), [root]):
         files = [
             file
             for folder in folders
             for file in visible_files(folder, ['.json'])
-            if not file.name.startswith(OTHER_TASKS) and may_be_coco(file)
+            if not file.name.startswith(OTHER_TASKS) and (folder in own or is_coco(file))
         ]
         if files:
             return files
     return []
 
 
-def may_be_coco(path: Path) -> bool:
-    """Whether a JSON file begins as COCO's do."""
-    with path.open('rb') as file:
-        start = file.read(PEEK).removeprefix(b'\xef\xbb\xbf')
-    match = re.match(rb'\s*\{\s*"(\w+)"', start)
-    return bool(match and match[1] in FIRST_KEYS)
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file has the keys of COCO's; nothing is parsed."""
+    content = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+    return content.lstrip().startswith(b'{') and all(key in content for key in KEYS)
 
 
 def read(root: Path, files: Sequence[Path], findings: Findings) -> Dataset:

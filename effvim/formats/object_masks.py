@@ -47,7 +47,7 @@ def find_places(root: Path) -> dict[str, list[Place]]:
 
 def _places(folder: Path) -> list[Place]:
     images = children(folder, IMAGE_FOLDERS)
-    masks = [m for m in children(folder, MASK_FOLDERS) if m not in images]
+    masks = _mask_folders(folder, images)
     if images and masks:
         by_stem = {path.stem: path for path in find_files(images[0], TRAINED_SUFFIXES)}
         own = {path.name: path for path in subfolders(masks[0])}
@@ -59,11 +59,19 @@ def _places(folder: Path) -> list[Place]:
     places = []
     inner = subfolders(folder)
     for child in inner:
-        images, masks = children(child, IMAGE_FOLDERS), children(child, MASK_FOLDERS)
-        files = find_files(images[0], TRAINED_SUFFIXES) if images else []
-        if len(files) == 1 and masks:
+        images = children(child, IMAGE_FOLDERS)
+        masks = _mask_folders(child, images)
+        files = find_files(images[0], TRAINED_SUFFIXES) if images and masks else []
+        # a single mask of the same name is one of classes
+        if len(files) == 1 and [f.stem for f in find_files(masks[0], SUFFIXES)] != [files[0].stem]:
             places.append(Place(files[0], masks[0]))
     return places if places and len(places) >= (1 - DIFFERENT) * len(inner) else []
+
+
+def _mask_folders(folder: Path, images: list[Path]) -> list[Path]:
+    """Directories of mask files in `folder`."""
+    found = children(folder, MASK_FOLDERS)
+    return [path for path in found if path not in images and find_files(path, SUFFIXES)]
 
 
 def read(root: Path, places: dict[str, list[Place]], findings: Findings) -> Dataset:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backbone.errors import UserError
 from effvim.files import numbered_lines
-from effvim.formats.dataset import SPLITS, AnnotatedImage, split_named
+from effvim.formats.dataset import SPLITS, AnnotatedImage, split_in_name, split_named
 from effvim.images import is_hidden
 
 # Directories that hold images, in lower case. Those of splits come before them.
@@ -152,7 +152,7 @@ def image_places(root: Path, own: Path, name: str) -> list[Path]:
         own: the directory of the annotation file.
         name: what the annotation file calls the split, e.g. val2017; '' if it has no name.
     """
-    split = split_named(name)
+    split = split_in_name(name)
     same = sorted(other for other in SPLITS if split and SPLITS[other] == split)
     names = [name.lower(), f'{name.lower()}2017', *same, 'default'] if name else ['default']
     bases = list(dict.fromkeys((root, own)))

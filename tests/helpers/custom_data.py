@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,89 @@ def assert_same(boxes, expected):
         assert [o[0] for o in boxes[stem]] == [o[0] for o in objects]
         for one, other in zip(boxes[stem], objects):
             assert np.abs(np.subtract(one[1:], other[1:])).max() <= 1
+
+
+def draw_image(path, size=(64, 48), seed=0, **options):
+    """An image of noise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_coco(path, images=None, annotations=None, categories=None):
+    """A COCO file of one image, one box with its outline, and one class, unless others are given."""
+    content = dict(
+        images=images or [dict(id=1, file_name='a.jpg', width=64, height=48)],
+        annotations=[annotation()] if annotations is None else annotations,
+        categories=categories or [dict(id=1, name='cat')],
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def annotation(**fields):
+    """The annotation of `write_coco`; a field that is ... is absent."""
+    outline = [[10, 10, 30, 10, 30, 25, 10, 25]]
+    usual = dict(id=1, image_id=1, category_id=1, bbox=[10, 10, 20, 15], area=300, iscrowd=0)
+    usual |= dict(segmentation=outline) | fields
+    return {key: value for key, value in usual.items() if value is not ...}
+
+
+def write_labels(path, *lines):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(''.join(f'{line}\n' for line in lines))
+
+
+def write_voc(path, name='cat', box=(11, 11, 30, 25), filename='a.jpg', size=(64, 48)):
+    """A VOC file with one object."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    corners = ''.join(f'<{k}>{v}</{k}>' for k, v in zip(('xmin', 'ymin', 'xmax', 'ymax'), box))
+    path.write_text(
+        f'<annotation><filename>{filename}</filename><size><width>{size[0]}</width>'
+        f'<height>{size[1]}</height></size><object><name>{name}</name><bndbox>{corners}</bndbox>'
+        f'</object></annotation>'
+    )
+
+
+def converted(source, flags=''):
+    """Convert to COCO and read it with nothing of ours: split to file name to (class, box)."""
+    assert run(f'convert {source} converted {flags}') == 0
+    splits = {}
+    for path in sorted(Path('converted/annotations').glob('*.json')):
+        content = json.loads(path.read_text())
+        names = {c['id']: c['name'] for c in content['categories']}
+        found = splits[path.stem.removeprefix('instances_').removesuffix('2017')] = {}
+        for image in content['images']:
+            found[image['file_name']] = [
+                (names[a['category_id']], *a['bbox'])
+                for a in content['annotations']
+                if a['image_id'] == image['id']
+            ]
+    shutil.rmtree('converted')
+    return splits
+
+
+def content_of(source, flags=''):
+    """The only COCO file that a dataset is converted to."""
+    assert run(f'convert {source} converted {flags}') == 0
+    (path,) = Path('converted/annotations').glob('*.json')
+    content = json.loads(path.read_text())
+    shutil.rmtree('converted')
+    return content
+
+
+def stats(source, capsys, flags=''):
+    """What `effvim data stats --json` prints, and the notes."""
+    capsys.readouterr()
+    status = run(f'stats {source} --json {flags}')
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return json.loads(out), err
 
 
 def run(line):
