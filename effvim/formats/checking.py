@@ -42,9 +42,7 @@ def checked(dataset: Dataset, findings: Findings, clip: bool, merge: bool = Fals
             f'{dataset.source}: no image has an instance: are the annotations where the format '
             f'expects them?'
         )
-    splits = {
-        split: _images_once(images, findings) for split, images in dataset.splits.items() if images
-    }
+    splits = {split: _images_once(images, findings) for split, images in dataset.splits.items()}
     splits = _without_equal_splits(splits, dataset.source, findings)
     _check_shared(splits, findings, merge)
     return dataset._replace(
@@ -79,7 +77,7 @@ def _without_equal_splits(
     order = ('train', 'val', 'test')
     for split in sorted(splits, key=lambda name: order.index(name) if name in order else -1):
         paths = frozenset(image.path.resolve() for image in splits[split])
-        if paths in seen:
+        if paths and paths in seen:
             findings.note(
                 f'{source}: {split} holds the same images as {seen[paths]} and is ignored: effvim '
                 f'data split makes a {split} set of its own'

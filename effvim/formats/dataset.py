@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import UnidentifiedImageError
+
 from backbone.errors import UserError
 from effvim.formats.label_maps import LabelMap
 from effvim.images import examine_image, stored_size
@@ -134,6 +136,8 @@ def open_image(path: Path, name: str) -> AnnotatedImage:
         (width, height), _ = examine_image(path)
     except Exception as error:  # decoders raise whatever they like on foreign bytes
         why = str(error).removeprefix(f'{path}: ')
+        if isinstance(error, UnidentifiedImageError):
+            why = 'it is of no kind that is read'
         raise UserError(f'{path} cannot be read or is truncated: {why}; replace it') from error
     return AnnotatedImage(path, name, width, height, [])
 

@@ -12,7 +12,7 @@ from effvim.formats.dataset import AnnotatedImage, Dataset
 
 MAX_ROUNDS = 200  # exchanges between the sets
 
-MAX_CANDIDATES = 400  # groups of a set that an exchange considers
+MAX_CANDIDATES = 100  # groups of a set that an exchange considers
 
 
 def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = None) -> Dataset:
@@ -116,31 +116,35 @@ def _choose(counts: np.ndarray, num_val: int) -> np.ndarray:
     wanted[0] = num_val
     weights = 1 / np.maximum(wanted, 1)
     weights[~several] = 1e9  # the only group of a class is needed in train
-    weights[0] = 1e3 / num_val  # their number is wanted most
+    # their number can be met, and is wanted most, unless images stay together in groups
+    weights[0] = (1e3 if (counts[:, 0] == 1).all() else 3) / num_val
 
-    def cost(sums: np.ndarray, start: int = 0) -> np.ndarray:
-        return (weights[start:] * (sums - wanted)[..., start:] ** 2).sum(-1)
+    def cost(sums: np.ndarray, target: np.ndarray) -> np.ndarray:
+        return (weights * (sums - target) ** 2).sum(-1)
 
     chosen = np.zeros(len(counts), bool)
     rarity = np.where(counts[:, 1:] > 0, totals[1:], np.inf).min(1)
     sums = np.zeros(counts.shape[1])
-    # by classes alone, the rare ones first; then to the wanted number, by adding and by removing
-    for start, order, sign in (
-        (1, np.argsort(rarity, kind='stable'), 1),
-        (0, np.arange(len(counts)), 1),
-        (0, np.arange(len(counts)), -1),
-    ):
-        for i in order:
-            changed = sums + sign * counts[i]
-            if chosen[i] == (sign < 0) and cost(changed, start) < cost(sums, start):
-                chosen[i], sums = sign > 0, changed
-    for _ in range(MAX_ROUNDS):
-        inside = np.flatnonzero(chosen)[:MAX_CANDIDATES]
-        outside = np.flatnonzero(~chosen)[:MAX_CANDIDATES]
-        best, change = float(cost(sums)) - 1e-9, None
+    # so that at any time each column of those that have chosen has its fraction in val
+    due, fractions = np.zeros(counts.shape[1]), wanted / np.maximum(totals, 1)
+    for i in np.argsort(rarity, kind='stable'):
+        due = due + fractions * counts[i]
+        chosen[i] = cost(sums + counts[i], due) < cost(sums, due)
+        sums = sums + chosen[i] * counts[i]
+    for i in range(len(counts)):  # what is still missing, and what is too much
+        changed = sums + (-1 if chosen[i] else 1) * counts[i]
+        if cost(changed, wanted) < cost(sums, wanted):
+            chosen[i], sums = not chosen[i], changed
+    for turn in range(MAX_ROUNDS):
+        # of many, others in each round
+        inside, outside = (
+            np.roll(np.flatnonzero(of), -turn * MAX_CANDIDATES)[:MAX_CANDIDATES]
+            for of in (chosen, ~chosen)
+        )
+        best, change = float(cost(sums, wanted)) - 1e-9, None
         for i in (*inside, None):
             without = sums if i is None else sums - counts[i]
-            costs = cost(without + np.vstack([counts[outside], 0 * sums]))
+            costs = cost(without + np.vstack([counts[outside], 0 * sums]), wanted)
             j = int(costs.argmin())
             if costs[j] < best:
                 best, change = float(costs[j]), (i, outside[j] if j < len(outside) else None)
