@@ -18,10 +18,21 @@ from tests.helpers.cli import prepared_training
 CONFIG = 'retinanet_effvim_m1.py'
 
 
+@pytest.fixture(scope='module')
+def synthetic_data(tmp_path_factory):
+    """The dataset of --mini, drawn once."""
+    folder = tmp_path_factory.mktemp('mini')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepared_training([CONFIG.removesuffix('.py'), '--work-dir', 'run', '--mini'])
+    return folder / 'data'
+
+
 @pytest.fixture
-def trained(tmp_path, monkeypatch):
+def trained(synthetic_data, tmp_path, monkeypatch):
     """Writes what a training run leaves behind: a copy of its config, and a checkpoint."""
     monkeypatch.chdir(tmp_path)
+    Path('data').symlink_to(synthetic_data)
 
     def run(*argv, **changes):
         cfg, spec = prepared_training([CONFIG.removesuffix('.py'), '--work-dir', 'run', *argv])

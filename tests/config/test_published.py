@@ -39,7 +39,7 @@ def trained(roots, tmp_path):
                 for loader in ('train', 'val', 'test')
                 for key in ('img_suffix', 'seg_map_suffix')
             ]
-        argv = argv or ('--data-root', str(root))
+        argv = (*argv, '--data-root', str(root))
         folder = str(tmp_path / 'run')
         return prepared_training([name, *argv, '--work-dir', folder, '--cfg-options', *options])
 
@@ -73,7 +73,7 @@ def test_runs_of_the_recipe(name, trained, tmp_path):
         ('retinanet_effvim_m4', (), ('optim_wrapper.optimizer.lr=1e-4',), 1),
         ('retinanet_effvim_m4', (), ('train_cfg.max_epochs=6',), 1),
         ('retinanet_effvim_m4', (), ('model.backbone.norm_eval=False',), 1),
-        ('retinanet_effvim_m4', ('--mini',), (), 4),
+        ('retinanet_effvim_m4', ('--from-scratch',), (), 1),
         ('semfpn_effvim_m4', (), (), 2),
         ('semfpn_effvim_m4', (), ('param_scheduler.0.power=1.0',), 1),
     ],

@@ -1,10 +1,13 @@
 """Networks for greyscale images: trained, predicted and exported like others."""
 
 import numpy as np
+import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
+from backbone import EfficientViM
 from effvim import Predictor
 from effvim.config.editing import set_classes
 from effvim.config.reading import import_plugins, load_config
@@ -30,7 +33,9 @@ test_dataloader = dict(dataset=dict(pipeline=load + labels + pack))
 """
 
 
-def test_greyscale(tmp_path, monkeypatch):
+@pytest.fixture
+def grey(tmp_path, monkeypatch):
+    """A network for greyscale images, in the current directory: grey.py and grey.pth."""
     monkeypatch.chdir(tmp_path)
     base = str(ROOT / 'configs/retinanet_effvim_m1.py')
     (tmp_path / 'grey.py').write_text(CONFIG.format(base=base))
@@ -44,34 +49,34 @@ def test_greyscale(tmp_path, monkeypatch):
     meta = {'dataset_meta': {'classes': ('a', 'b')}}
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, 'grey.pth')
 
-    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    predicted = Predictor('grey.py', 'grey.pth')(image)
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+
+
+@pytest.mark.usefixtures('grey')
+def test_greyscale():
+    predictor = Predictor('grey.py', 'grey.pth')
+    predicted = predictor(IMAGE)
     assert len(predicted.boxes) == 10
     weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as OpenCV converts
-    grey = np.rint(image @ weights).astype(np.uint8)[..., None].repeat(3, 2)
-    again = Predictor('grey.py', 'grey.pth')(grey)
-    np.testing.assert_allclose(again.scores, predicted.scores, atol=5e-3)
+    grey = np.rint(IMAGE @ weights).astype(np.uint8)[..., None].repeat(3, 2)
+    np.testing.assert_allclose(predictor(grey).scores, predicted.scores, atol=5e-3)
 
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('grey')
+def test_greyscale_exports(tmp_path):
     (tmp_path / 'images').mkdir()
-    from PIL import Image
-
-    Image.fromarray(image).save('images/a.png')
+    Image.fromarray(IMAGE).save('images/a.png')
     argv = ['grey.py', 'grey.pth', '--out', 'grey.onnx', '--images', 'images']
     assert run_command('export', argv) == 0
-    exported = Predictor('grey.py', 'grey.onnx')(image)
-    np.testing.assert_allclose(exported.scores, predicted.scores, atol=1e-3)
-    # weights of another number of channels are named
-    colour = ['retinanet_effvim_m1', 'grey.pth', 'images', '--out', 'out']
-    assert run_command('infer', colour) == 2
+    expected, exported = (Predictor('grey.py', f'grey.{kind}')(IMAGE) for kind in ('pth', 'onnx'))
+    np.testing.assert_allclose(exported.scores, expected.scores, atol=1e-3)
 
 
 def test_the_message_names_the_channels(tmp_path, monkeypatch, capsys):
-    from backbone import EfficientViM
-
     monkeypatch.chdir(tmp_path)
-    state = {
-        f'backbone.{n}': v for n, v in EfficientViM('m1', in_channels=4).state_dict().items()
-    }
+    state = {f'backbone.{n}': v for n, v in EfficientViM('m1', in_channels=4).state_dict().items()}
     torch.save({'state_dict': state, 'meta': {}}, 'four.pth')
     assert run_command('infer', ['retinanet_effvim_m1', 'four.pth', '.', '--out', 'out']) == 2
     (tmp_path / 'a.png').write_bytes(b'')
