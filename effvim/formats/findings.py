@@ -147,7 +147,8 @@ def write_list(defects: Sequence[Defect], source: Path) -> Path:
 
     Where that cannot be written, it is one in the system's temporary directory.
     """
-    name = f'{source.resolve().stem}_defects.txt'
+    folder_name = (source if source.is_dir() else source.parent).resolve().name
+    name = f'{folder_name}_defects.txt'
     text = ''.join(f'{defect.kind.value}\t{" ".join(defect.text.split())}\n' for defect in defects)
     for folder in (Path(), Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):

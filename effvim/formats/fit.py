@@ -94,11 +94,14 @@ def training_annotations(
     """
     dataset = cfg.train_dataloader.dataset
     path = root / dataset.ann_file
-    if root.is_dir() and not path.is_file() and not (root / masks.CLASSES).is_file():
-        raise UserError(
-            f'{path} not found: --data is a directory that "effvim data split {root} ready" or '
-            f'"effvim data convert" has written'
-        )
+    has_classes = (root / masks.CLASSES).is_file()
+    for name in (dataset.ann_file, cfg.val_dataloader.dataset.ann_file):
+        if root.is_dir() and not (root / name).is_file() and not has_classes:
+            raise UserError(
+                f'{root / name} not found: --data needs a train and a val split in the layout of '
+                f'effvim data. Run "effvim data split {root} ready" (or effvim data convert, if it '
+                f'is split already), then pass --data ready'
+            )
     content = coco.read_annotations(path, root)
     filters = dataset.get('filter_cfg') or {}
     min_size = filters.get('min_size', 0)

@@ -40,7 +40,7 @@ def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = N
         )
     groups = _groups(images, group_by)
     random.Random(seed).shuffle(groups)
-    chosen = _choose(_presence(groups, len(dataset.classes)), num_val)
+    chosen = _choose(_counts(groups, len(dataset.classes)), num_val)
     if not 0 < chosen.sum() < len(groups):
         raise UserError(
             'every image is the only one of some class, so none can be spared for validation: '
@@ -88,16 +88,19 @@ def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[Ann
     return list(groups.values())
 
 
-def _presence(groups: list[list[AnnotatedImage]], num_classes: int) -> np.ndarray:
-    """Of each group the number of images, of those without instances, and of those with each class.
+def _counts(groups: list[list[AnnotatedImage]], num_classes: int) -> np.ndarray:
+    """What is divided: of each group the number of images, and of those without instances.
 
-    Groups, 2 + classes.
+    Then for each class the number of images that have it, and that of its instances: groups,
+    2 + 2 classes.
     """
-    counts = np.zeros((len(groups), 2 + num_classes))
+    counts = np.zeros((len(groups), 2 + 2 * num_classes))
     for row, group in zip(counts, groups):
         row[0] = len(group)
         for image in group:
-            row[[2 + label for label in {i.label for i in image.instances}] or [1]] += 1
+            labels = [instance.label for instance in image.instances]
+            row[[2 + label for label in set(labels)] or [1]] += 1
+            row[2 + num_classes :] += np.bincount(labels, minlength=num_classes)
     return counts
 
 

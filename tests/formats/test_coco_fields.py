@@ -16,14 +16,6 @@ from tests.helpers.custom_data import (
 )
 
 
-@pytest.fixture
-def coco(own):
-    """Images a.jpg and b.jpg; returns a function that writes the annotation file."""
-    draw_image(own / 'train/a.jpg')
-    draw_image(own / 'train/b.jpg', seed=1)
-    return lambda *args, **kwargs: write_coco(own / 'annotations/train.json', *args, **kwargs)
-
-
 def noted(capsys, *words):
     err = capsys.readouterr().err
     assert all(word in err for word in words), err

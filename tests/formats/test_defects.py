@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.helpers.custom_data import (
     assert_refused,
     converted,
@@ -14,28 +12,13 @@ from tests.helpers.custom_data import (
 )
 
 
-@pytest.fixture
-def damaged(own):
-    """Twenty images in YOLO format, four of which have something wrong."""
-    for i in range(20):
-        draw_image(own / f'images/train/{i:02}.jpg', (100, 80), seed=i)
-        write_labels(own / f'labels/train/{i:02}.txt', f'{i % 2} .5 .5 .25 .25')
-    for i in (0, 1):
-        path = own / f'images/train/{i:02}.jpg'
-        path.write_bytes(path.read_bytes()[:400])
-    write_labels(own / 'labels/train/02.txt', '0 .5 .5 .25 .25', '0 1 2', '0 .5 .5 .1 .1')
-    write_labels(own / 'labels/train/03.txt', '7 .5 .5 .25 .25', '0 .9 .5 .6 .1')
-    write_labels(own / 'data.yaml', 'train: images/train', 'names: [cat, dog]')
-    return own
-
-
 def test_one_run_names_all(damaged, capsys):
     assert_refused(
         *('convert own out', capsys, '5 defects', '2 images cannot be decoded', '00.jpg', '01.jpg'),
         *('2 annotations cannot be read', '02.txt, line 2', '03.txt, line 1', '1 boxes are wrong'),
-        *('complete list: data_defects.txt', '--skip-invalid'),
+        *('complete list: own_defects.txt', '--skip-invalid'),
     )
-    lines = Path('data_defects.txt').read_text().splitlines()
+    lines = Path('own_defects.txt').read_text().splitlines()
     assert len(lines) == 5 and all('\t' in line for line in lines)
 
 
@@ -46,7 +29,7 @@ def test_examples_are_few_and_the_list_is_complete(damaged, capsys):
     assert run('convert own out') == 2
     err = capsys.readouterr().err
     assert '14 annotations cannot be read' in err and len(err) < 2500
-    assert len(Path('data_defects.txt').read_text().splitlines()) == 17
+    assert len(Path('own_defects.txt').read_text().splitlines()) == 17
 
 
 def test_one_defect_is_one_message(own, capsys):
@@ -63,7 +46,7 @@ def test_invalid_images_are_skipped_as_a_whole(damaged, capsys):
     assert found.keys() == {f'{i:02}.jpg' for i in range(4, 20)}
     err = capsys.readouterr().err
     assert 'skipped 4 images' in err and '2 images cannot be decoded' in err
-    assert 'data_defects.txt' in err
+    assert 'own_defects.txt' in err
 
 
 def test_no_more_than_a_fraction_is_skipped(damaged, capsys):
@@ -117,4 +100,4 @@ def test_the_list_goes_elsewhere_where_nothing_can_be_written(damaged, capsys, m
 
     monkeypatch.setattr(findings, 'write_atomic', refuse)
     monkeypatch.setattr(tempfile, 'tempdir', str(damaged.parent))
-    assert_refused('convert own out', capsys, f'{damaged.parent}/data_defects.txt')
+    assert_refused('convert own out', capsys, f'{damaged.parent}/own_defects.txt')

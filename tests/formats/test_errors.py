@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from effvim.datasets import synthetic
-from effvim.datasets.scenes import CLASSES
 from tests.helpers import malformed
 from tests.helpers.cli import run_command
 from tests.helpers.custom_data import (
@@ -190,3 +189,12 @@ def test_malformed_coco(name, tmp_path, monkeypatch, capsys):
     argv = ['mask_rcnn_effvim_m1', '--data', 'drawn', '--from-scratch', '--work-dir', 'out']
     assert run_command('train', argv) == 2
     assert capsys.readouterr().err.startswith('error: ')
+
+
+def test_training_on_what_is_not_prepared_says_how(shapes, capsys):
+    assert run('convert shapes only_train') == 0
+    for source in ('shapes', 'only_train'):
+        capsys.readouterr()
+        argv = ['retinanet_effvim_m1', '--data', source, '--from-scratch', '--work-dir', 'run']
+        assert run_command('train', argv) == 2
+        assert f'"effvim data split {source} ready"' in capsys.readouterr().err

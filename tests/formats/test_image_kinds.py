@@ -104,8 +104,9 @@ def test_commands_on_data_import_nothing_slow(command, own):
         draw_image(own / f'images/{i}.jpg', seed=i)
         write_labels(own / f'labels/{i}.txt', LINE)
     write_labels(own / 'data.yaml', 'train: images', 'names: [cat]')
+    argv = ['data', *command.split()]
     code = (
-        f'import sys; from effvim.cli import main; status = main.run({["data", *command.split()]}); '
+        f'import sys; from effvim.cli import main; status = main.run({argv}); '
         f'slow = {{"torch", "supervision", "scipy", "mmcv", "mmdet"}} & sys.modules.keys(); '
         f'sys.exit(status or ", ".join(slow) or 0)'
     )

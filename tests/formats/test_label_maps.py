@@ -153,6 +153,14 @@ def test_lists_of_a_voc_dataset(own, capsys):
     assert stats('own', capsys)[0]['splits'].keys() == {'train', 'val'}
 
 
+def test_cvat_segmentation_masks(own, capsys):
+    draw(own, coloured, None, 'JPEGImages', 'SegmentationClass')
+    draw_image(own / 'SegmentationObject/a.png')
+    write_labels(own / 'ImageSets/Segmentation/default.txt', 'a', 'b')
+    (own / 'labelmap.txt').write_text(TABLES['labelmap.txt'])
+    check(capsys)
+
+
 TABLES = {
     'colors.txt': '0 0 0 ground\n0 128 0 leaf\n',
     'label_colors.txt': '0 0 0\tground\n0 128 0\t\tleaf\n',  # CamVid

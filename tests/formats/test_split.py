@@ -72,18 +72,6 @@ def test_large_datasets_take_seconds():
     assert np.abs(np.array(fractions) - 0.2).max() < 0.01
 
 
-@pytest.fixture
-def videos(own):
-    """Five videos of two to six frames, and objects of two classes."""
-    for video in range(5):
-        for frame in range(2 + video):
-            stem = f'v{video}_frame{frame}'
-            draw_image(own / f'images/{stem}.jpg', seed=10 * video + frame)
-            write_labels(own / f'labels/{stem}.txt', f'{video % 2} .5 .5 .25 .25')
-    write_labels(own / 'data.yaml', 'train: images', 'names: [cat, dog]')
-    return own
-
-
 def videos_of(split):
     content = json.loads(Path(f'out/annotations/instances_{split}2017.json').read_text())
     return {image['file_name'].partition('_')[0] for image in content['images']}

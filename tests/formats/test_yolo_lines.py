@@ -13,19 +13,6 @@ from tests.helpers.custom_data import (
 )
 
 
-@pytest.fixture
-def yolo(own):
-    """Returns a function that writes labels of a.jpg and data.yaml."""
-
-    def write(line, names='[cat, dog]', **keys):
-        draw_image(own / 'images/train/a.jpg')
-        write_labels(own / 'labels/train/a.txt', line)
-        lines = [f'{key}: {value}' for key, value in ({'train': 'images/train'} | keys).items()]
-        write_labels(own / 'data.yaml', *lines, f'names: {names}')
-
-    return write
-
-
 @pytest.mark.parametrize(
     'line', ['0 32 24 16 12', '0 .5 .5 20 12', '1 10 10 30 10 30 25 10 25', '0 640 .5 .1 .1']
 )

@@ -85,7 +85,7 @@ def draw_image(path, size=(64, 48), seed=0, **options):
 
 
 def write_coco(path, images=None, annotations=None, categories=None):
-    """A COCO file of one image, one box with its outline, and one class, unless others are given."""
+    """A COCO file, by default of one image, one box with its outline, and one class."""
     content = dict(
         images=images or [dict(id=1, file_name='a.jpg', width=64, height=48)],
         annotations=[annotation()] if annotations is None else annotations,
