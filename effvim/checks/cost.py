@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import tempfile
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from backbone.errors import UserError
@@ -18,13 +16,9 @@ from effvim.config.classes import class_layers
 from effvim.config.machine import fit_to_machine
 from effvim.config.run_spec import RunSpec
 from effvim.config.weights import backbone_tensors, fetch_weights
-from effvim.engine.memory import (
-    machine_memory,
-    peak_memory,
-    reset_peak_memory,
-)
+from effvim.engine.memory import available_memory
 from effvim.engine.progress import format_duration
-from effvim.engine.single_steps import training_stepper
+from effvim.engine.single_steps import measured_steps, training_stepper, without_weights
 
 
 def weights(cfg: Config, report: Report) -> None:
@@ -56,23 +50,21 @@ def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
     The estimate extrapolates linearly to the batch size; it is rough, since images differ in size
     and the machine may be doing other work.
     """
-    cfg = copy.deepcopy(cfg)
+    load_from, cfg = cfg.get('load_from'), without_weights(cfg)
     fit_to_machine(cfg)
-    load_from, cfg.load_from = cfg.get('load_from'), None
-    cfg.model.backbone.init_cfg = None  # random weights take as much memory
     # the log in it is still open, which Windows minds
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cfg.work_dir:
         running, step = training_stepper(cfg, spec)
         if load_from:
             _check_weights(load_from, running, report)
         loader = running.train_dataloader
-        reset_peak_memory()
-        step(loader.collate_fn([loader.dataset[0]]))  # allocates the optimiser's state
-        seconds, peaks = [], []
-        for size in (1, 2):
-            batch = [loader.dataset[i % len(loader.dataset)] for i in range(size)]
-            seconds.append(step(loader.collate_fn(batch)))
-            peaks.append(peak_memory())
+
+        def samples(number: int) -> list[Any]:
+            return [loader.dataset[i % len(loader.dataset)] for i in range(number)]
+
+        steps_taken = list(measured_steps(step, loader.collate_fn, samples, (1, 2)))
+    seconds = [taken.seconds for taken in steps_taken]
+    peaks = [taken.mebibytes for taken in steps_taken]
     batch_size = cfg.train_dataloader.get('batch_size') or 1
     num_images = len(loader.dataset)
     mebibytes, step_seconds = (
@@ -99,7 +91,7 @@ def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
         seconds=step_seconds * steps,
         measured=seconds,
     )
-    available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else machine_memory()[1]
+    available = available_memory()
     if mebibytes * 2**20 > available:
         report.note(
             'cost',

@@ -14,7 +14,7 @@ from effvim.checks import cost
 from effvim.checks.findings import Report
 from effvim.config.prepare import PreparedRun
 from effvim.config.reading import import_plugins
-from effvim.engine import lock
+from effvim.engine import fitting_batch, lock
 from effvim.engine.progress import position_of
 from effvim.engine.settings import TrainSettings
 from effvim.engine.training import prepare_training
@@ -59,6 +59,7 @@ def _half(settings: TrainSettings, number: int, report: Report) -> PreparedRun:
     from effvim.engine import runner
 
     if number == 1:
+        fitting_batch.ensure_fits(prepared, settings.auto_batch)
         cost.cost(prepared.cfg, prepared.spec, report)
     shorten(prepared.cfg, number)
     running = runner.Runner(prepared.cfg, prepared.spec)

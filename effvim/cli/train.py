@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='scale the learning rate with the total batch size',
     )
     parser.add_argument(
+        '--auto-batch',
+        action='store_true',
+        help='if the largest training step does not fit into memory, use a smaller batch and '
+        'accumulate gradients: same total batch size (default: end with an error that says which)',
+    )
+    parser.add_argument(
         '--skip-bad-batches',
         type=int,
         metavar='N',

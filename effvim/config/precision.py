@@ -47,6 +47,6 @@ def use_amp(cfg: Config) -> None:
 def use_float32_rois(cfg: Config) -> None:
     """Extract RoI features in float32, see `EffViMSingleRoIExtractor`."""
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-        extractor = cfg.model.get('roi_head', {}).get(name, {})
+        extractor = cfg.model.get('roi_head', {}).get(name) or {}  # None: no masks
         if extractor.get('type') == 'SingleRoIExtractor':
             extractor.type = 'EffViMSingleRoIExtractor'

@@ -151,6 +151,7 @@ def apply_spec(cfg: Config, spec: RunSpec, draw: bool = True) -> None:
         set_data_root(cfg, spec.data_root)
     cfg.merge_from_dict(dict(spec.fitted))
     apply_options(cfg, spec.options)
+    cfg.merge_from_dict(dict(spec.batch))
     if 'test_pipeline' in cfg:  # mmseg's inference_model reads the variable
         cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
 

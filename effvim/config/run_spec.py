@@ -29,6 +29,7 @@ class RunSpec:
         fitted: changes of the config that `train --data` derived from the data, by dotted key.
         options: changes of the config that the user asked for, by dotted key; '+' in front adds a
             key.
+        batch: changes of the config that `train --auto-batch` made, by dotted key; applied last.
         amp: train in mixed precision.
         auto_scale_lr: scale the learning rate with the total batch size.
         ema: average the weights.
@@ -43,6 +44,7 @@ class RunSpec:
     data_root: str | None = None
     fitted: dict[str, Any] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batch: dict[str, Any] = dataclasses.field(default_factory=dict)
     amp: bool = False
     auto_scale_lr: bool = False
     ema: bool = False
@@ -125,9 +127,16 @@ class RunSpec:
             raise UserError(f'{path} was trained with seed {seed}: resume without another one')
         if 'mini' in old.presets and self.data_root:
             raise UserError(f'{path} was trained on the synthetic dataset: drop --data-root')
+        # a repeated command keeps the batch that was chosen for it, another choice replaces it
+        anew = {
+            key.removeprefix('+')
+            for key, value in self.options.items()
+            if key not in old.options or old.options[key] != value
+        }
         return dataclasses.replace(
             old,
             seed=seed,
+            batch={key: value for key, value in old.batch.items() if key not in anew},
             skip_bad_batches=self.skip_bad_batches or old.skip_bad_batches,
             data_root=self.data_root or old.data_root,
             options={**old.options, **self.options},

@@ -20,6 +20,7 @@ class TrainSettings(ModelChoices):
     seed: int | None = None
     amp: bool = False
     auto_scale_lr: bool = False
+    auto_batch: bool = False
     ema: bool = False
     skip_bad_batches: int = 0
     tensorboard: bool = False

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmengine.config import Config
 
 from effvim.config.reading import import_plugins
+from effvim.engine.memory import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-
     from effvim.config.run_spec import RunSpec
+
+
+class Step(NamedTuple):
+    """A training step that was measured.
+
+    Attributes:
+        images: how many it was taken on.
+        seconds: how long it took.
+        mebibytes: peak memory since the first of its series.
+    """
+
+    images: int
+    seconds: float
+    mebibytes: int
+
+
+def without_weights(cfg: Config) -> Config:
+    """A copy of a config that loads no weights: random ones take as much time and memory.
+
+    It takes an optimiser step after each batch.
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.optim_wrapper.get('accumulative_counts'):
+        cfg.optim_wrapper.accumulative_counts = 1
+    cfg.load_from, cfg.resume = None, False
+    cfg.model.backbone.init_cfg = None
+    return cfg
 
 
 def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], float]]:
@@ -25,7 +54,7 @@ def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], f
     from effvim.engine.runner import Runner
 
     running = Runner(cfg, spec)
-    optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
+    optim_wrapper = running.optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
     running.model.train()
 
     def step(batch: Any) -> float:
@@ -34,3 +63,23 @@ def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], f
         return time.perf_counter() - began
 
     return running, step
+
+
+def measured_steps(
+    step: Callable[[Any], float],
+    collate: Callable[[list[Any]], Any],
+    samples: Callable[[int], list[Any]],
+    sizes: Sequence[int],
+) -> Iterator[Step]:
+    """Take training steps on growing batches and measure each.
+
+    Args:
+        step: as `training_stepper` returns it.
+        collate: makes a batch of samples.
+        samples: returns that many samples.
+        sizes: numbers of images, ascending.
+    """
+    reset_peak_memory()
+    step(collate(samples(sizes[0])))  # allocates the optimiser's state
+    for size in sizes:
+        yield Step(size, step(collate(samples(size))), peak_memory())

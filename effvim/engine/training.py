@@ -40,6 +40,7 @@ def train(
     seed: int | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    auto_batch: bool = False,
     ema: bool = False,
     skip_bad_batches: int = 0,
     tensorboard: bool = False,
@@ -66,6 +67,8 @@ def train(
         seed: random seed (default: the config's).
         amp: mixed precision.
         auto_scale_lr: scale the learning rate with the total batch size.
+        auto_batch: if the largest step does not fit into memory, train with a smaller batch and
+            accumulate gradients, so that the total batch size stays the same.
         ema: average the weights (exponential moving average).
         skip_bad_batches: skip up to this many batches whose loss or gradient is not finite.
         tensorboard: write logs for TensorBoard as well.
@@ -91,6 +94,7 @@ def train(
             seed=seed,
             amp=amp,
             auto_scale_lr=auto_scale_lr,
+            auto_batch=auto_batch,
             ema=ema,
             skip_bad_batches=skip_bad_batches,
             tensorboard=tensorboard,
@@ -114,7 +118,7 @@ def run_training(settings: TrainSettings) -> Path | None:
         lock.held(folder),
     ):
         try:
-            _run(prepared)
+            _run(prepared, settings.auto_batch)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -132,7 +136,10 @@ def run_training(settings: TrainSettings) -> Path | None:
     return newest
 
 
-def _run(prepared: PreparedRun) -> None:
+def _run(prepared: PreparedRun, auto_batch: bool) -> None:
+    from effvim.engine import fitting_batch, out_of_memory
+
+    fitting_batch.ensure_fits(prepared, auto_batch)
     import_plugins(prepared.cfg)
 
     from effvim.engine import runner, summary
@@ -140,7 +147,7 @@ def _run(prepared: PreparedRun) -> None:
     running = runner.Runner(prepared.cfg, prepared.spec)
     if running.rank == 0:
         summary.before_training(running)
-    with runner.closing(running):
+    with out_of_memory.explained(running), runner.closing(running):
         running.train()
     if running.rank == 0:
         summary.after_training(running)
