@@ -29,6 +29,7 @@ def packaged():
         for path in (ROOT / package).rglob(pattern)
     }
     files |= {f'effvim/configs/{path.as_posix()}' for path in CONFIGS}
+    files.add('effvim/published_curves.json')
     return files | {'effvim/requirements.txt'}
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from backbone import EfficientViM
 from effvim.datasets import synthetic
 from tests.helpers import old_run, recipe
+from tests.helpers.cli import prepared_training
 
 
 @pytest.fixture(scope='session')
@@ -73,3 +75,54 @@ def old_model(request, old_kind):
     """The arguments that name a model of version 0.1."""
     config, checkpoint = (str(old_run.OLD_RUN / path) for path in old_run.RUNS[old_kind])
     return [config, checkpoint] if request.param == 'with config' else [checkpoint]
+
+
+@pytest.fixture(scope='module')
+def synthetic_data(tmp_path_factory):
+    """The dataset of --mini, drawn once."""
+    folder = tmp_path_factory.mktemp('mini')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepared_training(['retinanet_effvim_m1', '--work-dir', 'run', '--mini'])
+    return folder / 'data'
+
+
+@pytest.fixture
+def trained_run(synthetic_data, tmp_path, monkeypatch):
+    """Writes what a training run leaves behind: a copy of its config, and a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    Path('data').symlink_to(synthetic_data)
+
+    def run(*argv, **changes):
+        cfg, spec = prepared_training(['retinanet_effvim_m1', '--work-dir', 'run', *argv])
+        cfg.merge_from_dict(changes)
+        cfg.dump('run/retinanet_effvim_m1.py')
+        state = EfficientViM('m1').state_dict()
+        content = {
+            'state_dict': {f'backbone.{name}': value for name, value in state.items()},
+            'meta': {'effvim': spec.to_dict(), 'seed': 0},
+        }
+        torch.save(content, 'run/epoch_1.pth')
+        return Path('run/epoch_1.pth')
+
+    return run
+
+
+@pytest.fixture
+def recipe_run(roots, tmp_path):
+    """The config and spec of a training run."""
+
+    def prepare(name, *argv, options=()):
+        options = ['model.backbone.init_cfg=None', *options]
+        root = roots['ADE20KDataset' if name.startswith('semfpn') else 'CocoDataset']
+        if name.startswith('semfpn'):
+            options += [
+                f'{loader}_dataloader.dataset.{key}=.bmp'
+                for loader in ('train', 'val', 'test')
+                for key in ('img_suffix', 'seg_map_suffix')
+            ]
+        argv = (*argv, '--data-root', str(root))
+        folder = str(tmp_path / 'run')
+        return prepared_training([name, *argv, '--work-dir', folder, '--cfg-options', *options])
+
+    return prepare

@@ -7,55 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from backbone import EfficientViM, UserError
+from backbone import UserError
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.config.prepare import check_data, prepare
 from effvim.config.reading import load_config
 from effvim.config.run_spec import RunSpec
 from effvim.export import onnx_file
-from tests.helpers.cli import prepared_training
 
 CONFIG = 'retinanet_effvim_m1.py'
-
-
-@pytest.fixture(scope='module')
-def synthetic_data(tmp_path_factory):
-    """The dataset of --mini, drawn once."""
-    folder = tmp_path_factory.mktemp('mini')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prepared_training([CONFIG.removesuffix('.py'), '--work-dir', 'run', '--mini'])
-    return folder / 'data'
-
-
-@pytest.fixture
-def trained(synthetic_data, tmp_path, monkeypatch):
-    """Writes what a training run leaves behind: a copy of its config, and a checkpoint."""
-    monkeypatch.chdir(tmp_path)
-    Path('data').symlink_to(synthetic_data)
-
-    def run(*argv, **changes):
-        cfg, spec = prepared_training([CONFIG.removesuffix('.py'), '--work-dir', 'run', *argv])
-        cfg.merge_from_dict(changes)
-        cfg.dump(f'run/{CONFIG}')
-        state = EfficientViM('m1').state_dict()
-        content = {
-            'state_dict': {f'backbone.{name}': value for name, value in state.items()},
-            'meta': {'effvim': spec.to_dict(), 'seed': 0},
-        }
-        torch.save(content, 'run/epoch_1.pth')
-        return Path('run/epoch_1.pth')
-
-    return run
 
 
 def prepared(path, **asked):
     return prepare(None, RunSpec.asked(**asked), ckpt.load(path), draw=False)
 
 
-def test_a_copy_is_free_of_its_machine(trained):
+def test_a_copy_is_free_of_its_machine(trained_run):
     """It was trained by torchrun on a machine with TensorBoard, and copied to another directory."""
-    path = trained(
+    path = trained_run(
         '--mini',
         launcher='pytorch',
         model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None),
@@ -73,9 +41,9 @@ def test_a_copy_is_free_of_its_machine(trained):
     assert run.work_directory() == Path('elsewhere')
 
 
-def test_a_file_of_that_name_need_not_be_the_copy(trained):
+def test_a_file_of_that_name_need_not_be_the_copy(trained_run):
     """A config of the user's own: what the checkpoint remembers is applied to it."""
-    path = trained('--mini', '--cfg-options', 'model.test_cfg.score_thr=0.123')
+    path = trained_run('--mini', '--cfg-options', 'model.test_cfg.score_thr=0.123')
     Path('run', CONFIG).unlink()
     packaged = load_config(prepare(CONFIG.removesuffix('.py'), RunSpec.asked(), draw=False).config)
     packaged.dump(f'run/{CONFIG}')
@@ -106,10 +74,10 @@ def exported(run, path, options=(), **changes):
     return Path(path)
 
 
-def test_an_exported_file_applies_only_its_own_options(trained):
+def test_an_exported_file_applies_only_its_own_options(trained_run):
     """The copy may have lost a key that training was told of: --resume needs no weights."""
     option = 'model.backbone.init_cfg.checkpoint=weights.pth'
-    path = trained('--mini', '--cfg-options', 'model.bbox_head.stacked_convs=3')
+    path = trained_run('--mini', '--cfg-options', 'model.bbox_head.stacked_convs=3')
     content = torch.load(path, weights_only=False)
     content['meta']['effvim']['options'][option.partition('=')[0]] = 'weights.pth'
     torch.save(content, path)
@@ -120,11 +88,11 @@ def test_an_exported_file_applies_only_its_own_options(trained):
     assert again.cfg.model.bbox_head.stacked_convs == 3
 
 
-def test_an_exported_file_holds_no_directory_of_this_machine(trained, tmp_path):
+def test_an_exported_file_holds_no_directory_of_this_machine(trained_run, tmp_path):
     from effvim.datasets.synthetic import draw_coco
 
     draw_coco(str(tmp_path / 'own'), num_train=6, num_val=2, size=64)
-    path = trained(
+    path = trained_run(
         '--data',
         str(tmp_path / 'own'),
         '--from-scratch',
@@ -149,9 +117,9 @@ def test_an_exported_file_holds_no_directory_of_this_machine(trained, tmp_path):
     check_data(beside, ['test_dataloader'])
 
 
-def test_fitted_names_of_an_exported_file_of_version_0_1(trained):
+def test_fitted_names_of_an_exported_file_of_version_0_1(trained_run):
     """They were not written as Python writes them."""
-    run = prepared(trained('--mini'))
+    run = prepared(trained_run('--mini'))
     spec = run.spec.to_dict() | {
         'format': 1,
         'fitted': {'test_dataloader.dataset.type': 'CocoDataset'},
@@ -162,11 +130,11 @@ def test_fitted_names_of_an_exported_file_of_version_0_1(trained):
     assert run.cfg.test_dataloader.dataset.pipeline[1].scale == (320, 320)
 
 
-def test_skipped_batches_of_a_resumed_run_need_one_process(trained):
+def test_skipped_batches_of_a_resumed_run_need_one_process(trained_run):
     from effvim.engine.settings import TrainSettings
     from effvim.engine.training import prepare_training
 
-    path = trained('--mini', '--skip-bad-batches', '3')
+    path = trained_run('--mini', '--skip-bad-batches', '3')
     content = torch.load(path, weights_only=False)
     content.update(optimizer={}, meta={**content['meta'], 'epoch': 1, 'iter': 4})
     torch.save(content, path)

@@ -8,47 +8,16 @@ import pytest
 from effvim.config.editing import apply_options, parse_options
 from effvim.config.published import published_curve, published_names
 from effvim.config.reading import load_config
-from effvim.datasets import synthetic
 from effvim.engine.hooks import EffViMPublishedHook
 from effvim.visualization.curves import draw_runs
-from tests.helpers.cli import prepared_training
 from tests.helpers.paths import ROOT
 
 NAMES = ('retinanet_effvim_m4', 'mask_rcnn_effvim_m4', 'semfpn_effvim_m4')
 
 
-@pytest.fixture(scope='module')
-def roots(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    return {
-        'coco': synthetic.draw_coco(folder / 'coco', num_train=2, num_val=2, size=64),
-        'ade': synthetic.draw_ade(folder / 'ade', num_train=2, num_val=2, size=64),
-    }
-
-
-@pytest.fixture
-def trained(roots, tmp_path):
-    """The config and spec of a training run."""
-
-    def prepare(name, *argv, options=()):
-        options = ['model.backbone.init_cfg=None', *options]
-        root = roots['ade' if name.startswith('semfpn') else 'coco']
-        if name.startswith('semfpn'):
-            options += [
-                f'{loader}_dataloader.dataset.{key}=.bmp'
-                for loader in ('train', 'val', 'test')
-                for key in ('img_suffix', 'seg_map_suffix')
-            ]
-        argv = (*argv, '--data-root', str(root))
-        folder = str(tmp_path / 'run')
-        return prepared_training([name, *argv, '--work-dir', folder, '--cfg-options', *options])
-
-    return prepare
-
-
 @pytest.mark.parametrize('name', NAMES)
-def test_runs_of_the_recipe(name, trained, tmp_path):
-    cfg, spec = trained(name)
+def test_runs_of_the_recipe(name, recipe_run, tmp_path):
+    cfg, spec = recipe_run(name)
     curve = published_curve(cfg, spec.config, 1)
     header = (ROOT / f'configs/{name}.py').read_text()
     last = curve.evaluations[-1]
@@ -78,26 +47,25 @@ def test_runs_of_the_recipe(name, trained, tmp_path):
         ('semfpn_effvim_m4', (), ('param_scheduler.0.power=1.0',), 1),
     ],
 )
-def test_other_runs(name, argv, options, world_size, trained, monkeypatch, tmp_path):
+def test_other_runs(name, argv, options, world_size, recipe_run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    cfg, spec = trained(name, *argv, options=options)
+    cfg, spec = recipe_run(name, *argv, options=options)
     assert published_curve(cfg, spec.config, world_size) is None
 
 
-def test_the_recipe_on_half_the_batch_twice(trained):
+def test_the_recipe_on_half_the_batch_twice(recipe_run):
     """Gradients of two batches make one step of the published size."""
     options = ('train_dataloader.batch_size=8', 'optim_wrapper.accumulative_counts=2')
-    cfg, spec = trained('retinanet_effvim_m4', options=options)
+    cfg, spec = recipe_run('retinanet_effvim_m4', options=options)
     assert published_curve(cfg, spec.config, 1)
 
 
-def test_validations_are_compared(trained, capsys):
-    cfg, spec = trained('retinanet_effvim_m4')
+def test_validations_are_compared(recipe_run, capsys):
+    cfg, spec = recipe_run('retinanet_effvim_m4')
     hook = EffViMPublishedHook()
     runner = SimpleNamespace(
         cfg=cfg, spec=spec, world_size=1, rank=0, epoch=12, iter=87960, train_loop=None
     )
-    hook.before_train(runner)
     hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.3805, 'coco/bbox_mAP_50': 0.59})
     said = capsys.readouterr().out
     assert 'after epoch 12: bbox_mAP 0.381, published 0.388 (-0.008)' in said.replace('−', '-')
@@ -106,9 +74,9 @@ def test_validations_are_compared(trained, capsys):
     assert not capsys.readouterr().out
 
 
-def test_plots_draw_the_published_curve(trained, tmp_path):
+def test_plots_draw_the_published_curve(recipe_run, tmp_path):
     """Dashed, at the iterations of its evaluations; not next to a run of another recipe."""
-    cfg, _ = trained('mask_rcnn_effvim_m4')
+    cfg, _ = recipe_run('mask_rcnn_effvim_m4')
     for folder, options in (('same', []), ('other', ['train_cfg.max_epochs=1'])):
         (tmp_path / folder / '20250101_000000/vis_data').mkdir(parents=True)
         copy = cfg.copy()

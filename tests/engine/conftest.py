@@ -14,6 +14,7 @@ from backbone import EfficientViM
 from backbone.openmmlab import ops
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
+from effvim.engine.hooks import EffViMProgressHook, progress_hook
 from tests.helpers.kill_and_resume import draw
 from tests.helpers.paths import ROOT
 from tests.helpers.real_runs import SMALL_MASK_RCNN, SMALL_RETINANET, SMALL_SEMFPN
@@ -218,3 +219,12 @@ def slurm(tmp_path):
     command.write_text('#!/bin/sh\n[ "$*" = "show hostnames here[1-2]" ] && echo localhost\n')
     command.chmod(0o755)
     return {'SLURM_NODELIST': 'here[1-2]', 'PATH': f'{command.parent}:{os.environ["PATH"]}'}
+
+
+@pytest.fixture
+def progress(monkeypatch):
+    """The hook that prints progress, impatient."""
+    monkeypatch.setattr(progress_hook, 'SILENCE', 0.5)
+    hook = EffViMProgressHook(interval=50)
+    yield hook
+    hook.after_run(None)

@@ -4,18 +4,7 @@ import re
 import time
 from types import SimpleNamespace
 
-import pytest
 import torch
-
-from effvim.engine.hooks import EffViMProgressHook, progress_hook
-
-
-@pytest.fixture
-def hook(monkeypatch):
-    monkeypatch.setattr(progress_hook, 'SILENCE', 0.5)
-    hook = EffViMProgressHook(interval=50)
-    yield hook
-    hook.after_run(None)
 
 
 def runner_of(total):
@@ -36,43 +25,43 @@ def runner_of(total):
     )
 
 
-def test_a_slow_iteration_is_mentioned(hook, capsys):
+def test_a_slow_iteration_is_mentioned(progress, capsys):
     """The first one before it has ended, the next one by its number."""
     runner = runner_of(100)
-    hook.before_train(runner)
+    progress.before_train(runner)
     capsys.readouterr()
     time.sleep(1.2)
     said = capsys.readouterr().out.splitlines()
     assert said and all('the first iteration has been running' in line for line in said)
-    hook.after_train_iter(runner, 0)
+    progress.after_train_iter(runner, 0)
     time.sleep(1.2)
     said = capsys.readouterr().out.splitlines()
     assert any(re.fullmatch(r'epoch 1/1  2/100 has been running for .*', line) for line in said)
 
 
-def test_lines_by_time_and_by_number(hook, capsys):
+def test_lines_by_time_and_by_number(progress, capsys):
     """Fast iterations print every 50th and the last; a slower one whenever it is time."""
     runner = runner_of(120)
-    hook.before_train(runner)
+    progress.before_train(runner)
     capsys.readouterr()
     for i in range(120):
         if i == 70:
             time.sleep(0.6)
-        hook.after_train_iter(runner, i)
+        progress.after_train_iter(runner, i)
         runner.iter += 1
     said = capsys.readouterr().out
     assert {'50', '100', '120'} <= set(re.findall(r'(\d+)/120', said))
     assert '71/120' in said  # it took long, or was mentioned as it did
-    assert hook.doing == 'saving after epoch 1/1'
+    assert progress.doing == 'saving after epoch 1/1'
     for i in range(120):
-        hook.after_val_iter(runner, i)
-    assert hook.doing == 'computing the metrics'
+        progress.after_val_iter(runner, i)
+    assert progress.doing == 'computing the metrics'
 
 
-def test_it_is_quiet_after_the_run(hook, capsys):
+def test_it_is_quiet_after_the_run(progress, capsys):
     runner = runner_of(10)
-    hook.before_train(runner)
-    hook.after_run(runner)
+    progress.before_train(runner)
+    progress.after_run(runner)
     capsys.readouterr()
     time.sleep(0.7)
     assert not capsys.readouterr().out

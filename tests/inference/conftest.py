@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from effvim.datasets.scenes import draw_scene
 from tests.helpers import demo_server
+from tests.helpers.grey import save_grey
 from tests.helpers.runs import KINDS
 
 
@@ -126,3 +127,10 @@ def large_scene(tmp_path):
     path = tmp_path / 'scene.png'
     ImageOps.scale(Image.fromarray(draw_scene(np.random.RandomState(5)).image), 4).save(path)
     return path
+
+
+@pytest.fixture
+def grey(tmp_path, monkeypatch):
+    """A network for greyscale images, in the current directory: grey.py and grey.pth."""
+    monkeypatch.chdir(tmp_path)
+    save_grey()

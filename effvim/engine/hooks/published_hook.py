@@ -21,14 +21,11 @@ class EffViMPublishedHook(Hook):
 
     priority = 'LOWEST'
 
-    def before_train(self, runner: Any) -> None:
-        """Find the published run."""
-        self.curve = published_curve(runner.cfg, runner.spec.config, runner.world_size)
-
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Print the comparison."""
-        if runner.rank or not self.curve or not metrics:
+        if runner.rank or not metrics:
             return
+        curve = published_curve(runner.cfg, runner.spec.config, runner.world_size)
         step = runner.epoch if by_epoch(runner) else runner.iter
-        if line := self.curve.compare(metrics, step):
+        if curve and (line := curve.compare(metrics, step)):
             console.say(line)
