@@ -87,14 +87,6 @@ class FailAt(Hook):
             raise self.error
 
 
-@pytest.fixture(autouse=True)
-def _tidy(tmp_path):
-    """Checkpoints of this file would take 2 GB of the disk."""
-    yield
-    for path in tmp_path.rglob('*.pth'):
-        path.unlink()
-
-
 def failing(monkeypatch, *arguments):
     """Let the runs of this process fail, see `FailAt`."""
     original = Runner.__init__
