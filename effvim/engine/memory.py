@@ -17,8 +17,12 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated() // 2**20
     if sys.platform == 'win32':
         return psutil.Process().memory_info().peak_wset // 2**20
+    with contextlib.suppress(OSError, StopIteration):  # Linux
+        lines = Path('/proc/self/status').read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) // 2**10
     import resource
 
+    # not on Linux: there a new process starts with the peak of the one that started it
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == 'darwin' else 2**10)
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -440,3 +442,12 @@ def test_limits_of_control_groups_count(version, tmp_path, monkeypatch):
     big = SimpleNamespace(total=64 * 2**30, available=60 * 2**30)
     monkeypatch.setattr(memory.psutil, 'virtual_memory', lambda: big)
     assert memory.machine_memory() == (3 * 2**30, 2**31 + 2**28)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_the_peak_of_a_process_is_its_own():
+    """Not that of a large process that started it, as `getrusage` says on Linux."""
+    code = 'from effvim.engine.memory import peak_memory; print(peak_memory())'
+    ballast = np.ones(2**28)  # 2 GiB, in memory
+    peaks = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert 50 < int(peaks.stdout) < 1500 and ballast[-1]

@@ -197,7 +197,7 @@ def test_without_gradio_says_how_to_get_it(page_checkpoints):
         text=True,
     )
     assert done.returncode == 2
-    assert "pip install -e '.[demo]'" in done.stderr and done.stderr.count('\n') == 1
+    assert "pip install '.[demo]'" in done.stderr and done.stderr.count('\n') == 1
 
 
 def test_masks_and_regions_are_in_the_json():
