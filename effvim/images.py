@@ -132,6 +132,7 @@ def decode(content: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError('OpenCV cannot decode it')
+    check_jpeg_end(content)
     return pixels
 
 
@@ -199,21 +200,17 @@ def examine_image(path: Path) -> tuple[tuple[int, int], bytes]:
     """
     content = path.read_bytes()
     height, width = decode(content).shape[:2]  # Pillow refuses headers that ask for absurd memory
-    check_jpeg_end(path)
     return (width, height), hashlib.blake2b(content, digest_size=16).digest()
 
 
-def check_jpeg_end(path: Path) -> None:
+def check_jpeg_end(content: bytes) -> None:
     """Raise if a JPEG is truncated: OpenCV would fill the rest with grey without an error.
 
     Raises:
         Exception: whatever Pillow raises for the file.
     """
-    if path.suffix.lower() not in ('.jpg', '.jpeg'):
+    if not content.startswith(b'\xff\xd8') or content.endswith(b'\xff\xd9'):
         return
-    with path.open('rb') as file:
-        file.seek(-2, io.SEEK_END)
-        if file.read() == b'\xff\xd9':
-            return
-    with Image.open(path) as image:  # bytes after the end marker are allowed: decode to find out
+    # bytes after the end marker are allowed: decode to find out
+    with Image.open(io.BytesIO(content)) as image:
         image.load()

@@ -206,3 +206,46 @@ def test_training_sees_what_inference_sees(tmp_path):
         assert loaded['img'].dtype == np.uint8 and loaded['img'].flags['C_CONTIGUOUS']
         assert loaded['img_shape'] == loaded['ori_shape'] == expected.shape[:2]
         assert np.array_equal(loaded['img'][..., ::-1], expected), path.name
+
+
+def test_a_loading_step_of_ones_own_is_not_replaced(tmp_path):
+    """It may read files that no image library knows; an error still names the file."""
+    from types import SimpleNamespace
+
+    from mmcv.transforms import LoadImageFromFile
+
+    from effvim.datasets.transforms import check_while_loading
+
+    class LoadArray(LoadImageFromFile):
+        def transform(self, results):
+            results['img'] = np.load(results['img_path'])
+            return results
+
+    pipeline = SimpleNamespace(transforms=[LoadArray()])
+    check_while_loading(SimpleNamespace(pipeline=pipeline))
+    np.save(tmp_path / 'a.npy', RGB)
+    loaded = pipeline.transforms[0]({'img_path': str(tmp_path / 'a.npy')})
+    assert np.array_equal(loaded['img'], RGB)
+    with pytest.raises(UserError, match=r'image .*absent.npy cannot be read'):
+        pipeline.transforms[0]({'img_path': str(tmp_path / 'absent.npy')})
+
+
+@pytest.mark.parametrize(
+    'settings', [{}, {'color_type': 'grayscale'}, {'imdecode_backend': 'pillow'}]
+)
+def test_truncated_jpegs_are_noticed_with_any_settings(settings, tmp_path):
+    from types import SimpleNamespace
+
+    from mmcv.transforms import LoadImageFromFile
+
+    from effvim.datasets.transforms import check_while_loading
+
+    pixels = np.random.RandomState(3).randint(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'a.jpg')
+    pipeline = SimpleNamespace(transforms=[LoadImageFromFile(**settings)])
+    check_while_loading(SimpleNamespace(pipeline=pipeline))
+    pipeline.transforms[0]({'img_path': str(tmp_path / 'a.jpg')})
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'a.jpg').write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(UserError, match=r'a.jpg cannot be read'):
+        pipeline.transforms[0]({'img_path': str(tmp_path / 'a.jpg')})

@@ -10,7 +10,7 @@ import numpy as np
 
 from backbone.errors import UserError
 from effvim.datasets import ade
-from effvim.images import check_jpeg_end, opencv_agrees, read_image
+from effvim.images import check_jpeg_end, decode
 
 
 def check_while_loading(dataset: Any) -> None:
@@ -34,27 +34,32 @@ class CheckedImageLoading:
 
     def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
         self.transform = transform
-        # other settings ask for other pixels
-        self.replaceable = transform.color_type == 'color' and transform.imdecode_backend == 'cv2'
+        # a subclass, another place or other settings ask for other pixels
+        self.replaceable = (
+            type(transform) is mmcv.transforms.LoadImageFromFile
+            and transform.color_type == 'color'
+            and transform.imdecode_backend == 'cv2'
+            and not (transform.backend_args or transform.file_client_args)
+        )
 
     def load(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Load the image with `read_image`; sets the keys that mmcv's transform sets."""
-        image = np.ascontiguousarray(read_image(results['img_path'])[..., ::-1])
+        """Load the image and set the keys that mmcv's transform sets."""
+        image = decode(Path(results['img_path']).read_bytes())
         results['img'] = image.astype(np.float32) if self.transform.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        path = Path(results['img_path'])
         try:
-            if self.replaceable and not opencv_agrees(path):
+            if self.replaceable:
                 return self.load(results)
             loaded = self.transform(results)
-            check_jpeg_end(path)
+            if (path := Path(results['img_path'])).suffix.lower() in ('.jpg', '.jpeg'):
+                check_jpeg_end(path.read_bytes())
         except Exception as error:  # decoders raise whatever they like on foreign bytes
             raise UserError(
-                f'image {path} cannot be read: {error}; repair or replace it, or remove it '
-                f'from the dataset'
+                f'image {results["img_path"]} cannot be read: {error}; repair or replace it, or '
+                f'remove it from the dataset'
             ) from error
         return loaded
 
