@@ -555,8 +555,11 @@ class EfficientViMClassifier(EfficientViM):
 
         The hidden states of each stage, B C_i N_i, then the last map, B C L.
         """
-        maps, states = self.forward_stages(x)
-        tokens = [*states, maps[-1].flatten(2)]
+        return self.normalised(*self.forward_stages(x))
+
+    def normalised(self, maps: Sequence[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
+        """`forward_features` from what `forward_stages` returns."""
+        tokens = [*states, maps[-1].flatten(2)]  # each B C_i N_i, the last B C L
         return [norm(t.mT).mT for norm, t in zip(self.norm, tokens)]
 
     def forward_head(
@@ -623,5 +626,4 @@ class EfficientViMClassifier(EfficientViM):
             ]
         if intermediates_only:
             return taken
-        tokens = [*states, maps[-1].flatten(2)]
-        return [layer(t.mT).mT for layer, t in zip(self.norm, tokens)], taken
+        return self.normalised(maps, states), taken

@@ -78,8 +78,12 @@ def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Shape: B C H W → B D H W.
     """
     x = x.permute(0, 2, 3, 1)  # B H W C
-    y = f(x.flatten(0, 2))
-    return y.view(x.shape[0], x.shape[1], x.shape[2], -1).permute(0, 3, 1, 2)
+    return as_map(f(x.flatten(0, 2)), x)
+
+
+def as_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """Put positions back where those of `like` are. Shape: L D, B H W C → B D H W."""
+    return tokens.view(like.shape[0], like.shape[1], like.shape[2], -1).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Module):
@@ -237,7 +241,7 @@ class OnPositions(nn.Sequential):
         y = x.flatten(0, 2)
         for layer in self:
             y = layer(y)
-        return y.view(x.shape[0], x.shape[1], x.shape[2], -1).permute(0, 3, 1, 2)
+        return as_map(y, x)
 
 
 class Pointwise1d(nn.Module):
@@ -313,8 +317,7 @@ class FusedFFN(nn.Module):
         """keep · x + fc2(ReLU(fc1(x)))."""
         x = x.permute(0, 2, 3, 1)  # B H W C
         tokens = x.flatten(0, 2)
-        y = self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens)
-        return y.view(x.shape).permute(0, 3, 1, 2)
+        return as_map(self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens), x)
 
 
 class SqueezeExcite(layers.SqueezeExcite):
