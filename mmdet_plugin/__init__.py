@@ -11,6 +11,8 @@ ops.install()
 
 from backbone.openmmlab import layer_decay, wrapper
 
-from . import metric, neck, roi_extractor
+from . import bounded_nms, metric, neck, roi_extractor
 
-__all__ = ['layer_decay', 'metric', 'neck', 'ops', 'roi_extractor', 'wrapper']
+bounded_nms.install()
+
+__all__ = ['bounded_nms', 'layer_decay', 'metric', 'neck', 'ops', 'roi_extractor', 'wrapper']

@@ -65,13 +65,14 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
         offset: 0, or 1 for boxes whose width is x2 - x1 + 1 (corners are pixel indices).
 
     Returns:
-        (K,) int64 indices of the kept boxes, by descending score; (0,) for N = 0.
+        (K,) int64 indices of the kept boxes, by descending score; (0,) for N = 0. Not all of them
+        inside `suppression.limited_to`.
     """
     dtype = wide(bboxes, scores)
     # torchvision has no offset: moving x2 and y2 gives the same widths and intersections.
     # Scores that tie may come out in another order than from the compiled operator.
     bboxes = bboxes.to(dtype) + bboxes.new_tensor([0, 0, offset, offset], dtype=dtype)
-    return torchvision.ops.nms(bboxes, scores.to(dtype), iou_threshold)
+    return suppression.greedy_nms(bboxes, scores.to(dtype), iou_threshold)
 
 
 def softnms(
