@@ -13,7 +13,6 @@ from torch import Tensor
 
 from backbone.openmmlab.numerics import wide
 
-
 FIRST_BOXES = 1024  # that are tried first where only a limited number of boxes will be used
 
 _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar('nms_limit', default=None)

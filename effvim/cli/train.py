@@ -15,6 +15,7 @@ from effvim.cli.options import (
     existing_config,
     settings_from,
 )
+from effvim.config.augmentation import PRESETS
 
 if TYPE_CHECKING:
     from effvim.engine.settings import TrainSettings
@@ -36,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar='N',
         help='with --data: number of epochs (default: by the number of images)',
+    )
+    parser.add_argument(
+        '--augment',
+        choices=PRESETS,
+        help="with --data: augmentation of the training images (default: the config's)",
+    )
+    parser.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='with --data: stop after N validations in a row without improvement',
     )
     add_presets(parser)
     add_data(parser)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 

@@ -70,6 +70,13 @@ def read_environment(launcher: str) -> None:
         environment.setdefault('MASTER_PORT', str(port))
 
 
+def launched(launcher: str) -> tuple[int, int]:
+    """Rank and number of the processes that `launcher` has started; see `read_environment`."""
+    if launcher == 'none':
+        return 0, 1
+    return int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+
+
 def first_node() -> str:
     """The host of Slurm's first process.
 

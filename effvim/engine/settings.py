@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from backbone.errors import UserError
+from effvim.config.augmentation import PRESETS
 from effvim.config.run_spec import ModelChoices
 
 
@@ -16,6 +17,8 @@ class TrainSettings(ModelChoices):
     config: str
     data: str | Path | None = None
     epochs: int | None = None
+    augment: str | None = None
+    patience: int | None = None
     resume: str | Path | bool | None = None
     seed: int | None = None
     amp: bool = False
@@ -37,17 +40,18 @@ class TrainSettings(ModelChoices):
                 '--data names the dataset and starts a new run: drop --mini, --data-root and '
                 '--resume'
             )
-        if self.epochs is not None and not self.data:
-            raise UserError(
-                '--epochs goes with --data; otherwise use --cfg-options train_cfg.max_epochs=…'
-            )
-        if self.epochs is not None and self.epochs < 1:
-            raise UserError(f'--epochs must be at least 1, got {self.epochs}')
-        if self.data and (self.auto_scale_lr or self.launcher != 'none'):
-            raise UserError(
-                '--data chooses the learning rate for one process: drop --auto-scale-lr and '
-                '--launcher, or use --data-root and a schedule of your own'
-            )
+        for flag in ('epochs', 'augment', 'patience'):
+            if getattr(self, flag) is not None and not self.data:
+                instead = '; otherwise use --cfg-options train_cfg.max_epochs=…'
+                raise UserError(f'--{flag} goes with --data{instead * (flag == "epochs")}')
+        for flag in ('epochs', 'patience'):
+            number = getattr(self, flag)
+            if number is not None and number < 1:
+                raise UserError(f'--{flag} must be at least 1, got {number}')
+        if self.augment not in (None, *PRESETS):
+            raise UserError(f'--augment takes {", ".join(PRESETS)}, got {self.augment!r}')
+        if self.data and self.auto_scale_lr:
+            raise UserError('--data chooses the learning rate itself: drop --auto-scale-lr')
         self.asked()
         self.check_skipping(self.skip_bad_batches)
 

@@ -75,7 +75,13 @@ def paths(work_dir: Path) -> None:
     pointer = work_dir / 'last_checkpoint'
     if pointer.is_file():
         console.say(f'checkpoint: {pointer.read_text().strip()}')
-    for name, path in (('curves', work_dir / 'curves.png'), ('images', work_dir / 'images')):
+    for best in sorted(work_dir.glob('best_*.pth')):
+        console.say(f'best checkpoint: {best}')
+    for name, path in (
+        ('curves', work_dir / 'curves.png'),
+        ('training images', work_dir / 'train_images.jpg'),
+        ('images', work_dir / 'images'),
+    ):
         if path.exists():
             console.say(f'{name}: {path}')
 

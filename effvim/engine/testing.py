@@ -105,6 +105,15 @@ def run_evaluation(settings: EvaluationSettings) -> dict[str, float]:
         return _run(prepared, settings)
 
 
+def evaluate_alone(settings: EvaluationSettings) -> dict[str, float]:
+    """Evaluate as `evaluate` does, in this process only, also if a launcher has started others.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    return _run(prepare_evaluation(settings), settings)
+
+
 def _run(prepared: PreparedRun, settings: EvaluationSettings) -> dict[str, float]:
     import_plugins(prepared.cfg)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib.util
@@ -23,7 +24,7 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
 from effvim.config.weights import fetch_weights
 from effvim.engine import distributed, ema, lock, optimizer
-from effvim.engine.settings import TrainSettings
+from effvim.engine.settings import EvaluationSettings, TrainSettings
 from effvim.files import ensure_writable
 
 
@@ -33,6 +34,8 @@ def train(
     data: str | Path | None = None,
     data_root: str | Path | None = None,
     epochs: int | None = None,
+    augment: str | None = None,
+    patience: int | None = None,
     mini: bool = False,
     from_scratch: bool = False,
     work_dir: str | Path | None = None,
@@ -60,6 +63,8 @@ def train(
             to it, and a report is written at the end.
         data_root: root directory of a dataset in the config's layout.
         epochs: with `data`, the number of epochs instead of one derived from the number of images.
+        augment: with `data`, 'none', 'light' or 'strong' instead of the config's augmentation.
+        patience: with `data`, stop after this many validations in a row without improvement.
         mini: train from scratch on a synthetic dataset that is created on the spot.
         from_scratch: start from randomly initialised weights.
         work_dir: working directory (default: the config's, or work_dirs/ and the config's name).
@@ -87,6 +92,8 @@ def train(
             data=data,
             data_root=data_root,
             epochs=epochs,
+            augment=augment,
+            patience=patience,
             mini=mini,
             from_scratch=from_scratch,
             work_dir=work_dir,
@@ -127,11 +134,17 @@ def run_training(settings: TrainSettings) -> Path | None:
                 f'then continue with --resume'
             ) from error
     newest = next(iter(ckpt.newest_first(folder)), None)
-    if newest and prepared.spec.fitted and settings.launcher == 'none':
-        from effvim.engine.testing import evaluate
+    if newest and prepared.spec.fitted and distributed.launched(settings.launcher)[0] == 0:
+        from effvim.engine.testing import evaluate_alone
 
-        evaluate(
-            str(newest), work_dir=folder, out=folder / 'metrics.json', report=folder / 'report'
+        best = next(folder.glob('best_*.pth'), newest)
+        evaluate_alone(
+            EvaluationSettings(
+                checkpoint=str(best if settings.patience else newest),
+                work_dir=folder,
+                out=folder / 'metrics.json',
+                report=folder / 'report',
+            )
         )
     return newest
 
@@ -177,13 +190,18 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
 
         cfg = load_config(config)
         apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
-        asked.fitted = fit.options(
-            cfg,
-            Path(settings.data),
-            settings.from_scratch,
-            settings.epochs,
-            parsed,
-        )
+        rank, processes = distributed.launched(settings.launcher)
+        with console.quiet() if rank else contextlib.nullcontext():
+            asked.fitted = fit.options(
+                cfg,
+                Path(settings.data),
+                from_scratch=settings.from_scratch,
+                epochs=settings.epochs,
+                augment=settings.augment,
+                patience=settings.patience,
+                processes=processes,
+                parsed=parsed,
+            )
     prepared = prepare(
         config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
     )
@@ -290,7 +308,7 @@ def use_tensorboard(cfg: Config) -> None:
 
 
 def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
-    """Add this project's hooks: progress, resuming, guards, curves, published scores, images."""
+    """Add this project's hooks around training."""
     interval = cfg.default_hooks.logger.get('interval', 50)
     checkpoints = cfg.default_hooks.checkpoint
     checkpoints.backend_args = dict(backend='effvim_atomic')
@@ -306,4 +324,5 @@ def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
         dict(type='EffViMCurvesHook'),
         dict(type='EffViMPublishedHook'),
         dict(type='EffViMImagesHook', folder=str(folder / 'images')),
+        dict(type='EffViMTrainImagesHook', path=str(folder / 'train_images.jpg')),
     ]

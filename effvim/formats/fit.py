@@ -5,6 +5,7 @@ They are remembered in the checkpoint, so that later commands need no data to kn
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,14 @@ import numpy as np
 
 from backbone.errors import UserError
 from effvim import console
+from effvim.config import augmentation
 from effvim.config.structure import LOADERS, every_step, is_segmentor
 from effvim.datasets import coco
-from effvim.formats import anchors, masks
+from effvim.formats import anchors, masks, schedule
 from effvim.images import find_files, image_size
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-
-BATCH_SIZE = 4  # more and smaller steps learn sooner where data is scarce
-
-IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
-
-MIN_EPOCHS, MAX_EPOCHS = 6, 100
 
 SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of pipeline steps, in pixels
 
@@ -32,12 +28,18 @@ MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
 
 MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
 
+ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
+
 
 def options(
     cfg: Config,
     root: Path,
+    *,
     from_scratch: bool,
-    epochs: int | None,
+    epochs: int | None = None,
+    augment: str | None = None,
+    patience: int | None = None,
+    processes: int = 1,
     parsed: dict[Path, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Changes that fit `cfg` to the dataset in `root`, as `--cfg-options` would make them.
@@ -49,43 +51,100 @@ def options(
         root: a dataset as `effvim data split` or `effvim data convert` writes it.
         from_scratch: whether the run starts from randomly initialised weights.
         epochs: length of the training (default: by the number of images).
-        parsed: receives the training annotations, for `coco.check`.
+        augment: one of `augmentation.PRESETS` (default: the config's own augmentation).
+        patience: stop after so many validations without improvement (default: never).
+        processes: number of processes that share each batch.
+        parsed: receives the annotations that are read, for `coco.check`.
 
     Raises:
         UserError: the dataset is absent or wrong, or the config does not resize for evaluation.
     """
-    if epochs is not None and epochs < 1:
-        raise UserError(f'--epochs {epochs}: pass a whole number from 1')
     changes: dict[str, Any] = {}
     content: dict[str, Any] = {}
     sizes: dict[Any, tuple[int, int]]
     if is_segmentor(cfg):
         changes, sizes = segmentation_layout(cfg, root)
+        num_val = len(find_files(root / cfg.val_dataloader.dataset.data_prefix.img_path))
     else:
-        content, sizes = training_annotations(cfg, root)
-        if parsed is not None:
-            parsed[(root / cfg.train_dataloader.dataset.ann_file).resolve()] = content
+        parsed = {} if parsed is None else parsed
+        content, sizes = training_annotations(cfg, root, parsed)
+        num_val = len(_annotations(root, cfg.val_dataloader.dataset.ann_file, parsed)['images'])
     if not sizes:
         raise UserError(f'{root} holds no image to train on')
     scale = image_scale(cfg, np.array(list(sizes.values())))
-    epochs = epochs or int(np.clip(round(IMAGES_SEEN / len(sizes)), MIN_EPOCHS, MAX_EPOCHS))
-    changes.update(schedule(cfg, len(sizes), epochs, from_scratch))
+    length = schedule.Schedule(len(sizes), num_val, epochs, processes)
+    changes.update(schedule.options(cfg, length, from_scratch))
     changes.update(resizing(cfg, scale))
     if from_scratch and cfg.model.type == 'RetinaNet':
         console.say('two convolutions in each tower of the head: they learn sooner from scratch')
         changes['model.bbox_head.stacked_convs'] = 2
     console.say(
-        f'{len(sizes):,} images: {epochs} epochs, batch size '
-        f'{changes["train_dataloader.batch_size"]}, learning rate '
-        f'{changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit {scale[0]} × {scale[1]}'
+        f'{len(sizes):,} images: {length.epochs} epochs, batch size '
+        f'{length.batch_size}{f" on each of {processes} processes" if processes > 1 else ""}, '
+        f'learning rate {changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit '
+        f'{scale[0]} × {scale[1]}'
     )
+    _note_elongated(sizes, content, scale)
     if content:
         changes.update(fit_anchors(cfg, content, sizes, scale))
+    if augment or patience:
+        from mmengine.config import ConfigDict
+
+        fitted = copy.deepcopy(cfg)
+        fitted.merge_from_dict(copy.deepcopy(changes))
+        replaced = augmentation.options(fitted, augment, length.epochs) if augment else {}
+        if patience:
+            replaced['custom_hooks'] = [
+                *replaced.get('custom_hooks', fitted.get('custom_hooks', [])),
+                dict(type='EffViMEarlyStoppingHook', monitor=main_metric(cfg), patience=patience),
+            ]
+        changes = {
+            key: value
+            for key, value in changes.items()
+            if not key.startswith(tuple(f'{whole}.' for whole in replaced))
+        } | ConfigDict(replaced).to_dict()
     return changes
 
 
+def main_metric(cfg: Config) -> str:
+    """The metric by which the best checkpoint is chosen: mIoU, or the first type's mAP."""
+    if is_segmentor(cfg):
+        return 'mIoU'
+    metric = cfg.val_evaluator.get('metric', 'bbox')
+    return f'coco/{metric if isinstance(metric, str) else metric[0]}_mAP'
+
+
+def _annotations(root: Path, name: str, parsed: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The content of an annotation file, which is read once.
+
+    Raises:
+        UserError: as `coco.read_annotations`.
+    """
+    path = (root / name).resolve()
+    if path not in parsed:
+        parsed[path] = coco.read_annotations(root / name, root)
+    return parsed[path]
+
+
+def _note_elongated(
+    sizes: dict[Any, tuple[int, int]], content: dict[str, Any], scale: tuple[int, int]
+) -> None:
+    """Name the images of which resizing leaves little: those many times as long as wide."""
+    long = {key: size for key, size in sizes.items() if max(size) > ELONGATED * min(size)}
+    if not long:
+        return
+    key, size = max(long.items(), key=lambda item: max(item[1]) / min(item[1]))
+    names = {image['id']: image['file_name'] for image in content.get('images', [])}
+    factor = anchors.resize_factors(np.array([size]), scale)[0]
+    console.note(
+        f'{len(long):,} images are more than {ELONGATED} times as long as wide, e.g. '
+        f'{names.get(key, key)} ({size[0]} × {size[1]}): resized, its short side has '
+        f'{min(size) * factor:.0f} pixels, and small objects vanish; cut such images into tiles'
+    )
+
+
 def training_annotations(
-    cfg: Config, root: Path
+    cfg: Config, root: Path, parsed: dict[Path, dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
     """The training annotations, and sizes by id of the images that mmdet does not filter out.
 
@@ -93,7 +152,6 @@ def training_annotations(
         UserError: there are none, or as `coco.read_annotations`.
     """
     dataset = cfg.train_dataloader.dataset
-    path = root / dataset.ann_file
     has_classes = (root / masks.CLASSES).is_file()
     for name in (dataset.ann_file, cfg.val_dataloader.dataset.ann_file):
         if root.is_dir() and not (root / name).is_file() and not has_classes:
@@ -102,7 +160,7 @@ def training_annotations(
                 f'effvim data. Run "effvim data split {root} ready" (or effvim data convert, if it '
                 f'is split already), then pass --data ready'
             )
-    content = coco.read_annotations(path, root)
+    content = _annotations(root, dataset.ann_file, parsed)
     filters = dataset.get('filter_cfg') or {}
     min_size = filters.get('min_size', 0)
     annotated = {annotation['image_id'] for annotation in content['annotations']}
@@ -150,52 +208,6 @@ def segmentation_layout(
             ).items()
         }
     return changes, {str(file): image_size(file) for file in files}
-
-
-def schedule(cfg: Config, num_images: int, epochs: int, from_scratch: bool) -> dict[str, Any]:
-    """Length, batch size, learning rate, and when to evaluate and to save."""
-    batch_size = min(BATCH_SIZE, num_images)
-    steps = epochs * -(-num_images // batch_size)
-    by_iteration = 'max_iters' in cfg.train_cfg
-    length = steps if by_iteration else epochs
-    optimizer = cfg.optim_wrapper.optimizer
-    published_batch_size = (cfg.get('auto_scale_lr') or {}).get(
-        'base_batch_size', cfg.train_dataloader.batch_size
-    )
-    # optimizers like Adam: with the square root of the batch size; from scratch that of --mini
-    scaled = optimizer.lr * (batch_size / published_batch_size) ** 0.5
-    rate = 5e-4 if from_scratch else float(f'{scaled:.2g}')
-    warm_up = dict(
-        type='LinearLR',
-        start_factor=0.01,
-        by_epoch=False,
-        begin=0,
-        end=min(500, max(1, steps // 20)),
-    )
-    cosine = dict(
-        type='CosineAnnealingLR',
-        by_epoch=not by_iteration,
-        begin=0,
-        end=length,
-        T_max=length,
-        eta_min_ratio=0.01,
-    )
-    if not by_iteration:
-        cosine['convert_to_iter_based'] = True
-    changes: dict[str, Any] = {
-        f'train_cfg.max_{"iters" if by_iteration else "epochs"}': length,
-        'train_cfg.val_interval': max(1, length // 10),
-        'default_hooks.checkpoint.interval': max(1, length // 10),
-        'train_dataloader.batch_size': batch_size,
-        'optim_wrapper.optimizer.lr': rate,
-        'param_scheduler': [warm_up, cosine],
-    }
-    if 'dynamic_intervals' in cfg.train_cfg:
-        changes['train_cfg.dynamic_intervals'] = None
-    for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        if hook.type == 'PipelineSwitchHook':
-            changes[f'custom_hooks.{i}.switch_epoch'] = max(0, epochs - max(2, epochs // 5))
-    return changes
 
 
 def image_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:

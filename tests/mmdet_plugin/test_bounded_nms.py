@@ -13,6 +13,7 @@ from backbone.openmmlab import suppression
 from effvim.config.editing import set_classes
 from tests.helpers.paths import ROOT
 
+
 def suppresses(path):
     return Config.fromfile(path).model.type not in ('EncoderDecoder', 'DeformableDETR')
 
@@ -46,7 +47,9 @@ def test_detectors_predict_the_same_with_fewer_boxes(path, monkeypatch):
     cfg.model.backbone.init_cfg = None
     set_classes(cfg, ['disc', 'cross'])
     for settings in (cfg.model.test_cfg, *cfg.model.test_cfg.values()):
-        if isinstance(settings, dict) and 'score_thr' in settings:  # random weights score low everywhere
+        if (
+            isinstance(settings, dict) and 'score_thr' in settings
+        ):  # random weights score low everywhere
             settings.score_thr = 0.0
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -72,7 +75,7 @@ def test_detectors_predict_the_same_with_fewer_boxes(path, monkeypatch):
         monkeypatch.setattr(suppression, 'greedy_nms', counting)
         (full,) = [s.pred_instances for s in model.predict(image, [sample.clone()])]
     assert len(full) and sorted(bounded.keys()) == sorted(full.keys())
-    for key in full.keys():
-        assert torch.equal(bounded[key], full[key]), key
+    for key, value in full.items():
+        assert torch.equal(bounded[key], value), key
     if path.stem.startswith(('retinanet', 'rtmdet', 'atss', 'fcos')):
         assert fewer < sum(suppressed)

@@ -1,0 +1,98 @@
+"""How long `effvim train --data` trains, in which batches, and how often it validates."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effvim.config.augmentation import last_epochs
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+BATCH_SIZE = 4  # of all processes; more and smaller steps learn sooner where data is scarce
+
+IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
+
+MIN_EPOCHS, MAX_EPOCHS = 6, 100
+
+MIN_VALIDATIONS, MAX_VALIDATIONS = 2, 10
+
+VALIDATED = 0.1  # images that all validations together see, per image that training sees
+
+
+class Schedule:
+    """A schedule for a number of images.
+
+    Attributes:
+        epochs: how often every image is seen.
+        batch_size: of each process.
+        total: images in a step, on all processes.
+        steps: steps in the whole training.
+        validations: about how often is validated.
+    """
+
+    def __init__(
+        self, num_images: int, num_val: int, epochs: int | None = None, processes: int = 1
+    ) -> None:
+        self.epochs = epochs or int(
+            np.clip(round(IMAGES_SEEN / num_images), MIN_EPOCHS, MAX_EPOCHS)
+        )
+        self.batch_size = max(1, min(BATCH_SIZE, num_images) // processes)
+        self.total = self.batch_size * processes
+        self.steps = self.epochs * math.ceil(num_images / self.total)
+        affordable = VALIDATED * self.epochs * num_images / max(1, num_val)
+        self.validations = int(np.clip(affordable, MIN_VALIDATIONS, MAX_VALIDATIONS))
+
+
+def options(cfg: Config, schedule: Schedule, from_scratch: bool) -> dict[str, Any]:
+    """Changes of length, batch size, learning rate, and when to evaluate and to save."""
+    by_iteration = 'max_iters' in cfg.train_cfg
+    length = schedule.steps if by_iteration else schedule.epochs
+    interval = math.ceil(length / schedule.validations)
+    warm_up = dict(
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=False,
+        begin=0,
+        end=min(500, max(1, schedule.steps // 20)),
+    )
+    cosine = dict(
+        type='CosineAnnealingLR',
+        by_epoch=not by_iteration,
+        begin=0,
+        end=length,
+        T_max=length,
+        eta_min_ratio=0.01,
+    )
+    if not by_iteration:
+        cosine['convert_to_iter_based'] = True
+    changes: dict[str, Any] = {
+        f'train_cfg.max_{"iters" if by_iteration else "epochs"}': length,
+        'train_cfg.val_interval': interval,
+        'default_hooks.checkpoint.interval': interval,
+        'train_dataloader.batch_size': schedule.batch_size,
+        'optim_wrapper.optimizer.lr': learning_rate(cfg, schedule.total, from_scratch),
+        'param_scheduler': [warm_up, cosine],
+    }
+    if 'dynamic_intervals' in cfg.train_cfg:
+        changes['train_cfg.dynamic_intervals'] = None
+    for i, hook in enumerate(cfg.get('custom_hooks') or []):
+        if hook.type == 'PipelineSwitchHook':
+            changes[f'custom_hooks.{i}.switch_epoch'] = last_epochs(schedule.epochs)
+    return changes
+
+
+def learning_rate(cfg: Config, total: int, from_scratch: bool) -> float:
+    """That of the recipe, or of `--mini` from scratch, for another total batch size.
+
+    With the square root of the batch size, as is usual for optimizers like Adam.
+    """
+    if from_scratch:
+        return float(f'{5e-4 * max(1, total / BATCH_SIZE) ** 0.5:.2g}')
+    published = (cfg.get('auto_scale_lr') or {}).get(
+        'base_batch_size', cfg.train_dataloader.batch_size
+    )
+    return float(f'{cfg.optim_wrapper.optimizer.lr * (total / published) ** 0.5:.2g}')
