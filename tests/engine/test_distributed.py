@@ -20,6 +20,7 @@ from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.engine import distributed
 from tests.helpers.cli import run_command
+from tests.helpers.custom_data import run
 from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, state
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import KINDS, TEST, files
@@ -157,6 +158,33 @@ def test_a_segmentor_on_two_ranks_equals_one_of_the_same_total_batch(
         )
         weights[number] = last(folder)['state_dict']
     assert_equal_weights(weights[1], weights[2], pretrained)
+
+
+def test_own_data_on_two_ranks_equals_one_of_the_same_total_batch(
+    together, regions, pretrained, tmp_path
+):
+    """`--data` shares its batch of four among the ranks; the first one evaluates at the end."""
+    assert run('split regions own') == 0
+    weights, metrics = {}, {}
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        done = together(
+            number,
+            'train',
+            *(SEMFPN, '--data', tmp_path / 'own', '--epochs', 2, '--work-dir', folder),
+            '--cfg-options',
+            f'model.backbone.init_cfg.checkpoint={pretrained}',
+            'optim_wrapper.optimizer.lr=0.003',
+            *SEGMENTATION[-4:],
+            *(f'{x}_dataloader.num_workers=0' for x in ('train', 'val', 'test')),
+            *(f'{x}_dataloader.persistent_workers=False' for x in ('train', 'val', 'test')),
+        )
+        text = 'batch size 2 on each of 2 processes' if number == 2 else 'batch size 4'
+        assert ''.join(done['outputs']).count(f'{text}, learning rate') == 1
+        weights[number] = last(folder)['state_dict']
+        metrics[number] = json.loads((folder / 'metrics.json').read_text())
+    assert_equal_weights(weights[1], weights[2], pretrained)
+    assert metrics[1] == pytest.approx(metrics[2], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""`--patience`: a run that no longer improves stops, a resumed one at the same validation."""
+
+import json
+from pathlib import Path
+
+from effvim.checkpoints import checkpoint
+from tests.helpers.cli import run_command
+from tests.helpers.custom_data import run
+
+EVERY_EPOCH = [
+    '--cfg-options',
+    'train_cfg.val_interval=1',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.checkpoint.max_keep_ckpts=9',
+    *(
+        f'{loader}_dataloader.{option}'
+        for loader in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ),
+]
+
+
+def test_a_run_that_does_not_improve_stops(shapes, capsys):
+    """Without a learning rate nothing improves after the first of seven epochs."""
+    assert run('split shapes ready') == 0
+    argv = ['retinanet_effvim_m1', '--data', 'ready', '--from-scratch', '--epochs', '7']
+    flags = ['--patience', '2', '--work-dir', 'run', *EVERY_EPOCH, 'optim_wrapper.optimizer.lr=0.0']
+    assert run_command('train', [*argv, *flags]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert 'stopped early: coco/bbox_mAP has not improved for 2 validations' in out
+    assert Path('run/last_checkpoint').read_text().strip().endswith('epoch_3.pth')
+    assert 'best checkpoint: ' in out and 'bbox_mAP_epoch_1.pth' in out
+    assert 'epoch_1.pth' in Path('run/report/report.html').read_text()  # of the best
+    assert json.loads(Path('run/metrics.json').read_text())['coco/bbox_mAP'] >= 0
+    state = checkpoint.read(Path('run/epoch_3.pth'))['early_stopping']
+    assert state['wait_count'] == 1  # before the validation that follows it
+
+    argv = ['retinanet_effvim_m1', '--resume', 'run/epoch_2.pth', '--work-dir', 'again']
+    assert run_command('train', argv) == 0, capsys.readouterr().err
+    assert 'stopped early' in capsys.readouterr().out
+    assert Path('again/last_checkpoint').read_text().strip().endswith('epoch_3.pth')
