@@ -39,6 +39,7 @@ class EffViMCocoMetric(CocoMetric):
     It returns all twelve numbers instead of six, in full precision instead of three digits, and a
     dataset without a single detection scores 0 where objects exist instead of raising. As in COCO,
     −1 stands for "no such object in the ground truth", e.g. no small one. faster-coco-eval counts.
+    With `classwise=True` it also returns the mAP of each class, for boxes and masks.
 
     Attributes:
         precision: of the last evaluation, by metric ('bbox', 'segm'): the precision by IoU
@@ -72,7 +73,19 @@ class EffViMCocoMetric(CocoMetric):
             stats = self.count(ground_truth, boxes_or_masks, metric)
             for name, value in zip(NAMES, stats):
                 numbers[f'{metric}_{name}'] = value
+            if self.classwise:
+                numbers.update(self.class_precisions(metric))
         return numbers
+
+    def class_precisions(self, metric: str) -> dict[str, float]:
+        """The mAP of each class, from the last `count`, e.g. `bbox_person_precision`."""
+        precision = self.precision[metric][:, :, :, 0, -1]  # all sizes, most detections
+        return {
+            f'{metric}_{name}_precision': float(values[values > -1].mean())
+            if (values > -1).any()
+            else -1.0
+            for name, values in zip(self.dataset_meta['classes'], np.moveaxis(precision, 2, 0))
+        }
 
     def ground_truth(self) -> COCO:
         """The annotations in faster-coco-eval's class; `CocoMetric` has read them already."""

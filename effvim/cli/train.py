@@ -39,9 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='with --data: number of epochs (default: by the number of images)',
     )
     parser.add_argument(
+        '--image-size',
+        type=int,
+        metavar='PIXELS',
+        help='with --data: the longest side that images are resized to (default: by the sizes of '
+        'images and objects)',
+    )
+    parser.add_argument(
         '--augment',
         choices=PRESETS,
-        help="with --data: augmentation of the training images (default: the config's)",
+        help="with --data: augmentation of the training images (default: the config's; light where "
+        'that joins images by mosaic or mixup)',
     )
     parser.add_argument(
         '--patience',

@@ -45,6 +45,12 @@ def options(cfg: Config, name: str, epochs: int) -> dict[str, Any]:
     return {'train_dataloader.dataset.pipeline': pipeline, 'custom_hooks': hooks}
 
 
+def mixes_images(cfg: Config) -> bool:
+    """Whether the training pipeline joins several images into one."""
+    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    return any('Mosaic' in kind or 'MixUp' in kind for kind in kinds)
+
+
 def last_epochs(epochs: int) -> int:
     """The epoch after which images are no longer joined: a fifth before the end, at least two."""
     return max(0, epochs - max(2, epochs // 5))

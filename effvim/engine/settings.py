@@ -9,6 +9,8 @@ from backbone.errors import UserError
 from effvim.config.augmentation import PRESETS
 from effvim.config.run_spec import ModelChoices
 
+MIN_IMAGE_SIZE = 128  # pixels: two cells of the coarsest map
+
 
 @dataclasses.dataclass(kw_only=True)
 class TrainSettings(ModelChoices):
@@ -17,6 +19,7 @@ class TrainSettings(ModelChoices):
     config: str
     data: str | Path | None = None
     epochs: int | None = None
+    image_size: int | None = None
     augment: str | None = None
     patience: int | None = None
     resume: str | Path | bool | None = None
@@ -40,14 +43,16 @@ class TrainSettings(ModelChoices):
                 '--data names the dataset and starts a new run: drop --mini, --data-root and '
                 '--resume'
             )
-        for flag in ('epochs', 'augment', 'patience'):
-            if getattr(self, flag) is not None and not self.data:
+        for name in ('epochs', 'image_size', 'augment', 'patience'):
+            flag = f'--{name.replace("_", "-")}'
+            if getattr(self, name) is not None and not self.data:
                 instead = '; otherwise use --cfg-options train_cfg.max_epochs=…'
-                raise UserError(f'--{flag} goes with --data{instead * (flag == "epochs")}')
-        for flag in ('epochs', 'patience'):
-            number = getattr(self, flag)
-            if number is not None and number < 1:
-                raise UserError(f'--{flag} must be at least 1, got {number}')
+                raise UserError(f'{flag} goes with --data{instead * (name == "epochs")}')
+        for name, least in (('epochs', 1), ('patience', 1), ('image_size', MIN_IMAGE_SIZE)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                flag = f'--{name.replace("_", "-")}'
+                raise UserError(f'{flag} must be at least {least}, got {number}')
         if self.augment not in (None, *PRESETS):
             raise UserError(f'--augment takes {", ".join(PRESETS)}, got {self.augment!r}')
         if self.data and self.auto_scale_lr:

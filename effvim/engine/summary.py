@@ -19,12 +19,13 @@ from effvim.visualization.curves import read_scalars
 def table(metrics: Mapping[str, float], title: str) -> Table:
     """Metric names and values; – stands for −1, COCO's "no such object in the ground truth".
 
-    Metrics of single classes, e.g. IoU.wall, are only in the file of `write_metrics`.
+    Metrics of single classes, e.g. IoU.wall or bbox_person_precision, are only in the file of
+    `write_metrics`.
     """
     rows = Table('metric', title=title, title_justify='left', min_width=36)
     rows.add_column('value', justify='right')
     for name, value in metrics.items():
-        if '.' not in name:
+        if '.' not in name and not name.endswith('_precision'):
             rows.add_row(name, '–' if value == -1 else f'{value:.4f}')
     return rows
 

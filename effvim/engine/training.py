@@ -34,6 +34,7 @@ def train(
     data: str | Path | None = None,
     data_root: str | Path | None = None,
     epochs: int | None = None,
+    image_size: int | None = None,
     augment: str | None = None,
     patience: int | None = None,
     mini: bool = False,
@@ -63,6 +64,8 @@ def train(
             to it, and a report is written at the end.
         data_root: root directory of a dataset in the config's layout.
         epochs: with `data`, the number of epochs instead of one derived from the number of images.
+        image_size: with `data`, the longest side that images are resized to, in pixels (default: by
+            the sizes of images and objects).
         augment: with `data`, 'none', 'light' or 'strong' instead of the config's augmentation.
         patience: with `data`, stop after this many validations in a row without improvement.
         mini: train from scratch on a synthetic dataset that is created on the spot.
@@ -92,6 +95,7 @@ def train(
             data=data,
             data_root=data_root,
             epochs=epochs,
+            image_size=image_size,
             augment=augment,
             patience=patience,
             mini=mini,
@@ -197,6 +201,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
                 Path(settings.data),
                 from_scratch=settings.from_scratch,
                 epochs=settings.epochs,
+                image_size=settings.image_size,
                 augment=settings.augment,
                 patience=settings.patience,
                 processes=processes,

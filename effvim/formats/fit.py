@@ -6,6 +6,7 @@ They are remembered in the checkpoint, so that later commands need no data to kn
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,12 @@ MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
 
 MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
 
+SUFFICIENT_SIDE = 32  # pixels: smaller objects are "small" in COCO's metrics
+
+SMALL_OBJECTS = 0.05  # fraction of the objects that may be smaller than that
+
+MIN_LONG_SIDE = 320
+
 ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
 
 
@@ -37,6 +44,7 @@ def options(
     *,
     from_scratch: bool,
     epochs: int | None = None,
+    image_size: int | None = None,
     augment: str | None = None,
     patience: int | None = None,
     processes: int = 1,
@@ -51,7 +59,10 @@ def options(
         root: a dataset as `effvim data split` or `effvim data convert` writes it.
         from_scratch: whether the run starts from randomly initialised weights.
         epochs: length of the training (default: by the number of images).
-        augment: one of `augmentation.PRESETS` (default: the config's own augmentation).
+        image_size: the longest side that images are resized to (default: by their size and that of
+            the objects).
+        augment: one of `augmentation.PRESETS` (default: 'light' if the config's own joins images,
+            else the config's own).
         patience: stop after so many validations without improvement (default: never).
         processes: number of processes that share each batch.
         parsed: receives the annotations that are read, for `coco.check`.
@@ -71,7 +82,9 @@ def options(
         num_val = len(_annotations(root, cfg.val_dataloader.dataset.ann_file, parsed)['images'])
     if not sizes:
         raise UserError(f'{root} holds no image to train on')
-    scale = image_scale(cfg, np.array(list(sizes.values())))
+    scale = image_scale(
+        cfg, np.array(list(sizes.values())), object_sides(content, sizes), image_size
+    )
     length = schedule.Schedule(len(sizes), num_val, epochs, processes)
     changes.update(schedule.options(cfg, length, from_scratch))
     changes.update(resizing(cfg, scale))
@@ -87,6 +100,9 @@ def options(
     _note_elongated(sizes, content, scale)
     if content:
         changes.update(fit_anchors(cfg, content, sizes, scale))
+    if not augment and augmentation.mixes_images(cfg):
+        console.say('augmentation light: mosaic and mixup pay in long trainings (--augment strong)')
+        augment = 'light'
     if augment or patience:
         from mmengine.config import ConfigDict
 
@@ -210,19 +226,47 @@ def segmentation_layout(
     return changes, {str(file): image_size(file) for file in files}
 
 
-def image_scale(cfg: Config, sizes: np.ndarray) -> tuple[int, int]:
-    """The scale for evaluation: the config's, or smaller if that enlarged most images too much.
+def image_scale(
+    cfg: Config,
+    sizes: np.ndarray,
+    sides: np.ndarray | None = None,
+    image_size: int | None = None,
+) -> tuple[int, int]:
+    """The scale for evaluation: the config's, or a smaller one that suffices for the data.
+
+    It is smaller if the config's enlarged most images too much, or if nearly all objects would
+    still not be small: training and prediction are faster in proportion to the area.
 
     Args:
         cfg: the config.
         sizes: widths and heights of the images, N 2.
+        sides: of each object the square root of its area, as a fraction of the long side of its
+            image, M; none if that is not known.
+        image_size: the longest side, instead of one that suffices.
 
     Returns:
         Long side and short side, as the config orders them.
     """
     scale = _evaluation_resize(cfg).scale
-    factor = float(np.median(anchors.resize_factors(sizes, scale)))
-    return _multiply(scale, min(1.0, MAX_ENLARGEMENT / factor))
+    if image_size:
+        return _multiply(scale, image_size / max(scale))
+    long_sides = anchors.resize_factors(sizes, scale) * sizes.max(1)
+    factor = min(1.0, MAX_ENLARGEMENT / float(np.median(anchors.resize_factors(sizes, scale))))
+    if sides is not None and len(sides):
+        small = float(np.quantile(sides, SMALL_OBJECTS) * np.median(long_sides))
+        factor = min(factor, max(SUFFICIENT_SIDE / small, MIN_LONG_SIDE / max(scale)))
+    return _multiply(scale, factor)
+
+
+def object_sides(content: dict[str, Any], sizes: dict[Any, tuple[int, int]]) -> np.ndarray:
+    """Square roots of the areas of boxes, as fractions of the long sides of their images."""
+    return np.array(
+        [
+            math.sqrt(a['bbox'][2] * a['bbox'][3]) / max(sizes[a['image_id']])
+            for a in content.get('annotations', [])
+            if not a.get('iscrowd') and a['image_id'] in sizes and min(a['bbox'][2:]) >= 1
+        ]
+    )
 
 
 def _evaluation_resize(cfg: Config) -> Any:

@@ -1,5 +1,6 @@
 """What `effvim train --data` chooses: validations, batches, augmentation, what it says."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,15 +108,22 @@ def check_contents(sample):
             assert outside.mean() < 0.02
 
 
-def test_the_configs_own_augmentation_is_the_default(tmp_path, monkeypatch):
+def test_the_default_augmentation(tmp_path, monkeypatch, capsys):
+    """The config's own, but single images: mosaics need a longer training."""
     monkeypatch.chdir(tmp_path)
     synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
-    path = str(ROOT / 'configs/rtmdet_effvim_m1.py')
-    cfg, _ = prepared_training([path, '--data', 'own', '--from-scratch', '--work-dir', 'run'])
-    own = load_config(path)
-    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert kinds == [step.type for step in own.train_dataloader.dataset.pipeline]
-    assert [h.type for h in cfg.custom_hooks][:2] == [h.type for h in own.custom_hooks]
+    kinds = {}
+    for name, flags in (('retinanet', []), ('rtmdet', []), ('rtmdet', ['--augment', 'light'])):
+        path = str(ROOT / f'configs/{name}_effvim_m1.py')
+        argv = [path, '--data', 'own', '--from-scratch', '--work-dir', 'run', *flags]
+        cfg, _ = prepared_training(argv)
+        key = (name, *flags)
+        kinds[key] = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+        assert ('augmentation light' in capsys.readouterr().out) == (key == ('rtmdet',))
+    own = load_config(str(ROOT / 'configs/retinanet_effvim_m1.py'))
+    assert kinds['retinanet',] == [s.type for s in own.train_dataloader.dataset.pipeline]
+    assert kinds['rtmdet',] == kinds['rtmdet', '--augment', 'light']
+    assert not any('Mosaic' in kind for kind in kinds['rtmdet',])
 
 
 def test_elongated_images_are_named(own, capsys):
@@ -138,12 +146,38 @@ def test_elongated_images_are_named(own, capsys):
             Path('other').rename(val)
     capsys.readouterr()
     fit.options(cfg, Path('ready'), from_scratch=True)
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert 'long.jpg (900 × 60)' in err and 'tiles' in err and 'usual' not in err
     # as resized: the long side is as long as the scale allows
     said = int(err.split('its short side has ')[1].split(' pixels')[0])
-    scale = fit.image_scale(cfg, np.array([(900, 60)]))
+    scale = [int(side) for side in re.search(r'to fit (\d+) × (\d+)', out).groups()]
     assert said == round(60 * min(max(scale) / 900, min(scale) / 60))
+
+
+@pytest.mark.parametrize(
+    ('side', 'expected'),
+    [(8, 640), (32, 640), (48, 448), (64, 320), (300, 320)],  # in multiples of 32
+)
+def test_images_are_as_large_as_the_objects_need(side, expected):
+    """Of 100 objects in images of 640 pixels, four are tiny."""
+    cfg = load_config(str(ROOT / 'configs/rtmdet_effvim_m1.py'))
+    sides = np.array([2.0] * 4 + [side] * 96) / 640
+    sizes = np.full((100, 2), 640)
+    assert fit.image_scale(cfg, sizes, sides) == (expected, expected)
+    assert fit.image_scale(cfg, sizes, sides, image_size=512) == (512, 512)
+    assert fit.image_scale(cfg, sizes) == (640, 640)
+
+
+def test_the_image_size_is_that_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
+    for name, expected in (('rtmdet', (192, 192)), ('retinanet', (192, 128))):
+        path = str(ROOT / f'configs/{name}_effvim_m1.py')
+        argv = [path, '--data', 'own', '--from-scratch', '--work-dir', name]
+        cfg, _ = prepared_training([*argv, '--image-size', '192'])
+        for loader in (cfg.val_dataloader, cfg.test_dataloader):
+            (resize,) = [s for s in loader.dataset.pipeline if s.type == 'Resize']
+            assert tuple(resize.scale) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +185,9 @@ def test_elongated_images_are_named(own, capsys):
     [
         ('--augment strong', '--augment goes with --data'),
         ('--patience 3', '--patience goes with --data'),
+        ('--image-size 320', '--image-size goes with --data'),
         ('--data ready --patience 0', 'at least 1'),
+        ('--data ready --image-size 64', 'at least 128'),
         ('--data ready --augment heavy', 'invalid choice'),
     ],
 )

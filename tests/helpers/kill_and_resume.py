@@ -26,12 +26,13 @@ from effvim.checkpoints import checkpoint
 from effvim.config.reading import import_plugins, load_config
 from effvim.datasets import synthetic
 from effvim.engine import lock
-from tests.helpers import forked
+from tests.helpers import forked, narrow
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 RETINANET, SEMFPN = (str(ROOT / f'configs/{name}_effvim_m1.py') for name in ('retinanet', 'semfpn'))
 DETECTION = [
+    *narrow.RETINANET,
     'train_dataloader.batch_size=2',
     'train_dataloader.dataset.pipeline.2.scale=(64,64)',
     'val_dataloader.dataset.pipeline.1.scale=(64,64)',

@@ -1,8 +1,10 @@
 """Runs on the samples of COCO and ADE20K, small enough for a test."""
 
+from tests.helpers import narrow
 from tests.helpers.cli import run_command
 
 SMALL_RETINANET = [
+    *narrow.RETINANET,
     'train_dataloader.dataset.pipeline.2.scale=(128,96)',
     'val_dataloader.dataset.pipeline.1.scale=(128,96)',
     'test_dataloader.dataset.pipeline.1.scale=(128,96)',
@@ -13,6 +15,7 @@ SMALL_RETINANET = [
     'model.test_cfg.score_thr=0.0',
 ]
 SMALL_MASK_RCNN = [
+    *narrow.MASK_RCNN,
     'train_dataloader.dataset.pipeline.2.scale=(128,96)',
     'val_dataloader.dataset.pipeline.1.scale=(128,96)',
     'test_dataloader.dataset.pipeline.1.scale=(128,96)',

@@ -6,14 +6,20 @@ from pathlib import Path
 
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
+from tests.helpers import narrow
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
 KINDS = ('retinanet', 'mask_rcnn', 'semfpn')
 # Keeps the low-scoring predictions of an untrained network, so that there is something to compare.
 TEST = {
-    'retinanet': ['model.test_cfg.score_thr=0.0', 'model.test_cfg.max_per_img=20'],
+    'retinanet': [
+        *narrow.RETINANET,
+        'model.test_cfg.score_thr=0.0',
+        'model.test_cfg.max_per_img=20',
+    ],
     'mask_rcnn': [
+        *narrow.MASK_RCNN,
         'model.test_cfg.rcnn.score_thr=0.0',
         'model.test_cfg.rcnn.max_per_img=20',
         'model.test_cfg.rpn.max_per_img=50',

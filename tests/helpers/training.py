@@ -11,6 +11,7 @@ from pycocotools import mask as rle
 from effvim.checkpoints import checkpoint
 from effvim.config.reading import import_plugins
 from effvim.datasets import synthetic
+from tests.helpers import narrow
 from tests.helpers.cli import prepared_training, run_command
 from tests.helpers.paths import ROOT
 
@@ -75,7 +76,8 @@ def draw_cropped(folder):
 def training_argv(root, folder, *flags, config=RETINANET, more=()):
     """The command line of a plain run from scratch; `more` are further options of the config."""
     if config == RETINANET:
-        more = ['model.test_cfg.score_thr=0.0', *more]  # keeps an untrained network's predictions
+        # keeps an untrained network's predictions
+        more = [*narrow.RETINANET, 'model.test_cfg.score_thr=0.0', *more]
     return [
         config,
         '--from-scratch',

@@ -37,8 +37,8 @@ def detections(annotations, seed=0):
     return [i['id'] for i in content['images']], detected
 
 
-def evaluate(annotations, images, detected):
-    metric = EffViMCocoMetric(ann_file=str(annotations), metric='bbox')
+def evaluate(annotations, images, detected, **options):
+    metric = EffViMCocoMetric(ann_file=str(annotations), metric='bbox', **options)
     metric.dataset_meta = dict(classes=scenes.CLASSES)
     for image in images:
         mine = [f for f in detected if f[0] == image]
@@ -73,6 +73,30 @@ def test_equals_pycocotools(annotations, tmp_path):
         assert abs(numbers[f'coco/bbox_{name}'] - expected) <= 1e-9, name
     assert abs(numbers['coco/bbox_AR@100'] - evaluation.stats[8]) <= 1e-9
     assert 0.2 < numbers['coco/bbox_mAP'] < 0.9
+
+
+def test_single_classes_equal_pycocotools(annotations):
+    """COCO counts one class alone."""
+    images, detected = detections(annotations)
+    numbers = evaluate(annotations, images, detected, classwise=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(annotations)
+        given = api.loadRes(
+            [
+                dict(image_id=i, bbox=b.tolist(), category_id=label + 1, score=s)
+                for i, b, label, s in detected
+            ]
+        )
+        for label, name in enumerate(scenes.CLASSES):
+            evaluation = COCOeval(api, given, 'bbox')
+            evaluation.params.catIds = [label + 1]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            found = numbers[f'coco/bbox_{name}_precision']
+            assert 0.2 < found < 0.95 and abs(found - evaluation.stats[0]) <= 1e-9
+    absent = evaluate(annotations, images, [], classwise=True)
+    assert absent[f'coco/bbox_{scenes.CLASSES[0]}_precision'] == 0
 
 
 def test_no_detection_at_all_is_zero(annotations):
