@@ -64,11 +64,19 @@ def progress(title: str, *, enabled: bool = True) -> Progress:
 
 
 @contextlib.contextmanager
-def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """Discard what is printed to stdout, and log records up to `level`, e.g. while mmdet loads."""
+def quiet(level: int = logging.WARNING, *, errors: bool = False) -> Iterator[None]:
+    """Discard what is printed to stdout, and log records up to `level`, e.g. while mmdet loads.
+
+    Args:
+        level: of `logging`.
+        errors: also discard what is printed to stderr, on ranks that repeat the first one's work.
+    """
     logging.disable(level)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if errors:
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             yield
     finally:
         logging.disable(logging.NOTSET)

@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 
 from effvim import console
 from effvim.benchmark.timing import environment
+from effvim.config.precision import amp_available
+from effvim.config.structure import evaluation_resize
 from effvim.files import write_atomic
 from effvim.formats.schedule import Schedule
 from effvim.visualization.curves import read_scalars
@@ -34,6 +37,8 @@ from effvim.visualization.curves import read_scalars
 ROOT = Path(__file__).resolve().parents[1]
 
 RESULTS = ROOT / 'docs/real_data.json'
+
+CLASSWISE = ('--cfg-options', '+test_evaluator.classwise=True')
 
 DETECTORS = (
     'configs/rtmdet_effvim_m1.py',
@@ -81,7 +86,7 @@ def write_label_maps(instances: Path, target: Path) -> None:
     for split in ('train', 'val'):
         coco = COCO(instances / f'annotations/instances_{split}2017.json')
         for kind in ('images', 'masks'):
-            (target / kind / split).mkdir(parents=True)
+            (target / kind / split).mkdir(parents=True, exist_ok=True)
         for image in coco.loadImgs(coco.getImgIds()):
             labels = np.zeros((image['height'], image['width']), np.uint8)
             for annotation in coco.loadAnns(coco.getAnnIds(image['id'])):
@@ -103,31 +108,38 @@ def train(config: str, ready: Path, work_dir: Path, seed: int, epochs: int) -> d
     effvim(
         *('train', config, '--data', ready, '--from-scratch', '--epochs', epochs),
         *('--seed', seed, '--work-dir', work_dir),
+        *(['--amp'] if amp_available() else []),
+        *([] if 'semfpn' in str(config) else CLASSWISE),
     )
     train_log, val_log = read_scalars(work_dir)
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    (dumped,) = work_dir.glob('*/vis_data/config.py')
+    cfg = Config.fromfile(dumped)
     return dict(
         epochs=epochs,
         seconds=scalars.stat().st_mtime - began,  # with start-up and validations
         seconds_per_step=float(np.median([line['time'] for line in train_log])),
         seconds_per_validation_batch=float(np.median([line['time'] for line in val_log])),
+        validation_batch_size=cfg.val_dataloader.batch_size,
+        image_scale=list(evaluation_resize(cfg).scale),
         metrics=json.loads((work_dir / 'metrics.json').read_text()),
     )
 
 
-def affordable_epochs(trial: dict[str, Any], sizes: tuple[int, int], seconds: float) -> int:
+def affordable_epochs(trial: dict[str, Any], ready: Path, seconds: float) -> int:
     """The most epochs that fit into a time, by what a short run took."""
-    num_train, num_val = sizes
-    schedule = Schedule(num_train, num_val, trial['epochs'])
-    step, batch = trial['seconds_per_step'], trial['seconds_per_validation_batch']
+    num_train, num_val = sizes_of(ready)
+    validation = (
+        math.ceil(num_val / trial['validation_batch_size']) * trial['seconds_per_validation_batch']
+    )
 
-    def training(schedule: Schedule) -> float:
-        validation = schedule.validations * math.ceil(num_val / 4) * batch
-        return schedule.steps * step + validation
+    def training(epochs: int) -> float:
+        schedule = Schedule(num_train, num_val, epochs)
+        return schedule.steps * trial['seconds_per_step'] + schedule.validations * validation
 
-    start_up = max(0.0, trial['seconds'] - training(schedule))
+    start_up = max(0.0, trial['seconds'] - training(trial['epochs']))
     epochs = 1
-    while start_up + training(Schedule(num_train, num_val, epochs + 1)) <= seconds:
+    while start_up + training(epochs + 1) <= seconds:
         epochs += 1
     return epochs
 
@@ -162,7 +174,7 @@ def main() -> None:
                     short = work_dir.with_name(f'{work_dir.name}-trial')
                     shutil.rmtree(short, ignore_errors=True)
                     trial = train(config, ready, short, seed, epochs=2)
-                    epochs = affordable_epochs(trial, sizes_of(ready), 60 * minutes)
+                    epochs = affordable_epochs(trial, ready, 60 * minutes)
                 shutil.rmtree(work_dir, ignore_errors=True)
                 result = train(config, ready, work_dir, seed, epochs)
                 keep(dict(dataset=name, model=model, seed=seed, minutes=minutes, **result))

@@ -107,5 +107,7 @@ class EffViMCocoMetric(CocoMetric):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        self.precision[metric] = np.asarray(evaluation.eval['precision'])
+        # COCO sorts the classes by id
+        order = np.searchsorted(np.sort(self.cat_ids), self.cat_ids)
+        self.precision[metric] = np.asarray(evaluation.eval['precision'])[:, :, order]
         return [float(value) for value in evaluation.stats[:12]]

@@ -46,7 +46,7 @@ def dry_run(settings: TrainSettings) -> None:
         # --data chose is remembered in the checkpoint
         length = 'max_iters' if 'max_iters' in first.cfg.train_cfg else 'max_epochs'
         options = {**settings.options, f'train_cfg.{length}': 2 * STEPS}
-        second = dataclasses.replace(settings, resume=True, data=None, epochs=None, options=options)
+        second = dataclasses.replace(settings.without_data(), resume=True, options=options)
         _half(second, 2, report)
     console.say(report.text(), 'dry run: everything works; nothing was kept')
 

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--image-size',
         type=int,
         metavar='PIXELS',
-        help='with --data: the longest side that images are resized to (default: by the sizes of '
-        'images and objects)',
+        help='with --data: the long side that most images are resized to, in multiples of 32 '
+        '(default: by the sizes of images and objects)',
     )
     parser.add_argument(
         '--augment',

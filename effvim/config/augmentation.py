@@ -5,18 +5,44 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from effvim.config.structure import is_segmentor
+from backbone.errors import UserError
+from effvim.config.structure import evaluation_resize, is_segmentor, kind_of
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-PRESETS = ('none', 'light', 'strong')
+PRESETS = ('config', 'none', 'light', 'strong')
 
 LIGHT_SCALES = (0.8, 1.25)  # factors of the size that images are evaluated at
 
 STRONG_SCALES = (0.5, 2.0)
 
 FILL = 114  # grey level around images, as in RTMDet's recipe
+
+# Transforms of configs/_base_/coco_640*.py: a pipeline with others is somebody's own.
+RECIPE = {
+    'LoadImageFromFile',
+    'LoadAnnotations',
+    'CachedMosaic',
+    'RandomResize',
+    'RandomCrop',
+    'YOLOXHSVRandomAug',
+    'RandomFlip',
+    'Pad',
+    'CachedMixUp',
+    'FilterAnnotations',
+    'PackDetInputs',
+}
+
+
+def default(cfg: Config) -> str:
+    """The preset of a run that names none: 'light' for RTMDet's mosaics, else the config's own.
+
+    Mosaic and mixup pay in trainings of hundreds of epochs. A pipeline with other transforms than
+    the recipe's stays.
+    """
+    kinds = {kind_of(step) for step in cfg.train_dataloader.dataset.pipeline}
+    return 'light' if 'CachedMosaic' in kinds and kinds <= RECIPE else 'config'
 
 
 def options(cfg: Config, name: str, epochs: int) -> dict[str, Any]:
@@ -28,6 +54,10 @@ def options(cfg: Config, name: str, epochs: int) -> dict[str, Any]:
             to a quarter; 'strong' also changes colours and sizes up to twofold; for detectors it
             joins images by mosaic and mixup, until the last fifth of the epochs, which are light.
         epochs: length of the training.
+
+    Raises:
+        UserError: the config's pipeline lacks a step that the preset keeps, or its training counts
+            iterations, which cannot end with light epochs.
     """
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.type != 'PipelineSwitchHook']
     if is_segmentor(cfg):
@@ -35,6 +65,11 @@ def options(cfg: Config, name: str, epochs: int) -> dict[str, Any]:
     else:
         pipeline = detection_pipeline(cfg, name)
         if name == 'strong':
+            if 'max_iters' in cfg.train_cfg:
+                raise UserError(
+                    '--augment strong needs a config that counts epochs, since mosaics end before '
+                    'the last ones: use --augment light'
+                )
             hooks.append(
                 dict(
                     type='PipelineSwitchHook',
@@ -45,12 +80,6 @@ def options(cfg: Config, name: str, epochs: int) -> dict[str, Any]:
     return {'train_dataloader.dataset.pipeline': pipeline, 'custom_hooks': hooks}
 
 
-def mixes_images(cfg: Config) -> bool:
-    """Whether the training pipeline joins several images into one."""
-    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    return any('Mosaic' in kind or 'MixUp' in kind for kind in kinds)
-
-
 def last_epochs(epochs: int) -> int:
     """The epoch after which images are no longer joined: a fifth before the end, at least two."""
     return max(0, epochs - max(2, epochs // 5))
@@ -59,69 +88,81 @@ def last_epochs(epochs: int) -> int:
 def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     """The training pipeline of a detector with a preset of `options`."""
     loading, packing = _ends(cfg)
-    scale = _step(cfg.val_dataloader.dataset.pipeline, 'Resize').scale
-    padding = [step for step in cfg.val_dataloader.dataset.pipeline if step.type == 'Pad']
-    size = scale
+    scale = evaluation_resize(cfg).scale
+    padding = [step for step in cfg.val_dataloader.dataset.pipeline if kind_of(step) == 'Pad']
+    fixed = next((tuple(step.size) for step in padding if step.get('size')), None)
+    flip = dict(type='RandomFlip', prob=0.5)
     if name == 'none':
-        steps = [dict(type='Resize', scale=scale, keep_ratio=True)]
-    elif name == 'light':
-        steps = [_random_resize(scale, LIGHT_SCALES)]
-    else:
-        # images of either orientation are joined into squares of the same area
-        side = max(32, round(math.sqrt(scale[0] * scale[1]) / 32) * 32)
-        size = (side, side)
-        steps = [
-            dict(type='CachedMosaic', img_scale=size, pad_val=float(FILL)),
-            _random_resize((2 * side, 2 * side), STRONG_SCALES),
-        ]
-    if name == 'strong' or (name == 'light' and padding):
-        steps += [
-            dict(type='RandomCrop', crop_size=size, recompute_bbox=True, allow_negative_crop=True),
-            dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-        ]
-    if name == 'strong':
-        steps.append(dict(type='YOLOXHSVRandomAug'))  # cannot write into flipped images
-    if name != 'none':
-        steps.append(dict(type='RandomFlip', prob=0.5))
-    if name == 'strong':
-        fill = (FILL, FILL, FILL)
-        steps += [
-            dict(type='Pad', size=size, pad_val=dict(img=fill)),
-            dict(
-                type='CachedMixUp',
-                img_scale=size,
-                ratio_range=(1.0, 1.0),
-                max_cached_images=20,
-                pad_val=fill,
-            ),
-        ]
-    return [*loading, *steps, *(padding if name != 'strong' else []), packing]
+        return [*loading, dict(type='Resize', scale=scale, keep_ratio=True), *padding, packing]
+    if name == 'light':
+        crop = _crop(fixed) if fixed else []
+        return [*loading, _random_resize(scale, LIGHT_SCALES), *crop, flip, *padding, packing]
+    # images of either orientation are joined into squares of the same area
+    side = max(32, round(math.sqrt(scale[0] * scale[1]) / 32) * 32)
+    square = (side, side)
+    fill = (FILL, FILL, FILL)
+    colours = [] if is_grey(cfg) else [dict(type='YOLOXHSVRandomAug')]
+    return [
+        *loading,
+        dict(type='CachedMosaic', img_scale=square, pad_val=float(FILL)),
+        _random_resize((2 * side, 2 * side), STRONG_SCALES),
+        *_crop(square),
+        *colours,  # cannot write into flipped images
+        flip,
+        dict(type='Pad', size=square, pad_val=dict(img=FILL if is_grey(cfg) else fill)),
+        dict(
+            type='CachedMixUp',
+            img_scale=square,
+            ratio_range=(1.0, 1.0),
+            max_cached_images=20,
+            pad_val=fill,
+        ),
+        packing,
+    ]
 
 
 def segmentation_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     """The training pipeline of a segmentor with a preset of `options`."""
     loading, packing = _ends(cfg)
-    scale = _step(cfg.val_dataloader.dataset.pipeline, 'Resize').scale
-    crop = dict(_step(cfg.train_dataloader.dataset.pipeline, 'RandomCrop'))
+    scale = evaluation_resize(cfg).scale
+    crops = [s for s in cfg.train_dataloader.dataset.pipeline if kind_of(s) == 'RandomCrop']
     if name == 'none':
-        return [*loading, dict(type='Resize', scale=scale, keep_ratio=True), crop, packing]
+        return [*loading, dict(type='Resize', scale=scale, keep_ratio=True), *crops, packing]
     flip = dict(type='RandomFlip', prob=0.5)
     if name == 'light':
-        return [*loading, _random_resize(scale, LIGHT_SCALES), crop, flip, packing]
+        return [*loading, _random_resize(scale, LIGHT_SCALES), *crops, flip, packing]
     turn = dict(type='RandomRotate', prob=0.5, degree=10.0, pad_val=0, seg_pad_val=255)
-    colours = dict(type='PhotoMetricDistortion')
-    return [*loading, _random_resize(scale, STRONG_SCALES), turn, crop, flip, colours, packing]
+    colours = [] if is_grey(cfg) else [dict(type='PhotoMetricDistortion')]
+    return [*loading, _random_resize(scale, STRONG_SCALES), turn, *crops, flip, *colours, packing]
+
+
+def is_grey(cfg: Config) -> bool:
+    """Whether images are loaded without colours."""
+    return cfg.train_dataloader.dataset.pipeline[0].get('color_type', 'color') != 'color'
 
 
 def _ends(cfg: Config) -> tuple[list[Any], Any]:
-    """The steps that load, and the one that packs."""
+    """The steps that load, up to the last one whose name begins with Load, and the one that packs.
+
+    Raises:
+        UserError: no step loads annotations.
+    """
     pipeline = cfg.train_dataloader.dataset.pipeline
-    return [step for step in pipeline if step.type.startswith('Load')], pipeline[-1]
-
-
-def _step(pipeline: Any, kind: str) -> Any:
-    return next(step for step in pipeline if step.type == kind)
+    loading = [i for i, step in enumerate(pipeline) if kind_of(step).startswith('Load')]
+    if not any('Annotations' in kind_of(pipeline[i]) for i in loading):
+        raise UserError(
+            '--augment needs a training pipeline with a step LoadAnnotations, after which it puts '
+            'its own: use --augment config'
+        )
+    return pipeline[: loading[-1] + 1], pipeline[-1]
 
 
 def _random_resize(scale: Any, factors: tuple[float, float]) -> dict[str, Any]:
     return dict(type='RandomResize', scale=scale, ratio_range=factors, keep_ratio=True)
+
+
+def _crop(size: tuple[int, int]) -> list[dict[str, Any]]:
+    return [
+        dict(type='RandomCrop', crop_size=size, recompute_bbox=True, allow_negative_crop=True),
+        dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
+    ]

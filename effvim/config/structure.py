@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backbone.errors import UserError
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -54,6 +56,23 @@ def every_step(cfg: Config) -> Iterator[tuple[str, Any]]:
         yield from pipeline_steps(cfg[loader].dataset.pipeline, f'{loader}.dataset.pipeline')
     for key in ('tta_pipeline', 'custom_hooks'):
         yield from pipeline_steps(cfg.get(key) or (), key)
+
+
+def kind_of(step: Any) -> str:
+    """The type of a transform without its scope: Resize for mmdet.Resize."""
+    return str(step.type).rpartition('.')[2]
+
+
+def evaluation_resize(cfg: Config) -> Any:
+    """The transform of the validation pipeline that resizes images to a scale.
+
+    Raises:
+        UserError: there is none.
+    """
+    for step in cfg.val_dataloader.dataset.pipeline:
+        if kind_of(step) == 'Resize' and 'scale' in step:
+            return step
+    raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
 
 
 def is_segmentor(cfg: Config) -> bool:

@@ -32,6 +32,12 @@ class TrainSettings(ModelChoices):
     tensorboard: bool = False
     launcher: str = 'none'
 
+    def without_data(self) -> TrainSettings:
+        """The same without what `--data` is fitted by, which a checkpoint remembers."""
+        return dataclasses.replace(
+            self, data=None, epochs=None, image_size=None, augment=None, patience=None
+        )
+
     def check(self) -> None:
         """Check the choices against each other.
 

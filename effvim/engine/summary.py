@@ -68,15 +68,22 @@ def after_training(runner: Any) -> None:
             console.say(f'{name}: {value:.4f}')
     if 'mini' in runner.spec.presets:
         console.say('(synthetic dataset: this shows that training learns, nothing more)')
-    paths(work_dir)
+    paths(work_dir, best_checkpoint(runner))
 
 
-def paths(work_dir: Path) -> None:
+def best_checkpoint(runner: Any) -> Path | None:
+    """The best checkpoint so far, None if the config keeps none."""
+    best = runner.message_hub.runtime_info.get('best_ckpt')
+    path = Path(runner.work_dir, Path(best).name) if best else None
+    return path if path and path.is_file() else None
+
+
+def paths(work_dir: Path, best: Path | None) -> None:
     """Print where checkpoint, curves and images are, as far as they exist."""
     pointer = work_dir / 'last_checkpoint'
     if pointer.is_file():
         console.say(f'checkpoint: {pointer.read_text().strip()}')
-    for best in sorted(work_dir.glob('best_*.pth')):
+    if best:
         console.say(f'best checkpoint: {best}')
     for name, path in (
         ('curves', work_dir / 'curves.png'),

@@ -27,6 +27,8 @@ from effvim.engine import distributed, ema, lock, optimizer
 from effvim.engine.settings import EvaluationSettings, TrainSettings
 from effvim.files import ensure_writable
 
+EARLY_STOPPING = 'EffViMEarlyStoppingHook'
+
 
 def train(
     config: str,
@@ -64,8 +66,8 @@ def train(
             to it, and a report is written at the end.
         data_root: root directory of a dataset in the config's layout.
         epochs: with `data`, the number of epochs instead of one derived from the number of images.
-        image_size: with `data`, the longest side that images are resized to, in pixels (default: by
-            the sizes of images and objects).
+        image_size: with `data`, the long side that most images are resized to, in pixels, rounded
+            to a multiple of 32 (default: by the sizes of images and objects).
         augment: with `data`, 'none', 'light' or 'strong' instead of the config's augmentation.
         patience: with `data`, stop after this many validations in a row without improvement.
         mini: train from scratch on a synthetic dataset that is created on the spot.
@@ -129,7 +131,7 @@ def run_training(settings: TrainSettings) -> Path | None:
         lock.held(folder),
     ):
         try:
-            _run(prepared, settings.auto_batch)
+            best = _run(prepared, settings.auto_batch)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -141,10 +143,10 @@ def run_training(settings: TrainSettings) -> Path | None:
     if newest and prepared.spec.fitted and distributed.launched(settings.launcher)[0] == 0:
         from effvim.engine.testing import evaluate_alone
 
-        best = next(folder.glob('best_*.pth'), newest)
+        stops_early = any(h.type == EARLY_STOPPING for h in prepared.cfg.custom_hooks)
         evaluate_alone(
             EvaluationSettings(
-                checkpoint=str(best if settings.patience else newest),
+                checkpoint=str(best if stops_early and best else newest),
                 work_dir=folder,
                 out=folder / 'metrics.json',
                 report=folder / 'report',
@@ -153,7 +155,8 @@ def run_training(settings: TrainSettings) -> Path | None:
     return newest
 
 
-def _run(prepared: PreparedRun, auto_batch: bool) -> None:
+def _run(prepared: PreparedRun, auto_batch: bool) -> Path | None:
+    """Train; returns the best checkpoint, if there is one."""
     from effvim.engine import fitting_batch, out_of_memory
 
     fitting_batch.ensure_fits(prepared, auto_batch)
@@ -166,8 +169,10 @@ def _run(prepared: PreparedRun, auto_batch: bool) -> None:
         summary.before_training(running)
     with out_of_memory.explained(running), runner.closing(running):
         running.train()
+    best = summary.best_checkpoint(running)
     if running.rank == 0:
         summary.after_training(running)
+    return best
 
 
 def prepare_training(settings: TrainSettings) -> PreparedRun:
@@ -195,18 +200,24 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         cfg = load_config(config)
         apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
         rank, processes = distributed.launched(settings.launcher)
-        with console.quiet() if rank else contextlib.nullcontext():
+        with console.quiet(errors=True) if rank else contextlib.nullcontext():
             asked.fitted = fit.options(
                 cfg,
                 Path(settings.data),
                 from_scratch=settings.from_scratch,
                 epochs=settings.epochs,
                 image_size=settings.image_size,
-                augment=settings.augment,
+                augment=settings.augment or ('config' if fit.replaced(settings.options) else None),
                 patience=settings.patience,
                 processes=processes,
                 parsed=parsed,
             )
+        for key, whole in fit.replaced(settings.options).items():
+            if whole in asked.fitted:
+                raise UserError(
+                    f'--cfg-options {key}: --augment and --patience replace {whole}: drop the '
+                    f'option, or use --augment config without --patience'
+                )
     prepared = prepare(
         config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
     )

@@ -26,6 +26,8 @@ from effvim.visualization.comparison import draw_comparison
 
 TEMPLATE = Path(__file__).with_name('report.html.j2')
 
+MAX_VALUE = 200  # characters of an option that are shown
+
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 
 
@@ -143,7 +145,11 @@ def run_table(evaluation: Evaluation) -> Table:
 
 
 def _assignments(values: Mapping[str, Any]) -> str:
-    return ', '.join(f'{key}={value}' for key, value in values.items())
+    """Keys and values as text, without whole pipelines."""
+    return ', '.join(
+        f'{key}={"…" if len(text := str(value)) > MAX_VALUE else text}'
+        for key, value in values.items()
+    )
 
 
 def sections(evaluation: Evaluation) -> Iterator[Section]:
@@ -165,7 +171,7 @@ def metrics_section(metrics: Mapping[str, float]) -> Section:
     rows = [
         (name, '–' if value == -1 else f'{value:.4f}')
         for name, value in metrics.items()
-        if '.' not in name
+        if '.' not in name and not name.endswith('_precision')
     ]
     return Section('metrics', 'Metrics', table=Table('table-metrics', rows))
 

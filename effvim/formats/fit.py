@@ -6,7 +6,7 @@ They are remembered in the checkpoint, so that later commands need no data to kn
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +18,13 @@ from effvim.config import augmentation
 from effvim.config.structure import LOADERS, every_step, is_segmentor
 from effvim.datasets import coco
 from effvim.formats import anchors, masks, schedule
+from effvim.formats.image_scale import image_scale, note_elongated, object_sides, resizing
 from effvim.images import find_files, image_size
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of pipeline steps, in pixels
-
-MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
-
-MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
-
-SUFFICIENT_SIDE = 32  # pixels: smaller objects are "small" in COCO's metrics
-
-SMALL_OBJECTS = 0.05  # fraction of the objects that may be smaller than that
-
-MIN_LONG_SIDE = 320
-
-ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
+REGIONS = 64
 
 
 def options(
@@ -59,10 +48,9 @@ def options(
         root: a dataset as `effvim data split` or `effvim data convert` writes it.
         from_scratch: whether the run starts from randomly initialised weights.
         epochs: length of the training (default: by the number of images).
-        image_size: the longest side that images are resized to (default: by their size and that of
-            the objects).
-        augment: one of `augmentation.PRESETS` (default: 'light' if the config's own joins images,
-            else the config's own).
+        image_size: the long side that most images are resized to (default: by their size and that
+            of the objects).
+        augment: one of `augmentation.PRESETS` (default: `augmentation.default`).
         patience: stop after so many validations without improvement (default: never).
         processes: number of processes that share each batch.
         parsed: receives the annotations that are read, for `coco.check`.
@@ -75,7 +63,8 @@ def options(
     sizes: dict[Any, tuple[int, int]]
     if is_segmentor(cfg):
         changes, sizes = segmentation_layout(cfg, root)
-        num_val = len(find_files(root / cfg.val_dataloader.dataset.data_prefix.img_path))
+        folder = root / cfg.val_dataloader.dataset.data_prefix.img_path
+        num_val = len(find_files(folder)) if folder.is_dir() else 0  # `check_data` says so
     else:
         parsed = {} if parsed is None else parsed
         content, sizes = training_annotations(cfg, root, parsed)
@@ -91,43 +80,94 @@ def options(
     if from_scratch and cfg.model.type == 'RetinaNet':
         console.say('two convolutions in each tower of the head: they learn sooner from scratch')
         changes['model.bbox_head.stacked_convs'] = 2
+    changes.update(fewer_regions(cfg))
     console.say(
         f'{len(sizes):,} images: {length.epochs} epochs, batch size '
         f'{length.batch_size}{f" on each of {processes} processes" if processes > 1 else ""}, '
         f'learning rate {changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit '
-        f'{scale[0]} × {scale[1]}'
+        f'{scale[0]} × {scale[1]}, {length.validations} validations'
     )
-    _note_elongated(sizes, content, scale)
+    note_elongated(sizes, content, scale)
     if content:
         changes.update(fit_anchors(cfg, content, sizes, scale))
-    if not augment and augmentation.mixes_images(cfg):
-        console.say('augmentation light: mosaic and mixup pay in long trainings (--augment strong)')
-        augment = 'light'
-    if augment or patience:
-        from mmengine.config import ConfigDict
-
-        fitted = copy.deepcopy(cfg)
-        fitted.merge_from_dict(copy.deepcopy(changes))
-        replaced = augmentation.options(fitted, augment, length.epochs) if augment else {}
-        if patience:
-            replaced['custom_hooks'] = [
-                *replaced.get('custom_hooks', fitted.get('custom_hooks', [])),
-                dict(type='EffViMEarlyStoppingHook', monitor=main_metric(cfg), patience=patience),
-            ]
-        changes = {
-            key: value
-            for key, value in changes.items()
-            if not key.startswith(tuple(f'{whole}.' for whole in replaced))
-        } | ConfigDict(replaced).to_dict()
-    return changes
+    lists = replacements(cfg, changes, augment, patience, length)
+    return {
+        key: value
+        for key, value in changes.items()
+        if not key.startswith(tuple(f'{whole}.' for whole in lists))
+    } | lists
 
 
-def main_metric(cfg: Config) -> str:
-    """The metric by which the best checkpoint is chosen: mIoU, or the first type's mAP."""
-    if is_segmentor(cfg):
-        return 'mIoU'
-    metric = cfg.val_evaluator.get('metric', 'bbox')
-    return f'coco/{metric if isinstance(metric, str) else metric[0]}_mAP'
+def replacements(
+    cfg: Config,
+    changes: dict[str, Any],
+    augment: str | None,
+    patience: int | None,
+    length: schedule.Schedule,
+) -> dict[str, Any]:
+    """The lists that augmentation and early stopping put in place of the config's, by key.
+
+    Args:
+        cfg: the config, not changed.
+        changes: those so far.
+        augment: as in `options`.
+        patience: as in `options`.
+        length: the schedule.
+
+    Raises:
+        UserError: as `augmentation.options`.
+    """
+    if not augment:
+        augment = augmentation.default(cfg)
+        if augment != 'config':
+            console.say(
+                f'augmentation: {augment}, since mosaic and mixup pay in long trainings only; '
+                f'--augment config keeps them'
+            )
+    from mmengine.config import ConfigDict
+
+    fitted = copy.deepcopy(cfg)
+    fitted.merge_from_dict(copy.deepcopy(changes))
+    lists: dict[str, Any] = {}
+    if augment != 'config':
+        lists = augmentation.options(fitted, augment, length.epochs)
+    if patience:
+        if patience >= length.validations:
+            console.note(
+                f'--patience {patience} has no effect: the run has about {length.validations} '
+                f'validations'
+            )
+        lists['custom_hooks'] = [
+            *lists.get('custom_hooks', fitted.get('custom_hooks') or []),
+            dict(type='EffViMEarlyStoppingHook', patience=patience),
+        ]
+    plain: dict[str, Any] = ConfigDict(lists).to_dict()
+    return plain
+
+
+def fewer_regions(cfg: Config) -> dict[str, Any]:
+    """On a CPU, fewer regions of each image for the heads of a two-stage detector to train on.
+
+    The recipe's 512 take most of a step there: on images of 352 pixels 15 s instead of 2 s.
+    """
+    import torch
+
+    stages = (cfg.model.get('train_cfg') or {}).get('rcnn')
+    if not stages or torch.cuda.is_available():
+        return {}
+    keys = [f'rcnn.{i}' for i in range(len(stages))] if isinstance(stages, list) else ['rcnn']
+    console.say(f'{REGIONS} regions of each image are trained on: without a GPU more take too long')
+    return {f'model.train_cfg.{key}.sampler.num': REGIONS for key in keys}
+
+
+def replaced(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options that change a list which augmentation or early stopping replaces, and the list."""
+    return {
+        key: whole
+        for key in options
+        for whole in ('train_dataloader.dataset.pipeline', 'custom_hooks')
+        if f'{key.removeprefix("+")}.'.startswith(f'{whole}.')
+    }
 
 
 def _annotations(root: Path, name: str, parsed: dict[Path, dict[str, Any]]) -> dict[str, Any]:
@@ -140,23 +180,6 @@ def _annotations(root: Path, name: str, parsed: dict[Path, dict[str, Any]]) -> d
     if path not in parsed:
         parsed[path] = coco.read_annotations(root / name, root)
     return parsed[path]
-
-
-def _note_elongated(
-    sizes: dict[Any, tuple[int, int]], content: dict[str, Any], scale: tuple[int, int]
-) -> None:
-    """Name the images of which resizing leaves little: those many times as long as wide."""
-    long = {key: size for key, size in sizes.items() if max(size) > ELONGATED * min(size)}
-    if not long:
-        return
-    key, size = max(long.items(), key=lambda item: max(item[1]) / min(item[1]))
-    names = {image['id']: image['file_name'] for image in content.get('images', [])}
-    factor = anchors.resize_factors(np.array([size]), scale)[0]
-    console.note(
-        f'{len(long):,} images are more than {ELONGATED} times as long as wide, e.g. '
-        f'{names.get(key, key)} ({size[0]} × {size[1]}): resized, its short side has '
-        f'{min(size) * factor:.0f} pixels, and small objects vanish; cut such images into tiles'
-    )
 
 
 def training_annotations(
@@ -224,83 +247,6 @@ def segmentation_layout(
             ).items()
         }
     return changes, {str(file): image_size(file) for file in files}
-
-
-def image_scale(
-    cfg: Config,
-    sizes: np.ndarray,
-    sides: np.ndarray | None = None,
-    image_size: int | None = None,
-) -> tuple[int, int]:
-    """The scale for evaluation: the config's, or a smaller one that suffices for the data.
-
-    It is smaller if the config's enlarged most images too much, or if nearly all objects would
-    still not be small: training and prediction are faster in proportion to the area.
-
-    Args:
-        cfg: the config.
-        sizes: widths and heights of the images, N 2.
-        sides: of each object the square root of its area, as a fraction of the long side of its
-            image, M; none if that is not known.
-        image_size: the longest side, instead of one that suffices.
-
-    Returns:
-        Long side and short side, as the config orders them.
-    """
-    scale = _evaluation_resize(cfg).scale
-    if image_size:
-        return _multiply(scale, image_size / max(scale))
-    long_sides = anchors.resize_factors(sizes, scale) * sizes.max(1)
-    factor = min(1.0, MAX_ENLARGEMENT / float(np.median(anchors.resize_factors(sizes, scale))))
-    if sides is not None and len(sides):
-        small = float(np.quantile(sides, SMALL_OBJECTS) * np.median(long_sides))
-        factor = min(factor, max(SUFFICIENT_SIDE / small, MIN_LONG_SIDE / max(scale)))
-    return _multiply(scale, factor)
-
-
-def object_sides(content: dict[str, Any], sizes: dict[Any, tuple[int, int]]) -> np.ndarray:
-    """Square roots of the areas of boxes, as fractions of the long sides of their images."""
-    return np.array(
-        [
-            math.sqrt(a['bbox'][2] * a['bbox'][3]) / max(sizes[a['image_id']])
-            for a in content.get('annotations', [])
-            if not a.get('iscrowd') and a['image_id'] in sizes and min(a['bbox'][2:]) >= 1
-        ]
-    )
-
-
-def _evaluation_resize(cfg: Config) -> Any:
-    for step in cfg.val_dataloader.dataset.pipeline:
-        if step.type == 'Resize' and 'scale' in step:
-            return step
-    raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
-
-
-def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
-    """Changes of every size in every pipeline that go with evaluation at `scale`."""
-    own = tuple(_evaluation_resize(cfg).scale)
-    if own == scale:
-        return {}
-    factor = max(scale) / max(own)
-    changes = {
-        f'{key}.{name}': _multiply(step[name], factor)
-        for key, step in every_step(cfg)
-        for name in SIZES
-        if name in step
-    }
-    if is_segmentor(cfg):
-        changes['model.data_preprocessor.size'] = _multiply(
-            cfg.model.data_preprocessor.size, factor
-        )
-    return changes
-
-
-def _multiply(size: Any, factor: float) -> Any:
-    """Multiply a size in pixels, or a list of them, to multiples of 32; ratios stay as they are."""
-    if isinstance(size, (list, tuple)):
-        return type(size)(_multiply(one, factor) for one in size)
-    in_pixels = isinstance(size, int) and factor != 1
-    return max(MIN_SIDE, round(size * factor / 32) * 32) if in_pixels else size
 
 
 def fit_anchors(

@@ -8,7 +8,7 @@ import numpy as np
 
 from effvim.formats import anchors
 from effvim.formats.dataset import AnnotatedImage, Dataset, count_instances
-from effvim.formats.fit import image_scale
+from effvim.formats.image_scale import image_scale
 
 if TYPE_CHECKING:
     from mmengine.config import Config

@@ -20,18 +20,19 @@ def draw_training_image(image: np.ndarray, sample: Any, names: Sequence[str]) ->
     """Draw boxes and masks, or the label map, into an image of a training batch.
 
     Args:
-        image: 3 H W, uint8, BGR, or 1 H W.
+        image: C H W, from 0 to 255: BGR, whose first three channels are drawn, or one or two
+            channels, of which the first is drawn.
         sample: mmdet's data sample with `gt_instances`, or mmseg's with `gt_sem_seg`.
         names: class names by label.
     """
-    colours = np.repeat(image, 3, 0) if len(image) == 1 else image[::-1]
-    pixels = np.ascontiguousarray(colours.transpose(1, 2, 0))
+    colours = image[2::-1] if len(image) > 2 else np.repeat(image[:1], 3, 0)
+    pixels = np.ascontiguousarray(colours.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
     if 'gt_sem_seg' in sample:
         labels = sample.gt_sem_seg.data.squeeze(0).numpy()
         return draw_label_map(pixels, labels, names, legend=False)
     instances = sample.gt_instances
     boxes = getattr(instances.bboxes, 'tensor', instances.bboxes).numpy()
-    masks = instances.masks.masks.astype(bool) if 'masks' in instances else None
+    masks = instances.masks.to_ndarray().astype(bool) if 'masks' in instances else None
     return draw_instances(pixels, boxes, instances.labels.numpy(), names, masks=masks)
 
 

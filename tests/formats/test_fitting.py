@@ -14,6 +14,7 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import fit
+from effvim.formats.image_scale import image_scale
 from effvim.formats.schedule import Schedule
 from tests.helpers.cli import prepared_training
 from tests.helpers.custom_data import draw_image, draw_masks, draw_yolo, run
@@ -163,9 +164,9 @@ def test_images_are_as_large_as_the_objects_need(side, expected):
     cfg = load_config(str(ROOT / 'configs/rtmdet_effvim_m1.py'))
     sides = np.array([2.0] * 4 + [side] * 96) / 640
     sizes = np.full((100, 2), 640)
-    assert fit.image_scale(cfg, sizes, sides) == (expected, expected)
-    assert fit.image_scale(cfg, sizes, sides, image_size=512) == (512, 512)
-    assert fit.image_scale(cfg, sizes) == (640, 640)
+    assert image_scale(cfg, sizes, sides) == (expected, expected)
+    assert image_scale(cfg, sizes, sides, image_size=512) == (512, 512)
+    assert image_scale(cfg, sizes) == (640, 640)
 
 
 def test_the_image_size_is_that_of_the_run(tmp_path, monkeypatch):

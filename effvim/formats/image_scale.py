@@ -1,0 +1,123 @@
+"""The size that `effvim train --data` resizes images to."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effvim import console
+from effvim.config.structure import evaluation_resize, every_step, is_segmentor
+from effvim.formats import anchors
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of pipeline steps, in pixels
+
+MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
+
+MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
+
+SUFFICIENT_SIDE = 32  # pixels: smaller objects are "small" in COCO's metrics
+
+SMALL_OBJECTS = 0.05  # fraction of the objects that may be smaller than that
+
+MIN_LONG_SIDE = 320
+
+ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
+
+
+def image_scale(
+    cfg: Config,
+    sizes: np.ndarray,
+    sides: np.ndarray | None = None,
+    image_size: int | None = None,
+) -> tuple[int, int]:
+    """The scale for evaluation: the config's, or a smaller one that suffices for the data.
+
+    It is smaller if the config's enlarged most images too much, or if nearly all objects would
+    still not be small: training and prediction are faster in proportion to the area.
+
+    Args:
+        cfg: the config.
+        sizes: widths and heights of the images, N 2.
+        sides: of each object the square root of its area, as a fraction of the long side of its
+            image, M; none if that is not known.
+        image_size: the long side of most images, in pixels, instead of one that suffices.
+
+    Returns:
+        Long side and short side, as the config orders them.
+    """
+    scale = evaluation_resize(cfg).scale
+    factors = anchors.resize_factors(sizes, scale)
+    long_side = float(np.median(factors * sizes.max(1)))
+    if image_size:
+        return _multiply(scale, image_size / long_side)
+    factor = min(1.0, MAX_ENLARGEMENT / float(np.median(factors)))
+    if sides is not None and len(sides):
+        small = float(np.quantile(sides, SMALL_OBJECTS)) * long_side
+        factor = min(factor, max(SUFFICIENT_SIDE / small, MIN_LONG_SIDE / long_side))
+    return _multiply(scale, factor)
+
+
+def object_sides(content: dict[str, Any], sizes: dict[Any, tuple[int, int]]) -> np.ndarray:
+    """Square roots of the areas of boxes, as fractions of the long sides of their images."""
+    return np.array(
+        [
+            math.sqrt(a['bbox'][2] * a['bbox'][3]) / max(sizes[a['image_id']])
+            for a in content.get('annotations', [])
+            if not a.get('iscrowd') and a['image_id'] in sizes and min(a['bbox'][2:]) >= 1
+        ]
+    )
+
+
+def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
+    """Changes of every size in every pipeline that go with evaluation at `scale`."""
+    own = tuple(evaluation_resize(cfg).scale)
+    if own == scale:
+        return {}
+    factor = max(scale) / max(own)
+    changes = {
+        f'{key}.{name}': _multiply(step[name], factor)
+        for key, step in every_step(cfg)
+        for name in SIZES
+        if name in step
+    }
+    if is_segmentor(cfg):
+        changes['model.data_preprocessor.size'] = _multiply(
+            cfg.model.data_preprocessor.size, factor
+        )
+    return changes
+
+
+def _multiply(size: Any, factor: float) -> Any:
+    """Multiply a size in pixels, or a list of them, to multiples of 32; ratios stay as they are."""
+    if isinstance(size, (list, tuple)):
+        return type(size)(_multiply(one, factor) for one in size)
+    in_pixels = isinstance(size, int) and factor != 1
+    return max(MIN_SIDE, round(size * factor / 32) * 32) if in_pixels else size
+
+
+def note_elongated(
+    sizes: dict[Any, tuple[int, int]], content: dict[str, Any], scale: tuple[int, int]
+) -> None:
+    """Name the images of which resizing leaves little: those many times as long as wide."""
+    long = {
+        key: size
+        for key, size in sizes.items()
+        if max(size) > ELONGATED * min(size)
+        and anchors.resize_factors(np.array([size]), scale)[0] < 1
+    }
+    if not long:
+        return
+    key, size = max(long.items(), key=lambda item: max(item[1]) / min(item[1]))
+    names = {image['id']: image['file_name'] for image in content.get('images', [])}
+    factor = anchors.resize_factors(np.array([size]), scale)[0]
+    console.note(
+        f'{len(long):,} image{"s are" if len(long) > 1 else " is"} more than {ELONGATED} times as '
+        f'long as wide, e.g. {names.get(key, key)} ({size[0]} × {size[1]}): resized, its short '
+        f'side has {min(size) * factor:.0f} pixels, and small objects vanish; cut such images into '
+        f'tiles'
+    )
