@@ -100,23 +100,24 @@ def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     # images of either orientation are joined into squares of the same area
     side = max(32, round(math.sqrt(scale[0] * scale[1]) / 32) * 32)
     square = (side, side)
-    fill = (FILL, FILL, FILL)
-    colours = [] if is_grey(cfg) else [dict(type='YOLOXHSVRandomAug')]
+    fill = FILL if is_grey(cfg) else (FILL, FILL, FILL)
+    colours = dict(type='YOLOXHSVRandomAug')
+    mixup = dict(
+        type='CachedMixUp',
+        img_scale=square,
+        ratio_range=(1.0, 1.0),
+        max_cached_images=20,
+        pad_val=fill,
+    )
     return [
         *loading,
         dict(type='CachedMosaic', img_scale=square, pad_val=float(FILL)),
         _random_resize((2 * side, 2 * side), STRONG_SCALES),
         *_crop(square),
-        *colours,  # cannot write into flipped images
+        *([] if is_grey(cfg) else [colours]),  # cannot write into flipped images
         flip,
-        dict(type='Pad', size=square, pad_val=dict(img=FILL if is_grey(cfg) else fill)),
-        dict(
-            type='CachedMixUp',
-            img_scale=square,
-            ratio_range=(1.0, 1.0),
-            max_cached_images=20,
-            pad_val=fill,
-        ),
+        dict(type='Pad', size=square, pad_val=dict(img=fill)),
+        *([] if is_grey(cfg) else [mixup]),
         packing,
     ]
 

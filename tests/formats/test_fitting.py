@@ -5,19 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.structures import InstanceData
 from PIL import Image
 
+from backbone import UserError
 from effvim.cli import main
-from effvim.config.augmentation import PRESETS
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import fit
 from effvim.formats.image_scale import image_scale
 from effvim.formats.schedule import Schedule
+from effvim.visualization.training_images import draw_training_image
 from tests.helpers.cli import prepared_training
-from tests.helpers.custom_data import draw_image, draw_masks, draw_yolo, run
+from tests.helpers.custom_data import (
+    annotation,
+    draw_image,
+    draw_masks,
+    draw_yolo,
+    run,
+    write_coco,
+)
+from tests.helpers.grey import save_grey
 from tests.helpers.paths import ROOT
 
 CONFIGS = [
@@ -61,10 +74,10 @@ def source_of(path):
     return 'own'
 
 
-@pytest.mark.parametrize('name', PRESETS)
+@pytest.mark.parametrize('name', ['none', 'light', 'strong'])
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_presets_of_augmentation(name, path, tmp_path, monkeypatch):
-    """Each loads images and objects; objects stay where the image shows them."""
+    """Each loads images and objects, with as many pixels as the run wants."""
     monkeypatch.chdir(tmp_path)
     argv = [str(path), '--data', source_of(path), '--from-scratch', '--work-dir', 'run']
     cfg, spec = prepared_training([*argv, '--augment', name, '--epochs', '10'])
@@ -87,12 +100,12 @@ def test_presets_of_augmentation(name, path, tmp_path, monkeypatch):
             for sample in map(dataset.__getitem__, range(len(dataset))):
                 images.add(sample['inputs'].numpy().tobytes())
                 check_contents(sample)
-        # without random changes both rounds give the same images
-        assert (len(images) == len(dataset)) == (name == 'none') or is_segmentor(cfg)
+        if not is_segmentor(cfg):  # whose crops are random always
+            assert (len(images) == len(dataset)) == (name == 'none')
 
 
 def check_contents(sample):
-    """The synthetic objects differ from what surrounds them: boxes enclose what masks show."""
+    """Boxes and label maps lie within the image, and boxes enclose masks."""
     contents = sample['data_samples']
     assert sample['inputs'].shape[1:] == contents.img_shape[:2]
     if 'gt_sem_seg' in contents:
@@ -109,22 +122,146 @@ def check_contents(sample):
             assert outside.mean() < 0.02
 
 
+@pytest.mark.parametrize('name', ['none', 'light', 'strong'])
+@pytest.mark.parametrize('kind', ['rtmdet_effvim_m1', 'mask_rcnn_effvim_m1', 'semfpn_effvim_m1'])
+def test_objects_move_with_their_image(kind, name, tmp_path, monkeypatch):
+    """One white square on black: boxes, masks and labels are where the image is bright."""
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / f'configs/{kind}.py'
+    pixels = np.zeros((96, 128, 3), np.uint8)
+    pixels[20:70, 30:100] = 255
+    if kind.startswith('semfpn'):
+        for i in range(4):
+            for folder, image in (('images', pixels), ('masks', pixels[..., 0] // 255)):
+                Path('drawn', folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(f'drawn/{folder}/{i}.png')
+        Path('drawn/classes.txt').write_text('ground\nsquare\n')
+        assert run('split drawn own --val 0.5') == 0
+    else:
+        for split in ('train', 'val'):
+            Path(f'own/{split}2017').mkdir(parents=True)
+            Image.fromarray(pixels).save(f'own/{split}2017/a.png')
+            write_coco(
+                f'own/annotations/instances_{split}2017.json',
+                [dict(id=1, file_name='a.png', width=128, height=96)],
+                [
+                    annotation(
+                        bbox=[30, 20, 70, 50],
+                        area=3500,
+                        segmentation=[[30, 20, 100, 20, 100, 70, 30, 70]],
+                    )
+                ],
+            )
+    argv = [str(path), '--data', 'own', '--from-scratch', '--work-dir', 'run']
+    cfg, _ = prepared_training([*argv, '--augment', name, '--epochs', '10'])
+    import_plugins(cfg)
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, _scope_=cfg.default_scope))
+    seen = 0
+    for sample in map(dataset.__getitem__, [0] * 12):
+        image, contents = sample['inputs'].float().mean(0).numpy(), sample['data_samples']
+        if 'gt_sem_seg' in contents:
+            labels = contents.gt_sem_seg.data[0].numpy()
+            middle = (image[labels != 255].max() + image[labels != 255].min()) / 2
+            assert ((image > middle) == (labels == 1))[labels != 255].mean() > 0.97
+            seen += (labels == 1).any()
+            continue
+        instances = contents.gt_instances
+        for i, (x1, y1, x2, y2) in enumerate(instances.bboxes.tensor.round().int().tolist()):
+            if min(x2 - x1, y2 - y1) < 8:
+                continue
+            inside = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            # mixup halves the brightness, and puts other images' white or grey next to it
+            assert inside.min() > (90 if name == 'strong' else 200)
+            if 'masks' in instances:
+                assert instances.masks.masks[i, y1:y2, x1:x2].mean() > 0.9
+            seen += 1
+        if name != 'strong':
+            bright = np.argwhere(image > 200)
+            corners = np.r_[bright.min(0)[::-1], bright.max(0)[::-1] + 1]
+            (box,) = instances.bboxes.tensor.numpy()
+            assert np.abs(corners - box).max() <= 2.5
+    assert seen >= 10
+
+
 def test_the_default_augmentation(tmp_path, monkeypatch, capsys):
-    """The config's own, but single images: mosaics need a longer training."""
+    """The config's own, but RTMDet's is light: mosaics need a longer training."""
     monkeypatch.chdir(tmp_path)
     synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
-    kinds = {}
-    for name, flags in (('retinanet', []), ('rtmdet', []), ('rtmdet', ['--augment', 'light'])):
-        path = str(ROOT / f'configs/{name}_effvim_m1.py')
-        argv = [path, '--data', 'own', '--from-scratch', '--work-dir', 'run', *flags]
-        cfg, _ = prepared_training(argv)
-        key = (name, *flags)
-        kinds[key] = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-        assert ('augmentation light' in capsys.readouterr().out) == (key == ('rtmdet',))
-    own = load_config(str(ROOT / 'configs/retinanet_effvim_m1.py'))
-    assert kinds['retinanet',] == [s.type for s in own.train_dataloader.dataset.pipeline]
-    assert kinds['rtmdet',] == kinds['rtmdet', '--augment', 'light']
-    assert not any('Mosaic' in kind for kind in kinds['rtmdet',])
+    base = str(ROOT / 'configs/rtmdet_effvim_m1.py')
+    Path('mine.py').write_text(
+        f'_base_ = {base!r}\n'
+        'train_dataloader = dict(dataset=dict(pipeline=[\n'
+        "    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),\n"
+        "    dict(type='CachedMosaic', img_scale=(640, 640)), dict(type='MyOwn'),\n"
+        "    dict(type='PackDetInputs')]))\n"
+    )
+
+    def kinds(config, *flags, options=()):
+        argv = [config, '--data', 'own', '--from-scratch', '--work-dir', 'run', *flags]
+        cfg, _ = prepared_training([*argv, '--cfg-options', 'train_cfg.val_interval=1', *options])
+        said.append('augmentation: light' in capsys.readouterr().out)
+        return [step.type for step in cfg.train_dataloader.dataset.pipeline]
+
+    said = []
+    retinanet = str(ROOT / 'configs/retinanet_effvim_m1.py')
+    recipes = {
+        path: [s.type for s in load_config(path).train_dataloader.dataset.pipeline]
+        for path in (retinanet, base, 'mine.py')
+    }
+    assert kinds(retinanet) == recipes[retinanet]
+    assert kinds('mine.py') == recipes['mine.py']
+    assert kinds(base, '--augment', 'config') == recipes[base]
+    changed = 'train_dataloader.dataset.pipeline.3.ratio_range=(0.8,1.2)'
+    assert kinds(base, options=[changed]) == recipes[base]
+    assert not any(said)
+    light = kinds(base)
+    assert said[-1] and light == kinds(base, '--augment', 'light')
+    assert not any('Mosaic' in kind for kind in light)
+    with pytest.raises(UserError, match=r'pipeline\.3.*--augment'):
+        kinds(base, '--augment', 'light', options=[changed])
+
+
+def test_loading_steps_stay(tmp_path, monkeypatch):
+    """Those up to the annotations, whatever they are called; without annotations it is an error."""
+    monkeypatch.chdir(tmp_path)
+    synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
+    base = str(ROOT / 'configs/retinanet_effvim_m1.py')
+    for kind, works in (('mmdet.LoadAnnotations', True), ('ReadMine', False)):
+        Path('mine.py').write_text(
+            f'_base_ = {base!r}\n'
+            'train_dataloader = dict(dataset=dict(pipeline=[\n'
+            "    dict(type='mmcv.LoadImageFromFile'), dict(type='Mine'),\n"
+            f"    dict(type='{kind}', with_bbox=True), dict(type='PackDetInputs')]))\n"
+        )
+        argv = ['mine.py', '--data', 'own', '--from-scratch', '--work-dir', 'run']
+        if not works:
+            with pytest.raises(UserError, match='LoadAnnotations'):
+                prepared_training([*argv, '--augment', 'light'])
+            continue
+        cfg, _ = prepared_training([*argv, '--augment', 'light'])
+        assert [step.type for step in cfg.train_dataloader.dataset.pipeline] == [
+            'mmcv.LoadImageFromFile',
+            'Mine',
+            kind,
+            'RandomResize',
+            'RandomFlip',
+            'PackDetInputs',
+        ]
+
+
+@pytest.mark.parametrize('name', ['none', 'light', 'strong'])
+def test_presets_take_grey_images(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
+    save_grey()
+    argv = ['grey.py', '--data', 'own', '--from-scratch', '--work-dir', 'run', '--epochs', '10']
+    cfg, _ = prepared_training([*argv, '--augment', name])
+    import_plugins(cfg)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    for i in range(len(dataset)):
+        assert dataset[i]['inputs'].shape[0] == 1
 
 
 def test_elongated_images_are_named(own, capsys):
@@ -157,7 +294,7 @@ def test_elongated_images_are_named(own, capsys):
 
 @pytest.mark.parametrize(
     ('side', 'expected'),
-    [(8, 640), (32, 640), (48, 448), (64, 320), (300, 320)],  # in multiples of 32
+    [(8, 640), (32, 640), (64, 320), (300, 320), (40, 512)],  # in multiples of 32
 )
 def test_images_are_as_large_as_the_objects_need(side, expected):
     """Of 100 objects in images of 640 pixels, four are tiny."""
@@ -169,16 +306,23 @@ def test_images_are_as_large_as_the_objects_need(side, expected):
     assert image_scale(cfg, sizes) == (640, 640)
 
 
-def test_the_image_size_is_that_of_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_the_image_size_is_that_of_the_images(path, tmp_path, monkeypatch):
+    """As the pipeline of the validation resizes them."""
     monkeypatch.chdir(tmp_path)
-    synthetic.draw_coco('own', num_train=6, num_val=2, size=64)
-    for name, expected in (('rtmdet', (192, 192)), ('retinanet', (192, 128))):
-        path = str(ROOT / f'configs/{name}_effvim_m1.py')
-        argv = [path, '--data', 'own', '--from-scratch', '--work-dir', name]
-        cfg, _ = prepared_training([*argv, '--image-size', '192'])
-        for loader in (cfg.val_dataloader, cfg.test_dataloader):
-            (resize,) = [s for s in loader.dataset.pipeline if s.type == 'Resize']
-            assert tuple(resize.scale) == expected
+    argv = [str(path), '--data', source_of(path), '--from-scratch', '--work-dir', 'run']
+    cfg, _ = prepared_training([*argv, '--image-size', '192'])
+    import_plugins(cfg)
+    init_default_scope(cfg.default_scope)
+    pipeline = [s for s in cfg.val_dataloader.dataset.pipeline if s.type != 'Pad']
+    dataset = DATASETS.build(
+        dict(cfg.val_dataloader.dataset, pipeline=pipeline, _scope_=cfg.default_scope)
+    )
+    sides = [max(dataset[i]['inputs'].shape[1:]) for i in range(len(dataset))]
+    assert abs(np.median(sides) - 192) <= 32
+    if is_segmentor(cfg):
+        crop = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop')
+        assert 128 <= min(crop.crop_size) <= 224
 
 
 @pytest.mark.parametrize(
@@ -202,23 +346,60 @@ def test_flags_that_cannot_be(flags, words, tmp_path, monkeypatch, capsys):
     assert err.startswith('error: ') and words in err and err.count('\n') == 1
 
 
-def test_the_image_of_the_training_images(shapes):
-    """Eight cells, in the colours of the dataset."""
-    assert run('split shapes ready') == 0
+@pytest.mark.parametrize(
+    'batch',
+    [
+        (torch.full((3, 8, 8), 300.0), None),  # float, as PhotoMetricDistortion gives it
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), None),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), None),
+        (torch.zeros(5, 8, 8, dtype=torch.uint8), None),
+        (
+            torch.zeros(3, 8, 8, dtype=torch.uint8),
+            PolygonMasks([[np.array([1.0, 1, 6, 1, 6, 6])]], 8, 8),
+        ),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), BitmapMasks(np.ones((1, 8, 8)), 8, 8)),
+    ],
+    ids=['float', 'one', 'two', 'five', 'polygons', 'bitmaps'],
+)
+def test_every_kind_of_training_image_is_drawn(batch):
+    image, masks = batch
+    instances = InstanceData(bboxes=torch.tensor([[1.0, 1, 6, 6]]), labels=torch.tensor([0]))
+    if masks is not None:
+        instances.masks = masks
+    sample = DetDataSample(gt_instances=instances)
+    drawn = np.asarray(draw_training_image(image.numpy(), sample, ['cat']))
+    assert drawn.shape == (8, 8, 3) and drawn.std() > 0
+
+
+def test_the_image_of_the_training_images(tmp_path, monkeypatch, capsys):
+    """As many cells as there were images, in the colours of the dataset; a dry run keeps none."""
+    monkeypatch.chdir(tmp_path)
+    for split, number in (('train', 5), ('val', 1)):
+        images = [
+            dict(id=i, file_name=f'{i}.png', width=64, height=64) for i in range(1, number + 1)
+        ]
+        write_coco(
+            f'own/annotations/instances_{split}2017.json',
+            images,
+            [annotation(id=image['id'], image_id=image['id']) for image in images],
+        )
+        for image in images:
+            file = Path(f'own/{split}2017/{image["file_name"]}')
+            file.parent.mkdir(exist_ok=True, parents=True)
+            Image.new('RGB', (64, 64), (200, 60, 20)).save(file)
     small = [
         f'{loader}_dataloader.{option}'
         for loader in ('train', 'val', 'test')
         for option in ('num_workers=0', 'persistent_workers=False')
     ]
-    argv = ['train', 'retinanet_effvim_m1', '--data', 'ready', '--from-scratch', '--epochs', '1']
-    assert main.run([*argv, '--work-dir', 'run', '--cfg-options', *small]) == 0
+    argv = ['train', 'retinanet_effvim_m1', '--data', 'own', '--from-scratch', '--epochs', '1']
+    argv += ['--work-dir', 'run', '--image-size', '128', '--augment', 'light', '--patience', '1']
+    assert main.run([*argv, '--dry-run', '--cfg-options', *small]) == 0, capsys.readouterr().err
+    assert not Path('run').exists()
+    assert main.run([*argv, '--cfg-options', *small]) == 0, capsys.readouterr().err
     with Image.open('run/train_images.jpg') as image:
         assert image.size == (1600, 800)
-        shown = np.asarray(image)
-    originals = np.concatenate(
-        [np.asarray(Image.open(p)).reshape(-1, 3) for p in Path('ready/train2017').iterdir()]
-    )
+        shown = np.asarray(image).astype(int)
     cells = shown.reshape(2, 400, 4, 400, 3).transpose(0, 2, 1, 3, 4).reshape(8, -1, 3)
-    assert all((cell < 250).any(1).mean() > 0.5 for cell in cells)  # none is empty
-    middle = np.median(shown[(shown < 250).any(2)], 0)
-    assert np.abs(middle - np.median(originals, 0)).max() < 25
+    filled = [np.abs(np.median(cell, 0) - (200, 60, 20)).max() < 12 for cell in cells]
+    assert filled == [True] * 5 + [False] * 3

@@ -37,9 +37,9 @@ def detections(annotations, seed=0):
     return [i['id'] for i in content['images']], detected
 
 
-def evaluate(annotations, images, detected, **options):
+def evaluate(annotations, images, detected, classes=scenes.CLASSES, **options):
     metric = EffViMCocoMetric(ann_file=str(annotations), metric='bbox', **options)
-    metric.dataset_meta = dict(classes=scenes.CLASSES)
+    metric.dataset_meta = dict(classes=classes)
     for image in images:
         mine = [f for f in detected if f[0] == image]
         boxes = torch.tensor(np.array([np.r_[b[:2], b[:2] + b[2:]] for _, b, _, _ in mine]))
@@ -75,28 +75,41 @@ def test_equals_pycocotools(annotations, tmp_path):
     assert 0.2 < numbers['coco/bbox_mAP'] < 0.9
 
 
-def test_single_classes_equal_pycocotools(annotations):
-    """COCO counts one class alone."""
+@pytest.mark.parametrize('reverse', [False, True])
+def test_single_classes_equal_pycocotools(annotations, tmp_path, reverse):
+    """COCO counts one class alone. Categories may stand in any order in the file."""
     images, detected = detections(annotations)
-    numbers = evaluate(annotations, images, detected, classwise=True)
+    content = json.loads(annotations.read_text())
+    names = list(scenes.CLASSES)
+    if reverse:
+        content['categories'].reverse()
+        names.reverse()
+        detected = [(i, b, len(names) - 1 - label, s) for i, b, label, s in detected]
+    path = tmp_path / 'annotations.json'
+    path.write_text(json.dumps(content))
+    numbers = evaluate(path, images, detected, names, classwise=True)
+    ids = {category['name']: category['id'] for category in content['categories']}
     with contextlib.redirect_stdout(io.StringIO()):
-        api = COCO(annotations)
+        api = COCO(path)
         given = api.loadRes(
             [
-                dict(image_id=i, bbox=b.tolist(), category_id=label + 1, score=s)
+                dict(image_id=i, bbox=b.tolist(), category_id=ids[names[label]], score=s)
                 for i, b, label, s in detected
             ]
         )
-        for label, name in enumerate(scenes.CLASSES):
+        expected = {}
+        for name in names:
             evaluation = COCOeval(api, given, 'bbox')
-            evaluation.params.catIds = [label + 1]
+            evaluation.params.catIds = [ids[name]]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            found = numbers[f'coco/bbox_{name}_precision']
-            assert 0.2 < found < 0.95 and abs(found - evaluation.stats[0]) <= 1e-9
-    absent = evaluate(annotations, images, [], classwise=True)
-    assert absent[f'coco/bbox_{scenes.CLASSES[0]}_precision'] == 0
+            expected[name] = evaluation.stats[0]
+    assert len(set(expected.values())) == 3 and min(expected.values()) > 0.1
+    for name, value in expected.items():
+        assert abs(numbers[f'coco/bbox_{name}_precision'] - value) <= 1e-9
+    absent = evaluate(path, images, [], names, classwise=True)
+    assert absent[f'coco/bbox_{names[0]}_precision'] == 0
 
 
 def test_no_detection_at_all_is_zero(annotations):
