@@ -162,8 +162,10 @@ class EffViMResumableBatchSampler(Sampler):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # When the first batch is asked for, not before: a loader with workers makes two iterators
+        # for its first epoch and uses the second.
         done, self.done = self.done, 0
-        return itertools.islice(iter(self.batches), done, None)
+        yield from itertools.islice(self.batches, done, None)
 
 
 def resumable(dataloader: Mapping[str, Any], by_epoch: bool) -> dict[str, Any]:

@@ -35,12 +35,14 @@ from effvim.config.classes import class_layers
 from effvim.config.run_spec import RunSpec
 from effvim.datasets import samplers, transforms
 from effvim.datasets.garbage_collection import garbage_collection_paused
-from effvim.engine import amp, ema, optimizer
+from effvim.engine import amp, config_text, ema, optimizer
 from effvim.engine.hooks import EffViMCheckpointHook, EffViMProgressHook
 from effvim.engine.progress import by_epoch
 from effvim.inference import exported_model
 
 REGISTERED = (amp, exported_model)  # imported so that configs can name what is in them
+
+config_text.install()
 
 # Warnings that do not help a user; the second comes for each parameter that is not trained, the
 # last is wrong here, see EffViMResumeHook.

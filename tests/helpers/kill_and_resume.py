@@ -68,7 +68,7 @@ RUNS = {
         [
             *DETECTION,
             'default_hooks.checkpoint.interval=1',
-            'train_dataloader.num_workers=0',
+            'train_dataloader.num_workers=2',
             '+default_hooks.checkpoint.by_epoch=False',
         ],
         'iter_10.pth',

@@ -23,7 +23,7 @@ SMALL_MASK_RCNN = [
     'train_dataloader.num_workers=1',
     'train_cfg.max_epochs=1',
     # the recipe's 512 RoIs an image take seconds on a CPU
-    'model.train_cfg.rcnn.sampler.num=32',
+    'model.train_cfg.rcnn.sampler.num=16',
     'model.train_cfg.rpn_proposal.max_per_img=100',
     'model.test_cfg.rpn.max_per_img=100',
     # keep the predictions of an untrained network, so that there is something to count
