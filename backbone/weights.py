@@ -121,11 +121,11 @@ def read(path: str | os.PathLike[str], buffer: type = LogBuffer) -> Any:
             raise UserError(
                 f'{path} refused: it asks for {culprit[1]}, which reading weights must not execute'
             ) from error
-        raise UserError(f'{path} is damaged or not a weight file: download it again') from error
+        raise UserError(f'{path} is damaged or not a weight file: use another copy') from error
     except Exception as error:  # the readers raise what they like over truncated and foreign bytes
         raise UserError(
             f'{path} is truncated, damaged or not a weight file '
-            f'({type(error).__name__}): download it again'
+            f'({type(error).__name__}): use another copy'
         ) from error
 
 

@@ -43,13 +43,15 @@ def fit_state_dict(
         raise UserError(
             f'{filename} is of another variant: {len(differ)} tensors differ in shape, the first '
             f'{name}, {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the '
-            f"config's model: use the config it was trained with"
+            f"config's model: use the config it was trained with, with --from-scratch if it was "
+            f'trained so'
         )
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise UserError(
             f"{filename} does not fit the config's model: {len(missing)} tensors missing, "
-            f'{len(unexpected)} unexpected, the first {first}: use the config it was trained with'
+            f'{len(unexpected)} unexpected, the first {first}: use the config it was trained with, '
+            f'with --from-scratch if it was trained so'
         )
     if kept:
         print_log(

@@ -141,14 +141,23 @@ def run(args: argparse.Namespace) -> None:
         drawn = browse(dataset, args.target, args.limit, args.seed)
         print(f'{drawn} images: {args.target}')
     elif args.action == 'split':
-        from effvim.formats.split import split
+        from effvim.formats.split import find_copies, split
 
         if len(dataset.splits) > 1:
             console.note(
                 f'{", ".join(dataset.splits)} are merged and split again; effvim data convert '
                 f'keeps them'
             )
-        write_dataset(split(dataset, args.val, args.seed, args.group_by), args.target, None)
+        copies = find_copies(dataset.images())
+        if copies:
+            number = sum(map(len, copies)) - len(copies)
+            console.note(
+                f'{number:,} image{"s are copies" if number > 1 else " is a copy"} of another one '
+                f'under another name, e.g. {", ".join(sorted(p.name for p in copies[0]))}: they '
+                f'stay together'
+            )
+        divided = split(dataset, args.val, args.seed, args.group_by, copies)
+        write_dataset(divided, args.target, None)
     else:
         write_dataset(dataset, args.target, args.to)
 

@@ -117,3 +117,4 @@ def set_process_defaults() -> None:
     # Read at the first matmul. Without it two equal runs on several threads differ in last digits.
     os.environ.setdefault('MKL_CBWR', 'AUTO')
     warnings.filterwarnings('ignore', module='mm(cv|det|engine|seg)')  # meant for programmers
+    warnings.filterwarnings('ignore', 'torch.meshgrid')  # mmdet's call of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -33,11 +34,17 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault('allow_abbrev', False)  # --data of train is not --data-root of test
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` with the message and where help is."""
         raise UserError(f'{message}; see {self.prog} --help')
+
+    def nearest(self, word: str) -> str:
+        """A question whether a flag like `word` was meant; empty if there is none."""
+        near = difflib.get_close_matches(word.split('=')[0], self._option_string_actions, n=1)
+        return f' (did you mean {near[0]}?)' if near else ''
 
     def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
@@ -52,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             parsed.model += rest
             rest = []
         if rest:
-            self.error(f'unrecognized arguments: {" ".join(rest)}')
+            self.error(f'unrecognized arguments: {" ".join(rest)}{self.nearest(rest[0])}')
         return parsed, rest
 
 
@@ -177,8 +184,19 @@ def config_of(first: str) -> str | None:
     Raises:
         UserError: there is no such config, or no such model file.
     """
+    path = Path(first)
     if is_model_file(first):
         return None
+    if path.is_dir():
+        newest = max(path.glob('*.pth'), key=lambda file: file.stat().st_mtime, default='')
+        raise UserError(
+            f'{first} is a directory: pass a file{f", e.g. {newest}" if newest else ""}'
+        )
+    if path.is_file() and path.suffix != '.py':
+        raise UserError(
+            f'{first} is neither a config (*.py) nor a checkpoint (*.pth, *.safetensors) nor an '
+            f'exported file (*.onnx): pass one of these first'
+        )
     if Path(first).suffix.lower() in MODEL_SUFFIXES:
         raise UserError(f'checkpoint {first} not found: pass the path of an existing file')
     return existing_config(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from backbone.errors import UserError
@@ -27,9 +28,14 @@ def check_config_exists(path: str) -> None:
         UserError: there is not.
     """
     if not Path(path).is_file():
+        names = [
+            file.relative_to(CONFIGS).with_suffix('').as_posix()
+            for file in CONFIGS.rglob('*_effvim_*.py')
+        ]
+        near = difflib.get_close_matches(path.removesuffix('.py'), names, n=1, cutoff=0.4)
         raise UserError(
             f'config {path} not found: pass a path or the name of a packaged config, e.g. '
-            f'retinanet_effvim_m4'
+            f'{near[0] if near else "retinanet_effvim_m4"}'
         )
 
 

@@ -144,12 +144,19 @@ def apply_spec(cfg: Config, spec: RunSpec, draw: bool = True) -> None:
         draw: as in `prepare`.
 
     Raises:
-        UserError: an option names a key that the config does not have.
+        UserError: an option names a key that the config does not have, or the spec is of a run of
+            another config.
     """
     apply_presets(cfg, spec.presets, draw)
     if spec.data_root:
         set_data_root(cfg, spec.data_root)
-    cfg.merge_from_dict(dict(spec.fitted))
+    try:
+        cfg.merge_from_dict(dict(spec.fitted))
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
+        raise UserError(
+            f'what --data fitted does not fit this config, the run was trained with {spec.config}: '
+            f'pass that config, or none ({error})'
+        ) from error
     apply_options(cfg, spec.options)
     cfg.merge_from_dict(dict(spec.batch))
     if 'test_pipeline' in cfg:  # mmseg's inference_model reads the variable

@@ -1,7 +1,7 @@
 """Format the text of a config only when the config has changed.
 
-mmengine asks for it when a run begins, three times, and for each checkpoint; yapf takes a quarter of
-a second. A config has no place of its own to remember its text, so its property is replaced.
+mmengine asks for it three times when a run begins, and for each checkpoint; yapf takes a quarter
+of a second. A config has no place of its own to remember its text, so its property is replaced.
 """
 
 from __future__ import annotations

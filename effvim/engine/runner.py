@@ -47,8 +47,7 @@ config_text.install()
 # Warnings that do not help a user; the second comes for each parameter that is not trained, the
 # last is wrong here, see EffViMResumeHook.
 NOISE = re.compile(
-    'deprecated|is skipped since its requires_grad=False|prefix is not set|'
-    'not divisible by `_accumulative_counts`'
+    'deprecated|is skipped since |prefix is not set|not divisible by `_accumulative_counts`'
 )
 
 

@@ -44,11 +44,15 @@ class TrainSettings(ModelChoices):
         Raises:
             UserError: two of them contradict each other, or a number is out of range.
         """
-        if self.data and (self.mini or self.data_root or self.resume):
+        if self.resume and (self.data or self.without_data() != self):
+            folder = f' --work-dir {self.work_dir}' if self.work_dir else ''
             raise UserError(
-                '--data names the dataset and starts a new run: drop --mini, --data-root and '
-                '--resume'
+                f'--resume continues a run that knows its data: drop --data, --epochs, '
+                f'--image-size, --augment and --patience: effvim train '
+                f'{Path(self.config).stem}{folder} --resume'
             )
+        if self.data and (self.mini or self.data_root):
+            raise UserError('--data names the dataset: drop --mini and --data-root')
         for name in ('epochs', 'image_size', 'augment', 'patience'):
             flag = f'--{name.replace("_", "-")}'
             if getattr(self, name) is not None and not self.data:

@@ -231,7 +231,8 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     if not resumed and 'mini' not in spec.presets and any(folder.glob('*_[0-9]*.pth')):
         raise UserError(
             f'{folder} holds checkpoints of an earlier run, which this one would overwrite: '
-            f'continue it with --resume, or choose another --work-dir'
+            f'choose another --work-dir, or continue that run: effvim train '
+            f'{Path(settings.config).stem} --work-dir {folder} --resume'
         )
     cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
     check_data(prepared, ['train_dataloader', 'val_dataloader'], parsed)

@@ -109,15 +109,17 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
-def wrong_objects(cases: Sequence[tuple[np.ndarray, Any, Mistake]], names: Sequence[str]) -> Figure:
+def wrong_objects(
+    cases: Sequence[tuple[str, np.ndarray, Any, Mistake]], names: Sequence[str]
+) -> Figure:
     """Crops around wrong predictions, solid, with the ground truth nearby, dashed.
 
     Args:
-        cases: image, its true instances, mistake.
-        names: by label; the last one stands for the background.
+        cases: file name, image, its true instances, mistake.
+        names: by label; the last one stands for the absence of an object.
     """
-    figure, panels = _grid(len(cases), 4, 2.1)
-    for axes, (image, ground_truth, mistake) in zip(panels, cases):
+    figure, panels = _grid(len(cases), 4, 2.3)
+    for axes, (file, image, ground_truth, mistake) in zip(panels, cases):
         boxes = getattr(ground_truth.bboxes, 'tensor', ground_truth.bboxes).tolist()
         for box, label in zip(boxes, ground_truth.labels.tolist()):
             _add_box(axes, box, label, lw=1.2, ls='--')
@@ -131,6 +133,7 @@ def wrong_objects(cases: Sequence[tuple[np.ndarray, Any, Mistake]], names: Seque
             ylim=(min(height, y2 + margin), max(0, y1 - margin)),
         )
         axes.set_title(
+            f'{file[-40:]}\n'
             f'predicted {names[mistake.predicted or 0]} {mistake.score:.2f}\n'
             f'ground truth {names[mistake.true or 0]}',
             fontsize=7,
@@ -144,15 +147,15 @@ def _add_box(axes: Axes, box: Sequence[float], label: int, **style: Any) -> None
     axes.add_patch(rectangle)
 
 
-def wrong_pixels(cases: Sequence[tuple[np.ndarray, np.ndarray, Mistake]]) -> Figure:
+def wrong_pixels(cases: Sequence[tuple[str, np.ndarray, np.ndarray, Mistake]]) -> Figure:
     """Images, each next to the confidence of the network where it was wrong.
 
-    cases: image; H W, the probability of the wrong class, NaN where it is right; mistake.
+    cases: file name; image; H W, probability of the wrong class, NaN where it is right; mistake.
     """
     figure, panels = _grid(2 * len(cases), 4, 2.3)
-    for left, right, (image, probability, mistake) in zip(panels[::2], panels[1::2], cases):
+    for left, right, (file, image, probability, mistake) in zip(panels[::2], panels[1::2], cases):
         left.imshow(image)
-        left.set_title('image', fontsize=7)
+        left.set_title(file[-40:], fontsize=7)
         right.imshow(image.mean(2), cmap='gray', alpha=0.5)
         right.imshow(probability, cmap='inferno', vmin=0, vmax=1)
         right.set_title(

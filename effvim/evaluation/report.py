@@ -228,13 +228,11 @@ def confusion_section(evaluation: Evaluation) -> Section:
 def samples_section(evaluation: Evaluation) -> Section:
     """Predictions and ground truth of images spread over the dataset."""
     indices = np.unique(np.linspace(0, len(evaluation.dataset) - 1, evaluation.samples).round())
-    plots = [
-        Plot(
-            f'sample-{i}',
-            draw_comparison(evaluation.sample(i), evaluation.classes, evaluation.score_thr),
-        )
-        for i in indices.astype(int).tolist()
-    ]
+    plots = []
+    for i in indices.astype(int).tolist():
+        sample = evaluation.sample(i)
+        drawn = draw_comparison(sample, evaluation.classes, evaluation.score_thr)
+        plots.append(Plot(f'sample-{i}', drawn, Path(sample.img_path).name))
     return Section('samples', 'Ground truth and predictions', plots)
 
 
@@ -248,10 +246,12 @@ def _wrong_objects(evaluation: Evaluation) -> list[Plot]:
     cases = []
     for i, mistake in error_analysis.worst_mistakes(evaluation.comparisons, evaluation.mistakes):
         sample = evaluation.sample(i)
-        cases.append((read_image(sample.img_path), sample.gt_instances.cpu(), mistake))
+        name = Path(sample.img_path).name
+        cases.append((name, read_image(sample.img_path), sample.gt_instances.cpu(), mistake))
     if not cases:
         return []
-    figure = figures.wrong_objects(cases, [*evaluation.classes, 'background'])
+    nothing = f'nothing at IoU {error_analysis.IOU} or more'
+    figure = figures.wrong_objects(cases, [*evaluation.classes, nothing])
     caption = 'Predictions are solid, the ground truth nearby is dashed. Highest-scoring first.'
     return [Plot('mistakes', figure, caption)]
 
@@ -264,7 +264,8 @@ def _wrong_pixels(evaluation: Evaluation) -> list[Plot]:
         true, predicted = (p.data[0].cpu() for p in (sample.gt_sem_seg, sample.pred_sem_seg))
         probability = sample.seg_logits.data.cpu().float().softmax(0).amax(0)
         probability[(true == predicted) | (true == 255)] = np.nan
-        cases.append((read_image(sample.img_path), probability.numpy(), mistake))
+        name = Path(sample.img_path).name
+        cases.append((name, read_image(sample.img_path), probability.numpy(), mistake))
     if not cases:
         return []
     caption = 'The images with the most wrong pixels, weighted by their probability.'

@@ -58,6 +58,11 @@ def options(
     Raises:
         UserError: the dataset is absent or wrong, or the config does not resize for evaluation.
     """
+    if not root.is_dir():
+        raise UserError(
+            f'--data {root}: no such directory: pass one that effvim data split or effvim data '
+            f'convert has written'
+        )
     changes: dict[str, Any] = {}
     content: dict[str, Any] = {}
     sizes: dict[Any, tuple[int, int]]
@@ -78,7 +83,9 @@ def options(
     changes.update(schedule.options(cfg, length, from_scratch))
     changes.update(resizing(cfg, scale))
     if from_scratch and cfg.model.type == 'RetinaNet':
-        console.say('two convolutions in each tower of the head: they learn sooner from scratch')
+        console.say(
+            'head: two convolutions instead of four in front of its outputs, which learn sooner'
+        )
         changes['model.bbox_head.stacked_convs'] = 2
     changes.update(fewer_regions(cfg))
     console.say(
@@ -129,6 +136,12 @@ def replacements(
     fitted = copy.deepcopy(cfg)
     fitted.merge_from_dict(copy.deepcopy(changes))
     lists: dict[str, Any] = {}
+    if (
+        augment == 'strong'
+        and not is_segmentor(cfg)
+        and not augmentation.last_epochs(length.epochs)
+    ):
+        console.note('--augment strong: the last two epochs are light, hence all of this run')
     if augment != 'config':
         lists = augmentation.options(fitted, augment, length.epochs)
     if patience:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +18,13 @@ MAX_ROUNDS = 200  # exchanges between the sets
 MAX_CANDIDATES = 100  # groups of a set that an exchange considers
 
 
-def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = None) -> Dataset:
+def split(
+    dataset: Dataset,
+    fraction: float,
+    seed: int,
+    group_by: str | None = None,
+    copies: Sequence[set[Path]] = (),
+) -> Dataset:
     """Split a dataset into train and val; the same seed gives the same split.
 
     Of the images of each class, val gets a fraction as near to the wanted one as the images allow,
@@ -27,6 +36,7 @@ def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = N
         seed: random seed.
         group_by: regular expression that is searched in the names of images; those in which its
             first group finds the same text stay together (default: each image by itself).
+        copies: files of the same content, see `find_copies`: they stay together.
 
     Raises:
         UserError: a split would be empty, or the expression is wrong.
@@ -38,7 +48,9 @@ def split(dataset: Dataset, fraction: float, seed: int, group_by: str | None = N
             f'--val {fraction:g} of {len(images)} images leaves a split empty: pass a '
             f'fraction between 0 and 1 that is at least one image'
         )
-    groups = _groups(images, group_by)
+    groups = _join(_groups(images, group_by), copies)
+    if len(groups) < 2:
+        raise UserError('all images are copies of one another, or of one group: add other images')
     random.Random(seed).shuffle(groups)
     chosen = _choose(_counts(groups, len(dataset.classes)), num_val)
     if not 0 < chosen.sum() < len(groups):
@@ -86,6 +98,31 @@ def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[Ann
             f'the expression; names look like {images[0].name}'
         )
     return list(groups.values())
+
+
+def find_copies(images: Iterable[AnnotatedImage]) -> list[set[Path]]:
+    """The files with the same content as others, those of one content together."""
+    by_size: dict[int, set[Path]] = {}
+    for image in images:
+        by_size.setdefault(image.path.stat().st_size, set()).add(image.path)
+    by_content: dict[bytes, set[Path]] = {}
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            content = hashlib.sha256(path.read_bytes()).digest()
+            by_content.setdefault(content, set()).add(path)
+    return [paths for paths in by_content.values() if len(paths) > 1]
+
+
+def _join(
+    groups: list[list[AnnotatedImage]], copies: Iterable[set[Path]]
+) -> list[list[AnnotatedImage]]:
+    """The groups, those joined that hold copies of one file."""
+    for paths in copies:
+        apart = [group for group in groups if any(image.path in paths for image in group)]
+        together = [image for group in apart for image in group]
+        groups = [group for group in groups if not any(group is one for one in apart)]
+        groups.append(together)
+    return groups
 
 
 def _counts(groups: list[list[AnnotatedImage]], num_classes: int) -> np.ndarray:

@@ -374,3 +374,48 @@ def test_an_exported_file_is_no_checkpoint_to_benchmark(tmp_path, capsys):
     path.write_bytes(model.SerializeToString())
     assert main.run(['benchmark', 'model', 'retinanet_effvim_m1', str(path)]) == 2
     assert 'is an exported file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        (['run'], 'run is a directory: pass a file, e.g. run/epoch_2.pth'),
+        (['photo.jpg', 'run/epoch_2.pth'], 'photo.jpg is neither a config'),
+        (['run/last_checkpoint', 'photo.jpg'], 'run/last_checkpoint is neither a config'),
+        (['model.onx', 'photo.jpg'], 'model.onx not found'),
+        (['rtmdet_efvim_m1', 'run/epoch_2.pth'], 'e.g. rtmdet_effvim_m1'),
+        (['photo.pth', 'photo.jpg'], 'not a weight file'),
+        (['run/epoch_2.pth', 'photo.jpg', '--score', '0.5'], 'did you mean --score-thr?'),
+    ],
+)
+def test_mistaken_first_arguments(words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('run').mkdir()
+    for number in (1, 2):
+        Path(f'run/epoch_{number}.pth').write_bytes(b'')
+        os.utime(f'run/epoch_{number}.pth', (number, number))
+    Path('run/last_checkpoint').write_text('run/epoch_2.pth')
+    for name in ('photo.jpg', 'photo.pth'):
+        Path(name).write_bytes(b'photo')
+    assert expected in error(capsys, [*words, '--out', 'out'], 'infer')
+
+
+def test_a_run_of_own_data_under_another_config(shapes, capsys):
+    """What was fitted to RTMDet's pipeline does not fit RetinaNet's."""
+    assert main.run(['data', 'split', 'shapes', 'ready']) == 0
+    checkpoint = {
+        'meta': {
+            'effvim': {
+                'format': 2,
+                'config': 'rtmdet_effvim_m1.py',
+                'presets': ['from_scratch'],
+                'data_root': 'ready',
+                'fitted': {'val_dataloader.dataset.pipeline.7.size': (64, 64)},
+            }
+        },
+        'state_dict': {},
+    }
+    torch.save(checkpoint, 'epoch_1.pth')
+    capsys.readouterr()
+    message = error(capsys, [CONFIG, 'epoch_1.pth'], 'test')
+    assert 'trained with rtmdet_effvim_m1.py' in message

@@ -132,3 +132,21 @@ def test_images_with_and_without_objects_are_in_both(own):
     assert run('split own out --val 0.4') == 0
     content = json.loads(Path('out/annotations/instances_val2017.json').read_text())
     assert len(content['images']) == 8 and len(content['annotations']) == 4
+
+
+def test_copies_stay_together(own, capsys):
+    """Five images under two names each, in any order of seeds."""
+    for i in range(20):
+        draw_image(own / f'images/{i:02}.jpg', seed=i % 15)
+        write_labels(own / f'labels/{i:02}.txt', '0 .5 .5 .25 .25')
+    write_labels(own / 'data.yaml', 'train: images', 'names: [cat]')
+    for seed in range(4):
+        capsys.readouterr()
+        assert run(f'split own ready{seed} --val 0.3 --seed {seed}') == 0
+        assert '5 images are copies' in capsys.readouterr().err
+        contents = [
+            {path.read_bytes() for path in Path(f'ready{seed}/{split}2017').iterdir()}
+            for split in ('train', 'val')
+        ]
+        assert not contents[0] & contents[1] and len(contents[0] | contents[1]) == 15
+        assert 5 <= len(list(Path(f'ready{seed}/val2017').iterdir())) <= 7

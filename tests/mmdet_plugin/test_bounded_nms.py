@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
@@ -43,6 +41,11 @@ def test_returns_the_first_boxes_of_the_full_suppression(limit, distinct):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_detectors_predict_the_same_with_fewer_boxes(path, monkeypatch):
+    from mmdet.registry import MODELS
+    from mmdet.structures import DetDataSample
+
+    import mmdet_plugin  # noqa: F401 - before anything of mmdet's models
+
     cfg = Config.fromfile(path)
     cfg.model.backbone.init_cfg = None
     set_classes(cfg, ['disc', 'cross'])
