@@ -4,7 +4,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo docs test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page
+.PHONY: setup setup-dev demo docs test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page real-data
 setup:
 	@bash tools/setup.sh
 
@@ -88,6 +88,11 @@ benchmarks: setup
 		--json docs/benchmarks/retinanet-training.json
 	$(BENCHMARK) evaluation --json docs/benchmarks/evaluation.json
 	$(MAKE) benchmarks-page
+
+# DATA holds bccd, raccoon and nuclei, see docs/real_data.md. About four hours on two cores.
+real-data: setup
+	$(BIN)/python -m maintenance.real_data $(DATA)
+	$(MAKE) tables
 
 benchmarks-page: setup
 	$(BIN)/python -m maintenance.benchmark_page

@@ -8,11 +8,13 @@ classifiers are in `effvim.benchmark.published`, benchmark results in docs/bench
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
@@ -273,6 +275,58 @@ def gallery(links: bool) -> Iterator[str]:
         )
 
 
+def real_data() -> Iterator[str]:
+    """Trainings on real datasets, from docs/real_data.json: a table for each dataset."""
+    content = json.loads((ROOT / 'docs/real_data.json').read_text('utf-8'))
+    machine = content['machine']
+    yield f'{device_of(machine)}, {threads_of(machine)} ({machine["instructions"]}).'
+    for dataset in dict.fromkeys(run['dataset'] for run in content['runs']):
+        runs = [run for run in content['runs'] if run['dataset'] == dataset]
+        names = real_metrics(runs[0]['metrics'])
+        yield from ['', f'### {dataset}', '']
+        yield row('model', 'images', 'time', 'epochs', 'seeds', *(title for title, _ in names))
+        yield row(*['---'] * (5 + len(names)))
+        for model in dict.fromkeys(run['model'] for run in runs):
+            own = [run for run in runs if run['model'] == model]
+            seconds = [run['seconds'] for run in own]
+            yield row(
+                f'`{model}`',
+                ' × '.join(map(str, own[0]['image_scale'])),
+                f'{np.mean(seconds) / 60:.1f} min',
+                str(own[0]['epochs']),
+                str(len(own)),
+                *(spread([run['metrics'][name] for run in own]) for _, name in names),
+            )
+
+
+def real_metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Titles and names of the metrics that `real_data` shows."""
+    if 'mIoU' in metrics:
+        return [(name, name) for name in ('mIoU', 'mAcc', 'aAcc')] + [
+            (name, name) for name in metrics if name.startswith('IoU.')
+        ]
+    kind = 'segm' if 'coco/segm_mAP' in metrics else 'bbox'
+    title = {'segm': 'mask AP', 'bbox': 'AP'}[kind]
+    names = [
+        (f'{title}{suffix}', f'coco/{kind}_mAP{key}')
+        for suffix, key in (('', ''), ('50', '_50'), (' s', '_s'), (' m', '_m'), (' l', '_l'))
+    ]
+    start, end = f'coco/{kind}_', '_precision'
+    classes = [name for name in metrics if name.startswith(start) and name.endswith(end)]
+    if len(classes) > 1:
+        names += [(name.removeprefix(start).removesuffix(end), name) for name in classes]
+    return names
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean, and the standard deviation where there are several values; – for COCO's -1."""
+    if min(values) < 0:
+        return '–'
+    digits = 1 if max(values) > 1 else 3
+    mean = f'{np.mean(values):.{digits}f}'
+    return f'{mean} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else mean
+
+
 def strides(model: Any) -> list[int]:
     """Strides of the maps that the heads of a model get."""
     side = 512
@@ -307,6 +361,7 @@ SECTIONS = (
     Section(ROOT / 'README.md', 'speed', speed),
     Section(ROOT / 'docs/models.md', 'tables', all_models),
     Section(ROOT / 'docs/gallery.md', 'tables', partial(gallery, links=False)),
+    Section(ROOT / 'docs/real_data.md', 'tables', real_data),
     Section(GALLERY / 'README.md', 'tables', partial(gallery, links=True)),
 )
 
