@@ -5,6 +5,7 @@ import re
 import shlex
 
 from effvim.cli import main
+from tests.helpers import narrow
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import ADE, TEST
 
@@ -121,8 +122,8 @@ def small(config, words):
     kind = next((kind for kind in TEST if kind in config), 'retinanet')
     options = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
     if '--data' in words:
-        if 'load_from=' in ' '.join(words):  # as many as in the checkpoint; from scratch uses two
-            options.append('model.bbox_head.stacked_convs=4')
+        if 'load_from=' in ' '.join(words):  # as in the checkpoint
+            options += narrow.RETINANET
         return ['--from-scratch', '--epochs', '1', '--cfg-options', *options]
     options += TEST[kind]
     options += (
