@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,21 +112,44 @@ def examine_all(images: Sequence[CocoImage | AdeImage], workers: int, title: str
     if not workers:
         return _collect(map(examine, images), len(images), title)
     # A forked worker starts at once. It lacks the threads of this process, but uses only one.
-    fork = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context(fork), initializer=_initialize_worker
-    )
+    fork = 'fork' in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context('fork' if fork else None)
+    initializer = _silence if fork else _initialize
+    pool = ProcessPoolExecutor(workers, context, initializer=initializer)
     try:
-        return _collect(pool.map(examine, images, chunksize=CHUNK), len(images), title)
+        with _one_thread():
+            return _collect(pool.map(examine, images, chunksize=CHUNK), len(images), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _initialize_worker() -> None:
-    """Use one thread, since workers share the cores, and silence the decoders."""
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread, also in processes that are forked meanwhile: workers share the cores.
+
+    OpenCV ends its threads when their number changes. A forked process waits forever for those that
+    its parent had, so the number is changed before.
+    """
+    threads = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])
+
+
+def _silence() -> None:
+    """Silence the decoders."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno())
+
+
+def _initialize() -> None:
+    """Prepare a worker that has inherited nothing."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    _silence()
 
 
 def _collect(results: Iterable[Result], total: int, title: str) -> list[Result]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -313,3 +314,24 @@ def test_peak_memory_is_counted_from_the_reset():
     del block
     reset_peak_memory()
     assert peak_memory() < before - 400
+
+
+def test_images_are_examined_after_opencv_used_threads(tmp_path):
+    """A forked worker must not wait for threads that only its parent has."""
+    code = f"""
+import cv2, numpy as np, sys
+from pathlib import Path
+from effvim.checks.images import CocoImage, examine_all
+cv2.setNumThreads(4)
+cv2.resize(cv2.GaussianBlur(np.random.rand(2000, 2000, 3), (31, 31), 5), (3000, 3000))
+path = Path({str(tmp_path / 'a.png')!r})
+cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
+results = examine_all([CocoImage(path, (8, 8), [])] * 80, 2, 'all')
+assert len(results) == 80 and not any(result.wrong for result in results)
+assert cv2.getNumThreads() == 4
+"""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
