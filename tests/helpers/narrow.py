@@ -4,7 +4,7 @@ RETINANET = [
     'model.neck.out_channels=64',
     'model.bbox_head.in_channels=64',
     'model.bbox_head.feat_channels=64',
-    'model.bbox_head.stacked_convs=1',
+    'model.bbox_head.stacked_convs=2',
 ]
 MASK_RCNN = [
     'model.roi_head.bbox_head.fc_out_channels=128',
