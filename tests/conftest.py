@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-if 'PYTEST_XDIST_WORKER' in os.environ:  # two of them on two cores; read when torch is imported
+if 'PYTEST_XDIST_WORKER' in os.environ:  # several share the cores; read when torch is imported
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
