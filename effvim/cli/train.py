@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar='PIXELS',
         help='with --data: the long side that most images are resized to, in multiples of 32 '
-        '(default: by the sizes of images and objects)',
+        '(default: by the sizes of the images)',
     )
     parser.add_argument(
         '--augment',

@@ -67,7 +67,7 @@ def train(
         data_root: root directory of a dataset in the config's layout.
         epochs: with `data`, the number of epochs instead of one derived from the number of images.
         image_size: with `data`, the long side that most images are resized to, in pixels, rounded
-            to a multiple of 32 (default: by the sizes of images and objects).
+            to a multiple of 32 (default: by the sizes of the images).
         augment: with `data`, 'none', 'light' or 'strong' instead of the config's augmentation.
         patience: with `data`, stop after this many validations in a row without improvement.
         mini: train from scratch on a synthetic dataset that is created on the spot.

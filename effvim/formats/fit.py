@@ -18,7 +18,7 @@ from effvim.config import augmentation
 from effvim.config.structure import LOADERS, every_step, is_segmentor
 from effvim.datasets import coco
 from effvim.formats import anchors, masks, schedule
-from effvim.formats.image_scale import image_scale, note_elongated, object_sides, resizing
+from effvim.formats.image_scale import image_scale, note_elongated, resizing
 from effvim.images import find_files, image_size
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def options(
         root: a dataset as `effvim data split` or `effvim data convert` writes it.
         from_scratch: whether the run starts from randomly initialised weights.
         epochs: length of the training (default: by the number of images).
-        image_size: the long side that most images are resized to (default: by their size and that
-            of the objects).
+        image_size: the long side that most images are resized to (default: by their size).
         augment: one of `augmentation.PRESETS` (default: `augmentation.default`).
         patience: stop after so many validations without improvement (default: never).
         processes: number of processes that share each batch.
@@ -76,9 +75,7 @@ def options(
         num_val = len(_annotations(root, cfg.val_dataloader.dataset.ann_file, parsed)['images'])
     if not sizes:
         raise UserError(f'{root} holds no image to train on')
-    scale = image_scale(
-        cfg, np.array(list(sizes.values())), object_sides(content, sizes), image_size
-    )
+    scale = image_scale(cfg, np.array(list(sizes.values())), image_size)
     length = schedule.Schedule(len(sizes), num_val, epochs, processes)
     changes.update(schedule.options(cfg, length, from_scratch))
     changes.update(resizing(cfg, scale))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,32 +19,20 @@ MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
 
 MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
 
-SUFFICIENT_SIDE = 32  # pixels: smaller objects are "small" in COCO's metrics
-
-SMALL_OBJECTS = 0.05  # fraction of the objects that may be smaller than that
-
-MIN_LONG_SIDE = 320
-
 ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
 
 
 def image_scale(
     cfg: Config,
     sizes: np.ndarray,
-    sides: np.ndarray | None = None,
     image_size: int | None = None,
 ) -> tuple[int, int]:
-    """The scale for evaluation: the config's, or a smaller one that suffices for the data.
-
-    It is smaller if the config's enlarged most images too much, or if nearly all objects would
-    still not be small: training and prediction are faster in proportion to the area.
+    """The scale for evaluation: the config's, or smaller if that enlarged most images too much.
 
     Args:
         cfg: the config.
         sizes: widths and heights of the images, N 2.
-        sides: of each object the square root of its area, as a fraction of the long side of its
-            image, M; none if that is not known.
-        image_size: the long side of most images, in pixels, instead of one that suffices.
+        image_size: the long side of most images, in pixels (default: as said).
 
     Returns:
         Long side and short side, as the config orders them.
@@ -56,21 +43,7 @@ def image_scale(
     if image_size:
         return _multiply(scale, image_size / long_side)
     factor = min(1.0, MAX_ENLARGEMENT / float(np.median(factors)))
-    if sides is not None and len(sides):
-        small = float(np.quantile(sides, SMALL_OBJECTS)) * long_side
-        factor = min(factor, max(SUFFICIENT_SIDE / small, MIN_LONG_SIDE / long_side))
     return _multiply(scale, factor)
-
-
-def object_sides(content: dict[str, Any], sizes: dict[Any, tuple[int, int]]) -> np.ndarray:
-    """Square roots of the areas of boxes, as fractions of the long sides of their images."""
-    return np.array(
-        [
-            math.sqrt(a['bbox'][2] * a['bbox'][3]) / max(sizes[a['image_id']])
-            for a in content.get('annotations', [])
-            if not a.get('iscrowd') and a['image_id'] in sizes and min(a['bbox'][2:]) >= 1
-        ]
-    )
 
 
 def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:

@@ -59,9 +59,7 @@ def _measure_boxes(
     generator = anchors.anchor_generator(cfg)
     if generator and pairs:
         image_sizes = np.array([(image.width, image.height) for image, _ in pairs])
-        fractions = np.sqrt(sides.prod(1)) / image_sizes.max(1)
-        scale = image_scale(cfg, sizes, fractions[sides.min(1) >= 1])
-        factors = anchors.resize_factors(image_sizes, scale)
+        factors = anchors.resize_factors(image_sizes, image_scale(cfg, sizes))
         boxes = sides * factors[:, None]
         summary['anchors cover'] = anchors.coverage(boxes, anchors.anchor_sizes(generator[1]))
     return summary

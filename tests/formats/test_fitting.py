@@ -16,7 +16,6 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import fit
-from effvim.formats.image_scale import image_scale
 from effvim.formats.schedule import Schedule
 from effvim.visualization.training_images import draw_training_image
 from tests.helpers.cli import prepared_training
@@ -290,20 +289,6 @@ def test_elongated_images_are_named(own, capsys):
     said = int(err.split('its short side has ')[1].split(' pixels')[0])
     scale = [int(side) for side in re.search(r'to fit (\d+) × (\d+)', out).groups()]
     assert said == round(60 * min(max(scale) / 900, min(scale) / 60))
-
-
-@pytest.mark.parametrize(
-    ('side', 'expected'),
-    [(8, 640), (32, 640), (64, 320), (300, 320), (40, 512)],  # in multiples of 32
-)
-def test_images_are_as_large_as_the_objects_need(side, expected):
-    """Of 100 objects in images of 640 pixels, four are tiny."""
-    cfg = load_config(str(ROOT / 'configs/rtmdet_effvim_m1.py'))
-    sides = np.array([2.0] * 4 + [side] * 96) / 640
-    sizes = np.full((100, 2), 640)
-    assert image_scale(cfg, sizes, sides) == (expected, expected)
-    assert image_scale(cfg, sizes, sides, image_size=512) == (512, 512)
-    assert image_scale(cfg, sizes) == (640, 640)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
