@@ -319,7 +319,7 @@ def test_the_image_size_is_that_of_the_images(path, tmp_path, monkeypatch):
         ('--augment strong', '--augment goes with --data'),
         ('--patience 3', '--patience goes with --data'),
         ('--image-size 320', '--image-size goes with --data'),
-        ('--data redy', '--data redy: no such directory'),
+        ('--data absent', '--data absent: no such directory'),
         ('--data ready --resume --work-dir run', 'effvim train retinanet_effvim_m1 --work-dir run'),
         ('--epochs 3 --resume', 'effvim train retinanet_effvim_m1 --resume'),
         ('--data ready --mini', 'drop --mini'),
