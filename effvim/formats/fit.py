@@ -158,7 +158,7 @@ def replacements(
 def fewer_regions(cfg: Config) -> dict[str, Any]:
     """On a CPU, fewer regions of each image for the heads of a two-stage detector to train on.
 
-    The recipe's 512 take most of a step there: on images of 352 pixels 15 s instead of 2 s.
+    The recipe's 512 take most of a step there: on images of 352 pixels about 15 s instead of 3 s.
     """
     import torch
 
