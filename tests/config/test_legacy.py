@@ -49,7 +49,8 @@ def test_predicts(old_kind, old_model):
 def test_exports(old_kind, old_model):
     """The file's own config is neither packaged nor next to it, so it is passed to `infer`."""
     images = 'data/coco/val2017' if old_kind == 'detector' else 'data/mini-ade/images/validation'
-    assert run_command('export', [*old_model, '--out', 'model.onnx', '--images', images]) == 0
+    argv = [*old_model, '--out', 'model.onnx', '--images', images, '--work-dir', 'work']
+    assert run_command('export', argv) == 0
     config = str(OLD_RUN / RUNS[old_kind][0])
     assert run_command('infer', [config, 'model.onnx', images, '--out', 'predictions']) == 0
     assert len(files('predictions')) >= 3
