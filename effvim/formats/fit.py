@@ -76,7 +76,8 @@ def options(
     if not sizes:
         raise UserError(f'{root} holds no image to train on')
     scale = image_scale(cfg, np.array(list(sizes.values())), image_size)
-    length = schedule.Schedule(len(sizes), num_val, epochs, processes)
+    by_iteration = 'max_iters' in cfg.train_cfg
+    length = schedule.Schedule(len(sizes), num_val, epochs, processes, by_iteration)
     changes.update(schedule.options(cfg, length, from_scratch))
     changes.update(resizing(cfg, scale))
     if from_scratch and cfg.model.type == 'RetinaNet':
@@ -89,7 +90,7 @@ def options(
         f'{len(sizes):,} images: {length.epochs} epochs, batch size '
         f'{length.batch_size}{f" on each of {processes} processes" if processes > 1 else ""}, '
         f'learning rate {changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit '
-        f'{scale[0]} × {scale[1]}, {length.validations} validations'
+        f'{scale[0]} × {scale[1]}, {length.validations} validation{"s" * (length.validations > 1)}'
     )
     note_elongated(sizes, content, scale)
     if content:
@@ -142,10 +143,10 @@ def replacements(
     if augment != 'config':
         lists = augmentation.options(fitted, augment, length.epochs)
     if patience:
-        if patience >= length.validations:
+        if patience + 1 >= length.validations:  # the first one cannot be without improvement
             console.note(
-                f'--patience {patience} has no effect: the run has about {length.validations} '
-                f'validations'
+                f'--patience {patience} cannot end the run early: the number of its validations is '
+                f'{length.validations}'
             )
         lists['custom_hooks'] = [
             *lists.get('custom_hooks', fitted.get('custom_hooks') or []),
@@ -160,10 +161,12 @@ def fewer_regions(cfg: Config) -> dict[str, Any]:
 
     The recipe's 512 take most of a step there: on images of 352 pixels about 15 s instead of 3 s.
     """
+    stages = (cfg.model.get('train_cfg') or {}).get('rcnn')
+    if not stages:
+        return {}
     import torch
 
-    stages = (cfg.model.get('train_cfg') or {}).get('rcnn')
-    if not stages or torch.cuda.is_available():
+    if torch.cuda.is_available():
         return {}
     keys = [f'rcnn.{i}' for i in range(len(stages))] if isinstance(stages, list) else ['rcnn']
     console.say(f'{REGIONS} regions of each image are trained on: without a GPU more take too long')

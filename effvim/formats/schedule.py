@@ -31,11 +31,18 @@ class Schedule:
         batch_size: of each process.
         total: images in a step, on all processes.
         steps: steps in the whole training.
-        validations: about how often is validated.
+        length: of the training, in epochs or in steps, as the config counts.
+        interval: from one validation to the next, likewise.
+        validations: how often is validated.
     """
 
     def __init__(
-        self, num_images: int, num_val: int, epochs: int | None = None, processes: int = 1
+        self,
+        num_images: int,
+        num_val: int,
+        epochs: int | None = None,
+        processes: int = 1,
+        by_iteration: bool = False,
     ) -> None:
         self.epochs = epochs or int(
             np.clip(round(IMAGES_SEEN / num_images), MIN_EPOCHS, MAX_EPOCHS)
@@ -44,14 +51,16 @@ class Schedule:
         self.total = self.batch_size * processes
         self.steps = self.epochs * math.ceil(num_images / self.total)
         affordable = VALIDATED * self.epochs * num_images / max(1, num_val)
-        self.validations = int(np.clip(affordable, MIN_VALIDATIONS, MAX_VALIDATIONS))
+        self.length = self.steps if by_iteration else self.epochs
+        most = int(np.clip(affordable, MIN_VALIDATIONS, MAX_VALIDATIONS))
+        self.interval = math.ceil(self.length / most)
+        self.validations = math.ceil(self.length / self.interval)
 
 
 def options(cfg: Config, schedule: Schedule, from_scratch: bool) -> dict[str, Any]:
     """Changes of length, batch size, learning rate, and when to evaluate and to save."""
     by_iteration = 'max_iters' in cfg.train_cfg
-    length = schedule.steps if by_iteration else schedule.epochs
-    interval = math.ceil(length / schedule.validations)
+    length, interval = schedule.length, schedule.interval
     warm_up = dict(
         type='LinearLR',
         start_factor=0.01,

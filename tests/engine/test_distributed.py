@@ -20,7 +20,7 @@ from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.engine import distributed
 from tests.helpers.cli import run_command
-from tests.helpers.custom_data import run
+from tests.helpers.custom_data import NO_WORKERS, run
 from tests.helpers.kill_and_resume import RETINANET, SEMFPN, difference, state
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import KINDS, TEST, files
@@ -176,8 +176,7 @@ def test_own_data_on_two_ranks_equals_one_of_the_same_total_batch(
             f'model.backbone.init_cfg.checkpoint={pretrained}',
             'optim_wrapper.optimizer.lr=0.003',
             *SEGMENTATION[-4:],
-            *(f'{x}_dataloader.num_workers=0' for x in ('train', 'val', 'test')),
-            *(f'{x}_dataloader.persistent_workers=False' for x in ('train', 'val', 'test')),
+            *NO_WORKERS,
         )
         text = 'batch size 2 on each of 2 processes' if number == 2 else 'batch size 4'
         assert ''.join(done['outputs']).count(f'{text}, learning rate') == 1

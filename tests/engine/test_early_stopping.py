@@ -5,18 +5,14 @@ from pathlib import Path
 
 from effvim.checkpoints import checkpoint
 from tests.helpers.cli import run_command
-from tests.helpers.custom_data import run
+from tests.helpers.custom_data import NO_WORKERS, run
 
 EVERY_EPOCH = [
     '--cfg-options',
     'train_cfg.val_interval=1',
     'default_hooks.checkpoint.interval=1',
     'default_hooks.checkpoint.max_keep_ckpts=9',
-    *(
-        f'{loader}_dataloader.{option}'
-        for loader in ('train', 'val', 'test')
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ),
+    *NO_WORKERS,
 ]
 
 

@@ -21,6 +21,7 @@ from effvim.formats.schedule import Schedule
 from effvim.visualization.training_images import draw_training_image
 from tests.helpers.cli import prepared_training
 from tests.helpers.custom_data import (
+    NO_WORKERS,
     annotation,
     draw_image,
     draw_masks,
@@ -47,11 +48,17 @@ CONFIGS = [
 @pytest.mark.parametrize('num_val', [1, 87, 5000])
 @pytest.mark.parametrize('epochs', [1, 16, None])
 def test_validations_take_little_of_the_time(num_images, num_val, epochs):
-    """At most two of them, or a tenth of the images that training sees."""
+    """At most two of them, or a tenth of the images that training sees; one in a single epoch."""
     schedule = Schedule(num_images, num_val, epochs)
     seen = schedule.epochs * num_images
-    number = schedule.validations
-    assert number == 2 or (3 <= number <= 10 and number * num_val <= 0.1 * seen)
+    number = len(range(schedule.interval, schedule.length, schedule.interval)) + 1  # at the end
+    assert number == schedule.validations
+    if schedule.epochs == 1:
+        assert number == 1
+    else:
+        assert number == 2 or (3 <= number <= 10 and number * num_val <= 0.1 * seen)
+    steps = Schedule(num_images, num_val, epochs, by_iteration=True)
+    assert steps.length == schedule.steps and 1 <= steps.validations <= 10
 
 
 @pytest.mark.parametrize(('processes', 'each'), [(1, 4), (2, 2), (3, 1), (4, 1), (8, 1)])
@@ -376,16 +383,13 @@ def test_the_image_of_the_training_images(tmp_path, monkeypatch, capsys):
             file = Path(f'own/{split}2017/{image["file_name"]}')
             file.parent.mkdir(exist_ok=True, parents=True)
             Image.new('RGB', (64, 64), (200, 60, 20)).save(file)
-    small = [
-        f'{loader}_dataloader.{option}'
-        for loader in ('train', 'val', 'test')
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ]
     argv = ['train', 'retinanet_effvim_m1', '--data', 'own', '--from-scratch', '--epochs', '1']
     argv += ['--work-dir', 'run', '--image-size', '128', '--augment', 'light', '--patience', '1']
-    assert main.run([*argv, '--dry-run', '--cfg-options', *small]) == 0, capsys.readouterr().err
+    assert main.run([*argv, '--dry-run', '--cfg-options', *NO_WORKERS]) == 0, (
+        capsys.readouterr().err
+    )
     assert not Path('run').exists()
-    assert main.run([*argv, '--cfg-options', *small]) == 0, capsys.readouterr().err
+    assert main.run([*argv, '--cfg-options', *NO_WORKERS]) == 0, capsys.readouterr().err
     with Image.open('run/train_images.jpg') as image:
         assert image.size == (1600, 800)
         shown = np.asarray(image).astype(int)

@@ -10,8 +10,15 @@ import numpy as np
 from PIL import Image
 
 from effvim.cli import main
+from effvim.config.structure import LOADERS
 from effvim.datasets.scenes import CLASSES, REGIONS, box_of, draw_scene
 from tests.helpers.paths import ROOT
+
+NO_WORKERS = [  # options of a config
+    f'{loader}.{option}'
+    for loader in LOADERS
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
 
 
 def draw_yolo(root, number, size=64):

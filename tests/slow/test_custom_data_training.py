@@ -9,11 +9,12 @@ import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
 from effvim.config.reading import import_plugins, load_config
-from effvim.config.structure import LOADERS, every_step, is_segmentor
+from effvim.config.structure import every_step, is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import anchors, fit
 from tests.helpers.cli import prepared_training, run_command
 from tests.helpers.custom_data import (
+    NO_WORKERS,
     draw_masks,
     draw_yolo,
     page,
@@ -51,11 +52,7 @@ SMALL = [
     '--epochs',
     '1',
     '--cfg-options',
-    *(
-        f'{loader}.{option}'
-        for loader in LOADERS
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ),
+    *NO_WORKERS,
 ]
 
 
