@@ -4,7 +4,7 @@ SHELL := bash
 BIN := .venv/bin
 export PYTHON TORCH
 
-.PHONY: setup setup-dev demo docs test test-slow test-browser test-upstream lint lock tables benchmarks benchmarks-page real-data
+.PHONY: setup setup-dev demo docs test test-slow test-browser test-gpu test-upstream export-env test-export lint lock tables benchmarks benchmarks-gpu benchmarks-page real-data
 setup:
 	@bash tools/setup.sh
 
@@ -23,6 +23,10 @@ test-slow: setup-dev
 test-browser: setup-dev
 	$(BIN)/python -m pytest -m browser
 
+# Under ten minutes on one GPU; what needs two, or onnxruntime-gpu, is skipped without.
+test-gpu: setup-dev
+	$(BIN)/python -m pytest -m gpu -rs
+
 # Training, resuming and testing with upstream's OpenMMLab packages, see requirements-upstream.txt.
 # Skipped: upstream's own tools and functions, which cannot read checkpoints with torch 2.6 and later,
 # and the test that a resumed segmentor skips images without reading them, which only the default
@@ -32,6 +36,13 @@ test-upstream:
 	.venv-upstream/bin/python -m pytest \
 		-k 'not mmdets_own_inference and not mmsegs_own and not without_reading' \
 		$(addprefix tests/engine/test_,detection.py segmentation.py mask_rcnn.py resume.py)
+
+# The converters to LiteRT and ExecuTorch in .venv-export (8 GB), see docs/deployment.md.
+export-env:
+	@bash tools/setup.sh export
+
+test-export: export-env
+	.venv-export/bin/python -m pytest tests/export/test_fixed_size.py
 
 # Rules, layout, types, the layers of the packages, spelling.
 lint: setup-dev
@@ -86,7 +97,29 @@ benchmarks: setup
 	$(BENCHMARK) model configs/retinanet_effvim_m4.py --modes train --batch 2 --sizes 512 \
 		--seconds 100 --cases efficientvim_m4 own:channels-last \
 		--json docs/benchmarks/retinanet-training.json
+	for runtime in onnxruntime openvino; do for arch in m1 m4; do \
+		$(BENCHMARK) backbone efficientvim_$$arch:$$runtime $$arch:$$runtime --seconds 150 \
+		--sizes 256 512 800x1344 --dtypes float32 bfloat16 int8 \
+		--json docs/benchmarks/$$runtime-$$arch.json || exit; done; done
 	$(BENCHMARK) evaluation --json docs/benchmarks/evaluation.json
+	$(MAKE) benchmarks-page
+
+# At most ten minutes on one GPU.
+GRAPHS = fused+channels-last+graphs
+benchmarks-gpu: setup
+	for batch in 1 256; do \
+		$(BENCHMARK) backbone m1 m2 m3 m4 --peers --classifier --forms channels-last $(BEST) \
+		--sizes 224 --batch $$batch --dtypes float16 --device cuda --seconds 120 \
+		--json docs/benchmarks/gpu-classifiers-$$batch.json || exit; done
+	$(BENCHMARK) backbone efficientvim_m4 m4 --forms plain $(BEST) $(GRAPHS) \
+		--dtypes float32 bfloat16 float16 --sizes 800x1344 --device cuda --seconds 90 \
+		--json docs/benchmarks/gpu-precision.json
+	$(BENCHMARK) backbone efficientvim_m4 m4 --modes train --forms channels-last compiled \
+		--dtypes float32 bfloat16 --batch 16 --sizes 512 --device cuda --seconds 60 \
+		--json docs/benchmarks/gpu-training.json
+	for config in retinanet rtmdet; do \
+		$(BENCHMARK) model configs/$${config}_effvim_m4.py --cases efficientvim_m4 own:channels-last \
+		own:$(BEST) --device cuda --seconds 60 --json docs/benchmarks/gpu-$$config.json || exit; done
 	$(MAKE) benchmarks-page
 
 # DATA holds bccd, raccoon and nuclei, see docs/real_data.md. About four hours on two cores.

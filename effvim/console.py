@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+LINE_SECONDS = 30  # between lines of progress where there is no terminal
 
 
 def say(*lines: object) -> None:
@@ -61,6 +66,113 @@ def progress(title: str, *, enabled: bool = True) -> Progress:
         console=console,
         disable=not (enabled and console.is_terminal),
     )
+
+
+def transfer(title: str) -> Progress:
+    """A progress bar of bytes on stderr, like `progress`.
+
+    Args:
+        title: name of what is transferred.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        title,
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class FrameProgress:
+    """Progress of a video on stderr, with frames per second; a context manager.
+
+    A bar on a terminal, else a line every `LINE_SECONDS`.
+
+    Args:
+        title: name of the video.
+        total: number of frames, about; None if it is unknown.
+        enabled: False hides it, e.g. on all ranks but the first.
+
+    Attributes:
+        done: number of frames so far.
+    """
+
+    def __init__(self, title: str, total: int | None, *, enabled: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        self.title, self.total, self.done = title, total, 0
+        self.prints = enabled and not console.is_terminal
+        self.started = self.printed = time.monotonic()
+        self.bar = Progress(
+            TextColumn('{task.description}', markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[rate]:.1f} frames/s'),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+        )
+        self.task = self.bar.add_task(title, total=total, rate=0.0)
+
+    def __enter__(self) -> FrameProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Frames per second so far."""
+        return self.done / max(1e-9, time.monotonic() - self.started)
+
+    def advance(self) -> None:
+        """Count a frame."""
+        self.done += 1
+        self.bar.update(self.task, completed=self.done, rate=self.rate)
+        if self.prints and time.monotonic() - self.printed >= LINE_SECONDS:
+            self.printed = time.monotonic()
+            of = f' of about {self.total}' if self.total else ''
+            error(f'{self.title}: {self.done}{of} frames, {self.rate:.1f} per second')
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Discard what is printed and logged, also by native code, while a converter or runtime works.
+
+    What failed is said by its exception.
+    """
+    with tempfile.TemporaryFile() as sink, quiet(logging.CRITICAL, errors=True):
+        saved = [(number, os.dup(number)) for number in (1, 2)]
+        try:
+            sys.__stdout__.flush()
+            for number, _ in saved:
+                os.dup2(sink.fileno(), number)
+            yield
+        finally:
+            for number, copy in saved:
+                os.dup2(copy, number)
+                os.close(copy)
 
 
 @contextlib.contextmanager

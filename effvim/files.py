@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from backbone.errors import UserError
 
@@ -29,22 +30,38 @@ def write_atomic(path: str | os.PathLike[str], *parts: bytes | memoryview) -> No
     Raises:
         OSError: the disk is full, or does not hold what was written; `path` is as before.
     """
+    with atomic_file(path) as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, 'posix_fadvise'):  # verify what is on the disk, not what is in memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        for part in parts:
+            for start in range(0, len(part), CHUNK):
+                chunk = memoryview(part)[start : start + CHUNK]
+                if file.read(len(chunk)) != chunk:
+                    raise OSError(errno.EIO, 'the disk does not hold what was written', path)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a file to write, which becomes `path` at the end of the block, synced to disk.
+
+    After an exception `path` is as before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     try:
-        with os.fdopen(handle, 'w+b') as file:
-            file.writelines(parts)
+        os.close(handle)
+        with open(name, 'w+b') as file:  # by its name, which libraries that write it need
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            if hasattr(os, 'posix_fadvise'):  # verify what is on the disk, not what is in memory
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            file.seek(0)
-            for part in parts:
-                for start in range(0, len(part), CHUNK):
-                    chunk = memoryview(part)[start : start + CHUNK]
-                    if file.read(len(chunk)) != chunk:
-                        raise OSError(errno.EIO, 'the disk does not hold what was written', path)
         os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
         os.replace(name, path)
     except BaseException:

@@ -7,12 +7,13 @@ in them is checked here (`check_jpeg_end`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ IMAGE_SUFFIXES = (
     *('.avif', '.bmp', '.gif', '.j2k', '.jp2', '.jpeg', '.jpg', '.jpx', '.mpo', '.png', '.tif'),
     *('.tiff', '.webp'),
 )
+
+ROWS = 2048  # of a large image that are converted at once
 
 # Images that no dataset can be trained on: kinds that are not read, and animations.
 UNREAD_SUFFIXES = ('.dcm', '.dng', '.gif', '.heic', '.heif', '.jxl', '.nef', '.psd', '.svg')
@@ -54,7 +57,11 @@ def read_image(
     """
     name = getattr(source, 'name', 'the image') if hasattr(source, 'read') else source
     try:
-        with warnings.catch_warnings(), Image.open(source, formats=formats) as image:
+        with (
+            warnings.catch_warnings(),
+            _pillow_reads(max_megapixels),
+            Image.open(source, formats=formats) as image,
+        ):
             warnings.simplefilter('ignore')  # odd metadata; images above half of Pillow's limit
             if image.width * image.height > 1e6 * max_megapixels:
                 raise UserError(
@@ -63,6 +70,12 @@ def read_image(
                 )
             image.load()
             return as_rgb(image)
+    except Image.DecompressionBombError as error:  # raised from twice of what it warns at
+        limit = min(max_megapixels, 2e-6 * (Image.MAX_IMAGE_PIXELS or 0))
+        tiles = 'predict it in tiles with effvim infer --tile N, or ' * math.isinf(max_megapixels)
+        raise UserError(
+            f'{name}: more than {limit:.0f} megapixels are not read at once: {tiles}make it smaller'
+        ) from error
     except UserError as error:
         raise UserError(f'{name}: {error}') from error
     except Exception as error:  # decoders raise whatever they like on foreign bytes
@@ -81,7 +94,8 @@ def as_rgb(image: Image.Image) -> np.ndarray:
     Raises:
         UserError: values of more than 16 bits, whose range is unknown.
     """
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise a copy for nothing
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I;16') or image.mode in ('I', 'F'):
         values = np.asarray(image)
         if image.mode == 'F' or values.min() < 0 or values.max() > 65535:
@@ -92,7 +106,25 @@ def as_rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB'))
+    if image.height <= ROWS:
+        return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, ROWS):  # whatever Pillow converts, it copies
+        rows = image.crop((0, top, image.width, min(top + ROWS, image.height)))
+        pixels[top : top + ROWS] = np.asarray(rows.convert('RGB'))
+    return pixels
+
+
+@contextlib.contextmanager
+def _pillow_reads(megapixels: float) -> Iterator[None]:
+    """Let Pillow open images of up to so many pixels, if that is finite and above its limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and limit < 1e6 * megapixels < math.inf:
+        Image.MAX_IMAGE_PIXELS = int(1e6 * megapixels)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def opencv_agrees(source: str | os.PathLike[str] | BinaryIO) -> bool:
@@ -121,14 +153,19 @@ def _raw_mode(tile: Any) -> str:
     return 'RGB' if raw == 'BGR' else raw  # of BMP files
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, max_megapixels: float = math.inf) -> np.ndarray:
     """Decode a file's content as training does: H W 3, uint8, BGR; the pixels of `read_image`.
+
+    Args:
+        content: of the file.
+        max_megapixels: as in `read_image`; if finite, larger images than OpenCV's limit are read.
 
     Raises:
         Exception: whatever decoders raise on foreign bytes: it cannot be decoded or is truncated.
     """
-    if not opencv_agrees(io.BytesIO(content)):
-        return np.ascontiguousarray(read_image(io.BytesIO(content))[..., ::-1])
+    if max_megapixels < math.inf or not opencv_agrees(io.BytesIO(content)):
+        image = read_image(io.BytesIO(content), max_megapixels=max_megapixels)
+        return np.ascontiguousarray(image[..., ::-1])
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError('OpenCV cannot decode it')

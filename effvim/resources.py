@@ -17,3 +17,4 @@ def _shipped(name: str) -> Path:
 CONFIGS = _shipped('configs')
 REQUIREMENTS = _shipped('requirements.txt')
 PUBLISHED_CURVES = Path(__file__).with_name('published_curves.json')
+PUBLISHED_WEIGHTS = Path(__file__).with_name('checkpoints') / 'published.json'

@@ -6,6 +6,7 @@ python -m maintenance.benchmark_page
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from effvim import console
 from effvim.benchmark.figures import PLOTTED, plot
 from effvim.benchmark.tables import TABLES, section
 from effvim.files import write_atomic
+
+NAMES = {
+    'mask rcnn': 'Mask R-CNN',
+    'openvino': 'OpenVINO',
+    'retinanet': 'RetinaNet',
+    'rtmdet': 'RTMDet',
+    'semfpn': 'Semantic FPN',
+    'm1': 'M1',
+    'm4': 'M4',
+}
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 
@@ -39,8 +50,8 @@ round by round; above 1 is faster than the baseline.
   layer of its own, and fusing this layer gives the level a convolution of its own.
 - On a GPU, PyTorch's defaults apply: TF32 in float32 convolutions, not in float32 matrix products.
 - Training is a forward and a backward pass with BN in evaluation mode, without an optimiser.
-- Post-processing: with random weights every score counts, which is the largest possible number of
-  boxes to sort. With a checkpoint the score threshold leaves few.
+- Post-processing: of a randomly initialised network every score counts, which is the largest
+  possible number of boxes to sort. With a checkpoint the score threshold leaves few.
 - *Fused* is this project's network after [`fuse()`](speed.md#fusion), or timm's network in timm's
   own re-parameterised form. Networks of timm are feature pyramids, as in a detector, unless a
   section says classifier."""
@@ -56,7 +67,7 @@ def page(directory: Path) -> str:
     for path in sorted(directory.glob('*.json')):
         results = read_results(path)
         devices.append(results['machine']['device'])
-        sections.append(f'## {path.stem.replace("-", " ").capitalize()}\n\n{section(results)}')
+        sections.append(f'## {heading(path.stem)}\n\n{section(results)}')
         if results['kind'] in PLOTTED:
             sections.append(f'![{path.stem}](benchmarks/{path.stem}.png)')
     for device, missing in (
@@ -66,6 +77,14 @@ def page(directory: Path) -> str:
         if missing:
             sections.append(f'## On {device}\n\nNot measured.')
     return '\n\n'.join(sections) + '\n'
+
+
+def heading(name: str) -> str:
+    """The heading of a file's section: names as the field writes them."""
+    name = re.sub(r'-(\d+)x(\d+)', r', \1 × \2', name).replace('-', ' ')
+    for word, written in NAMES.items():
+        name = re.sub(rf'\b{word}\b', written, name)
+    return name if name.startswith('onnx') else name[0].upper() + name[1:]
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from effvim.benchmark.counting import count_macs, count_parameters
 from effvim.benchmark.published import TOP1
 from effvim.benchmark.tables import device_of, fastest, number, row, threads_of
 from effvim.benchmark.timing import ratio
-from effvim.config.headers import read_header
+from effvim.config.headers import ConfigHeader, read_header
 from effvim.config.reading import import_plugins, load_config
+from effvim.config.runtime import RUNTIMES
 from effvim.config.structure import is_segmentor
 from effvim.files import write_atomic
 from maintenance.benchmark_page import read_results
@@ -40,10 +41,10 @@ CONFIGS, GALLERY, BENCHMARKS = (
 
 SOURCES = """\
 Published scores are those of the authors' [paper](https://arxiv.org/abs/2411.15241) and
-[repository](https://github.com/mlvlab/EfficientViM), after the last epoch or iteration. MACs are
-the multiply-accumulates of all convolutions and matrix products for one image of the given width
-and height. Mask R-CNN's heads are counted for the largest number of proposals (1000) and boxes
-(100) that its test settings allow.
+[repository](https://github.com/mlvlab/EfficientViM), after the last epoch or iteration; we have not
+evaluated the published weights ourselves. MACs are the multiply-accumulates of all convolutions and
+matrix products for one image of the given width and height. Mask R-CNN's heads are counted for the
+largest number of proposals (1000) and boxes (100) that its test settings allow.
 
 Training memory by images per process. Measured figures are the peak of three training steps, by
 `effvim benchmark memory CONFIG --cfg-options train_dataloader.batch_size=N`:"""
@@ -120,9 +121,8 @@ def classifiers() -> Iterator[str]:
         'published top-1, 300 epochs',
         'published top-1, 450 epochs',
         'published top-1, distilled',
-        'measured by us',
     )
-    yield row(*['---'] * 8)
+    yield row(*['---'] * 7)
     for arch in ARCHS:
         size = IMAGE_SIZES[arch]
         with torch.device('meta'):
@@ -135,14 +135,13 @@ def classifiers() -> Iterator[str]:
             f'{count_parameters(backbone):,}',
             f'{macs / 1e6:,.0f} M at {size} × {size}',
             *TOP1[arch],
-            'no',
         )
 
 
 def models(paths: Iterable[Path]) -> Iterator[str]:
     """Table of all configs."""
-    yield row('config', 'parameters', 'MACs', 'published', 'measured by us')
-    yield row(*['---'] * 5)
+    yield row('config', 'parameters', 'MACs', 'published')
+    yield row(*['---'] * 4)
     for path in paths:
         cfg, model = build(path)
         run, size = counted_forward(cfg, model)
@@ -151,9 +150,13 @@ def models(paths: Iterable[Path]) -> Iterator[str]:
             f'`{path.stem}`',
             f'{count_parameters(model):,}',
             f'{count_macs(run) / 1e9:.1f} G at {size}',
-            header.score or '–',
-            header.measured or 'no',
+            score_of(header, header.score or '–'),
         )
+
+
+def score_of(header: ConfigHeader, published: str) -> str:
+    """A published score and, where there is one, ours."""
+    return f'{published}; measured by us: {header.measured}' if header.measured else published
 
 
 def memory(paths: Iterable[Path]) -> Iterator[str]:
@@ -192,8 +195,8 @@ def all_models() -> Iterator[str]:
 
 def results() -> Iterator[str]:
     """README's table of results: the configs with a published score."""
-    yield row('config', 'task', 'parameters', 'published', 'measured by us')
-    yield row(*['---'] * 5)
+    yield row('config', 'task', 'parameters', 'published')
+    yield row(*['---'] * 4)
     for path in sorted(CONFIGS.glob('*.py')):
         header = read_header(path)
         if header.score:
@@ -202,8 +205,7 @@ def results() -> Iterator[str]:
                 f'`{path.stem}`',
                 TASKS[path.stem.partition('_effvim')[0]],
                 f'{count_parameters(model) / 1e6:.1f} M',
-                header.score.partition(' on ')[0],
-                header.measured or 'no',
+                score_of(header, header.score.partition(' on ')[0]),
             )
 
 
@@ -251,6 +253,42 @@ def speed() -> Iterator[str]:
         '',
         SPEED_FORMS,
     )
+
+
+def runtimes() -> Iterator[str]:
+    """The backbones in the runtimes of exported files, compared with timm's in the same one."""
+    paths = [BENCHMARKS / f'{name}-{arch}.json' for name in RUNTIMES for arch in ('m1', 'm4')]
+    runs = [read_results(path) for path in paths]
+    yield row(
+        'runtime', 'precision', 'backbone', 'input', 'this project', "timm's port", 'speed-up'
+    )
+    yield row(*['---'] * 7)
+    for run in runs:
+        cases = {key_of(case): case for case in run['cases']}
+        for case in run['cases']:
+            theirs = cases.get(('efficientvim_' + case['network'], *key_of(case)[1:]))
+            if theirs:
+                yield row(
+                    case['form'],
+                    case['dtype'],
+                    case['network'].upper(),
+                    f'{case["height"]} × {case["width"]}',
+                    milliseconds(case['latency_s']['median']),
+                    milliseconds(theirs['latency_s']['median']),
+                    f'{ratio(theirs["seconds"], case["seconds"])["median"]:.2f}',
+                )
+    machine = runs[0]['machine']
+    dates = ' and '.join(dict.fromkeys(run['date'] for run in runs))
+    yield from (
+        '',
+        f'{device_of(machine)}, {threads_of(machine)} ({machine["instructions"]}), {dates}. '
+        'What is not in the table was not measured.',
+    )
+
+
+def key_of(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a case from the others of a benchmark, the network first."""
+    return tuple(case[name] for name in ('network', 'form', 'dtype', 'height', 'width'))
 
 
 def milliseconds(seconds: float) -> str:
@@ -362,6 +400,7 @@ SECTIONS = (
     Section(ROOT / 'docs/models.md', 'tables', all_models),
     Section(ROOT / 'docs/gallery.md', 'tables', partial(gallery, links=False)),
     Section(ROOT / 'docs/real_data.md', 'tables', real_data),
+    Section(ROOT / 'docs/deployment.md', 'runtimes', runtimes),
     Section(GALLERY / 'README.md', 'tables', partial(gallery, links=True)),
 )
 

@@ -1,11 +1,18 @@
 """Files and directories are written whole or not at all, and never over anything else."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from backbone.errors import UserError
-from effvim.files import atomic_directory, ensure_writable, new_directory, write_atomic
+from effvim.files import (
+    atomic_directory,
+    atomic_file,
+    ensure_writable,
+    new_directory,
+    write_atomic,
+)
 
 
 def test_a_file_is_replaced_whole_with_the_usual_permissions(tmp_path):
@@ -84,3 +91,17 @@ def test_a_directory_that_cannot_be_written_names_the_flag(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='choose another with --out'):
         ensure_writable(tmp_path / 'file', '--out')
+
+
+def test_a_file_that_is_not_completed_leaves_the_old_one(tmp_path):
+    path = tmp_path / 'deep/file'
+    with atomic_file(path) as file:
+        file.write(b'old')
+    with pytest.raises(KeyError), atomic_file(path) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+        raise KeyError
+    assert path.read_bytes() == b'old' and list(path.parent.iterdir()) == [path]
+    with atomic_file(path) as file:
+        Path(file.name).write_bytes(b'by its name')
+    assert path.read_bytes() == b'by its name'

@@ -140,11 +140,21 @@ def test_values_without_a_range_are_refused(tmp_path):
         read_image(tmp_path / 'a.tiff')
 
 
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK', 'P'])
+def test_a_high_image_is_converted_in_rows(mode, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (5000, 7, 3), np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    image.save(tmp_path / 'high.tiff')
+    np.testing.assert_array_equal(read_image(tmp_path / 'high.tiff'), image.convert('RGB'))
+
+
 def test_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
     Image.fromarray(RGB).save(tmp_path / 'a.png')
-    with pytest.raises(UserError, match=r'a\.png.*exceeds limit'):
+    with pytest.raises(UserError, match=r'a\.png.*megapixels.*infer --tile N'):
         read_image(tmp_path / 'a.png')
+    with pytest.raises(UserError, match='more than 0 megapixels.*: make it smaller'):
+        read_image(tmp_path / 'a.png', max_megapixels=1e-6)  # in tiles already
 
 
 def strange_files(folder):

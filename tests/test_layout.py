@@ -10,7 +10,7 @@ from tests.helpers.paths import ROOT
 TESTS = ROOT / 'tests'
 FILES = sorted(path for path in TESTS.rglob('*.py') if TESTS / 'data' not in path.parents)
 PACKAGES = ('backbone', 'effvim', 'maintenance', 'mmdet_plugin', 'mmseg_plugin')
-NO_ROOM = {'data', 'docs', 'helpers', 'slow'}
+NO_ROOM = {'data', 'docs', 'gpu', 'helpers', 'slow'}
 
 
 def decorators(function):

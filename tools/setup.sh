@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Creates .venv: `tools/setup.sh` for running, `tools/setup.sh dev` also for tests and lint;
-# `tools/setup.sh upstream` creates .venv-upstream with upstream's OpenMMLab packages and pytest.
+# `tools/setup.sh upstream` creates .venv-upstream with upstream's OpenMMLab packages and pytest,
+# `tools/setup.sh export` .venv-export with the converters to LiteRT and ExecuTorch, and pytest.
 # Does nothing if .venv is up to date with requirements.txt. Called by make; the Makefile describes
 # PYTHON and TORCH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dev=${1:-}
 venv=.venv
-[ "$dev" != upstream ] || venv=.venv-upstream
+case $dev in upstream | export) venv=.venv-$dev ;; esac
 ready=$venv/.ready  # written last: a .venv without it is incomplete
 
 stamp() { # what a complete .venv was created from: inputs, PyTorch choice, interpreter
-    cat requirements.txt requirements-upstream.txt pyproject.toml tools/setup.sh | cksum
+    cat requirements.txt requirements-{upstream,export}.txt pyproject.toml tools/setup.sh | cksum
     echo "in $PWD"
     echo "torch ${TORCH:-}"
     "$1" -c 'import sys; print(sys.version)'
@@ -21,10 +22,11 @@ packages() { # what to install; mmcv is installed separately
     if [ "$dev" = upstream ]; then
         grep -v '^onedl-' requirements.txt
         cat requirements-upstream.txt
-        grep -e '^pytest==' -e '^hypothesis==' requirements-dev.txt
     else
         grep -v '^onedl-mmcv==' requirements.txt
     fi
+    [ "$dev" != export ] || cat requirements-export.txt
+    case $dev in upstream | export) grep -e '^pytest==' -e '^hypothesis==' requirements-dev.txt ;; esac
 }
 
 previous=$([ -x "$venv/bin/python" ] && cat "$ready" 2>/dev/null || true)

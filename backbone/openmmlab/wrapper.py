@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 
 from backbone.efficientvim import EfficientViM
-from backbone.weights import load_backbone, read
+from backbone.weights import load_backbone, read, resolve
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$')
@@ -20,14 +20,21 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, 
     return read(filename)
 
 
+@CheckpointLoader.register_scheme(prefixes='effvim://')
+def load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read published weights by name for mmengine, see `backbone.hub.resolve`."""
+    return read(resolve(filename))
+
+
 @MODELS.register_module(name='EfficientViM')
 class EfficientViMBackbone(EfficientViM, BaseModule):
     """`EfficientViM` with mmengine's `init_cfg`.
 
     `init_cfg=dict(type='Pretrained', checkpoint=…)` loads a file in the authors' or timm's format,
-    or a timm hub id; with `prefix='backbone'` a detector's or segmentor's file, with `ema=True` a
-    file's averaged weights instead of the raw ones, see `weights.weights_key`. A missing tensor or
-    one of another shape is an error. The other arguments are `EfficientViM`'s.
+    a timm hub id or effvim:// and the name of published weights; with `prefix='backbone'` a
+    detector's or segmentor's file, with `ema=True` a file's averaged weights instead of the raw
+    ones, see `weights.weights_key`. A missing tensor or one of another shape is an error. The
+    other arguments are `EfficientViM`'s.
 
     Args:
         arch: see `EfficientViM`.

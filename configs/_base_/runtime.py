@@ -1,5 +1,5 @@
 # Shared by all configs: logging, checkpoint interval, environment.
-custom_imports = dict(imports=['mmdet_plugin'])
+custom_imports = dict(imports=['mmdet_plugin', 'effvim.checkpoints'])  # the latter: effvim://…
 default_scope = 'mmdet'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -1,6 +1,6 @@
 # As runtime.py, for mmseg: counted in iterations instead of epochs.
 _base_ = 'runtime.py'
-custom_imports = dict(imports=['mmseg_plugin'])
+custom_imports = dict(imports=['mmseg_plugin', 'effvim.checkpoints'])  # the latter: effvim://…
 default_scope = 'mmseg'
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),

@@ -17,7 +17,7 @@ model = dict(
         norm_eval=True,
         with_cp=False,
         # The authors' averaged (EMA) ImageNet weights. Their published run started from the raw
-        # ones, the entry `model` of their file, see docs/models.md.
+        # ones, the entry `model` of their file: checkpoint='effvim://efficientvim_m4_e450_raw'.
         init_cfg=dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k'),
     ),
     # the fourth map is every second pixel of the third

@@ -3,7 +3,7 @@
 # Deformable DETR (arXiv 2010.04159), mmdet's own whole config, on strides 16 to 128.
 # No published score. Not measured by us.
 _base_ = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
-custom_imports = dict(imports=['mmdet_plugin'])
+custom_imports = dict(imports=['mmdet_plugin', 'effvim.checkpoints'])  # the latter: effvim://…
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -28,6 +28,7 @@ from effvim.benchmark.cases import (
 )
 from effvim.benchmark.counting import count_macs, count_parameters
 from effvim.benchmark.settings import BackboneBenchmark
+from effvim.config.runtime import RUNTIMES
 
 # For each variant: timm's port of it, then from other families of timm the models with about as
 # many multiply-accumulates.
@@ -204,6 +205,10 @@ def prepare(
 ) -> tuple[float, Callable[[Case], tuple[Callable[[], float], dict[str, Any]]]]:
     """Bring the network of a case into its form, see `cases.run_once`."""
     network = set_mode(build(first.network, classifier), first.mode)
+    if first.form in RUNTIMES:
+        from effvim.benchmark import runtimes
+
+        return runtimes.prepare(network, first)
     parameters = count_parameters(network)
     dtype = torch.float32 if first.mode == 'train' else timing.DTYPES[first.dtype]
     began = timer()

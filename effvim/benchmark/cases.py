@@ -14,6 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from backbone.errors import UserError
 from effvim.benchmark.settings import NetworkBenchmark
+from effvim.config.runtime import RUNTIMES, MissingPrecision
 from effvim.console import say
 
 Value = TypeVar('Value')
@@ -26,6 +27,11 @@ COMPILED: dict[str, dict[str, Any]] = {  # arguments of torch.compile
     'graphs': dict(dynamic=False, mode='reduce-overhead'),  # CUDA graphs
 }
 MODIFIERS = (FUSED, CHANNELS_LAST, *COMPILED)
+INT8 = 'int8'  # a precision of exported networks
+
+
+EAGER = ('float32', 'bfloat16', 'float16')
+PRECISIONS_OF = {'onnxruntime': ('float32', INT8), 'openvino': (*EAGER, INT8)}
 
 
 class Case(NamedTuple):
@@ -34,7 +40,7 @@ class Case(NamedTuple):
     Attributes:
         network: one of `ARCHS` (this project's), or a name of timm's.
         form: see `parse_form`.
-        dtype: 'float32', 'bfloat16' or 'float16'.
+        dtype: 'float32', 'bfloat16', 'float16' or 'int8'.
         mode: 'forward', or 'train' for a forward and a backward pass.
         batch: images in a batch.
         height: of the input, in pixels.
@@ -59,15 +65,25 @@ class Case(NamedTuple):
 def parse_form(text: str, device: torch.device) -> str:
     """Read a form; returns it with its modifiers in the order of `MODIFIERS`.
 
+    A runtime of exported files, see `config.runtime`, is a form of its own.
+
     Raises:
-        UserError: an unknown modifier, two ways to compile, or CUDA graphs without CUDA.
+        UserError: an unknown modifier, two ways to compile, CUDA graphs without CUDA, or a runtime
+            with modifiers or on a GPU.
     """
+    if text in RUNTIMES:
+        if device.type != 'cpu':
+            raise UserError(f'{text} is measured on a CPU: add --device cpu')
+        return text
     modifiers = {modifier for modifier in text.split('+') if modifier != 'plain'}
+    for runtime in modifiers & set(RUNTIMES):
+        raise UserError(f'{text}: {runtime} stands alone, its network is fused anyway')
     for modifier in modifiers - set(MODIFIERS):
-        near = difflib.get_close_matches(modifier, ['plain', *MODIFIERS], n=1, cutoff=0)
+        known = ['plain', *MODIFIERS, *RUNTIMES]
+        near = difflib.get_close_matches(modifier, known, n=1, cutoff=0)
         raise UserError(
             f'unknown form {modifier!r}, did you mean {near[0]!r}? A form is plain, or some of '
-            f'{", ".join(MODIFIERS)} joined by +'
+            f'{", ".join(MODIFIERS)} joined by +, or {" or ".join(RUNTIMES)} alone'
         )
     if len(modifiers & COMPILED.keys()) > 1:
         raise UserError(f'{text} is compiled twice: use one of {", ".join(COMPILED)}')
@@ -115,14 +131,16 @@ def check_network(name: str, own_names: Iterable[str]) -> None:
 def cases_of(name: str, form: str, settings: NetworkBenchmark) -> Iterator[list[Case]]:
     """The cases of one network in one form, in groups that differ only in size.
 
-    A folded network has no cases in mode 'train'.
+    A folded or exported network has no cases in mode 'train', and only an exported one has some
+    in 8-bit integers; onnxruntime has none in bfloat16 and float16.
 
     Raises:
         UserError: a malformed or too small size.
     """
     sizes = [parse_size(size) for size in settings.sizes]
     for dtype, mode in product(settings.dtypes, settings.modes):
-        if not (FUSED in form and mode == 'train'):
+        precisions = PRECISIONS_OF.get(form, EAGER)
+        if dtype in precisions and not ((FUSED in form or form in RUNTIMES) and mode == 'train'):
             yield [Case(name, form, dtype, mode, settings.batch, *size) for size in sizes]
 
 
@@ -135,8 +153,8 @@ def baseline_of(given: str | None, groups: Sequence[Sequence[Case]]) -> str:
     labels = dict.fromkeys(f'{group[0].network}:{group[0].form}' for group in groups)
     if not labels:
         raise UserError(
-            'no case is left to measure: a folded network cannot be trained; use --modes forward '
-            'or other forms'
+            'no case is left to measure: a folded network cannot be trained, and only exported '
+            'ones compute in int8; use --modes forward, other forms or other --dtypes'
         )
     if given and given not in labels:
         raise UserError(f'--baseline {given} is not one of the cases: {", ".join(labels)}')
@@ -156,7 +174,8 @@ class FirstRuns(Generic[Value]):
     Attributes:
         records: by case, what is known of it before it is timed, for the JSON file.
         samplers: by case, a function that measures it once.
-        failed: the cases that torch.compile gave up on, with the error, for the JSON file.
+        failed: the cases that torch.compile gave up on or this machine cannot compute, with the
+            error, for the JSON file.
     """
 
     records: dict[Case, dict[str, Any]] = field(default_factory=dict)
@@ -177,21 +196,31 @@ def run_once(
             the record.
 
     Raises:
-        UserError: torch.compile gave up on every case.
+        UserError: no case could be measured.
     """
     runs: FirstRuns[Value] = FirstRuns()
+
+    def give_up(case: Case, error: Exception) -> None:
+        name = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+        line = f'{name}{error}'.partition('\n')[0]
+        runs.failed.append(dict(case._asdict(), error=line))
+        say(f'{case}: {line}')
+
     for group in groups:
-        seconds, start = prepare(group[0])
+        try:
+            seconds, start = prepare(group[0])
+        except MissingPrecision as error:
+            for case in group:
+                give_up(case, error)
+            continue
         for case in group:
             try:
                 runs.samplers[case], record = start(case)
-            except TorchDynamoException as error:
-                line = f'{type(error).__name__}: {error}'.partition('\n')[0]
-                runs.failed.append(dict(case._asdict(), error=line))
-                say(f'{case}: {line}')
+            except (TorchDynamoException, MissingPrecision) as error:
+                give_up(case, error)
                 continue
             runs.records[case] = dict(case._asdict(), form_s=seconds, **record)
             say(f'{case}: first result after {seconds + record["first_s"]:.2f} s')
     if not runs.records:
-        raise UserError('torch.compile gave up on every case, see above: use other forms')
+        raise UserError('no case could be measured, see above: use other forms or precisions')
     return runs

@@ -23,6 +23,7 @@ from effvim.benchmark.backbones import build, set_mode
 from effvim.benchmark.cases import (
     CHANNELS_LAST,
     FUSED,
+    INT8,
     Case,
     baseline_case,
     baseline_of,
@@ -36,12 +37,14 @@ from effvim.benchmark.counting import count_macs, count_parameters
 from effvim.benchmark.settings import ModelBenchmark
 from effvim.benchmark.stages import StageClock, stage_sampler
 from effvim.checkpoints import checkpoint, exported
+from effvim.checkpoints.kinds import is_exported
 from effvim.config.editing import parse_options, set_classes
 from effvim.config.packaged import config_path
 from effvim.config.precision import use_float32_rois
 from effvim.config.prepare import prepare
 from effvim.config.reading import import_plugins
 from effvim.config.run_spec import RunSpec
+from effvim.config.runtime import RUNTIMES, RuntimeChoices
 from effvim.console import quiet
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.folding import fuse
@@ -271,13 +274,14 @@ def prepare_model(
         device: where the model runs.
         directory: where test images are written.
     """
-    if first.dtype != 'float32':
+    if first.dtype != 'float32' and not is_exported(first.network):
         source = dataclasses.replace(source, cfg=source.cfg.copy())
         use_float32_rois(source.cfg)
     began = timer()
     if is_exported(first.network):
         exported.check_config(source.cfg, exported.content(first.network)['export'], first.network)
-        model: Any = EffViMExportedModel(first.network)
+        precision = first.dtype if first.form == 'openvino' else None
+        model: Any = EffViMExportedModel(first.network, runtime=first.form, precision=precision)
         seconds = timer() - began
     else:
         model = assemble(source, first.network)
@@ -309,11 +313,6 @@ def prepare_model(
     return seconds, start
 
 
-def is_exported(name: str) -> bool:
-    """Whether a case is an exported file."""
-    return name.endswith('.onnx')
-
-
 def is_config(name: str) -> bool:
     """Whether a case is another config, which is measured with random weights."""
     return config_path(name).endswith('.py')
@@ -323,23 +322,32 @@ def expand(settings: ModelBenchmark, device: torch.device) -> Iterator[list[Case
     """The cases of the settings, in groups of one model in one form.
 
     Each of `settings.cases` is NAME or NAME:FORM, where NAME is 'own' (the config's backbone), a
-    name of timm's (in the place of that backbone) or another config; or an exported file, which
-    has a form and a precision of its own.
+    name of timm's (in the place of that backbone) or another config; or an exported file, whose
+    form is the runtime that it is run in.
 
     Raises:
         UserError: an unknown backbone, form or size; a file without its checkpoint.
     """
     for entry in settings.cases:
+        file, _, runtime = entry.rpartition(':')
         if is_exported(entry):
+            file, runtime = entry, RuntimeChoices().runtime_of(entry)
+        if is_exported(file):
             if not settings.checkpoint or device.type != 'cpu':
                 raise UserError(
                     f'{entry} is measured on a CPU and compared with its checkpoint: pass the '
                     f'checkpoint that it was exported from after the config'
                 )
-            fixed = dataclasses.replace(settings, modes=['forward'], dtypes=['float32'])
-            yield from cases_of(entry, 'plain', fixed)
+            RuntimeChoices(runtime=runtime).check(file)
+            fixed = dataclasses.replace(settings, modes=['forward'])
+            yield from cases_of(file, runtime, fixed)
             continue
         name, _, form = entry.partition(':')
+        if form in RUNTIMES:
+            raise UserError(
+                f'{entry}: a whole model is exported first, with effvim export: pass the file '
+                f'as a case'
+            )
         if not is_config(name):
             check_network(name, [OWN])
         yield from cases_of(name, parse_form(form or 'plain', device), settings)
@@ -354,6 +362,11 @@ def measure(settings: ModelBenchmark, device: torch.device) -> dict[str, Any]:
     """
     from mmengine.registry import init_default_scope
 
+    if INT8 in settings.dtypes:
+        raise UserError(
+            f'--dtypes {INT8} is for backbones; of a whole model pass the file that effvim export '
+            f'--int8 wrote as a case'
+        )
     groups = list(expand(settings, device))
     baseline = baseline_of(settings.baseline, groups)
     main = read_source(settings)
@@ -384,9 +397,9 @@ def measure(settings: ModelBenchmark, device: torch.device) -> dict[str, Any]:
     return dict(
         kind='model',
         config=Path(main.cfg.filename).name,
-        weights='weights of a checkpoint (other backbones: random weights)'
+        weights='weights of a checkpoint (other backbones: randomly initialised)'
         if settings.checkpoint
-        else 'random weights, all scores counted',
+        else 'randomly initialised, all scores counted',
         rounds=len(next(iter(rounds.values()))),
         baseline=baseline,
         cases=[

@@ -37,7 +37,7 @@ class NetworkBenchmark(Budget):
         sizes: input sizes, each 'HEIGHTxWIDTH' or one number for both, in pixels.
         batch: images in a batch.
         modes: 'forward', 'train' (forward and backward pass, BN frozen).
-        dtypes: 'float32', 'bfloat16', 'float16'.
+        dtypes: 'float32', 'bfloat16', 'float16'; of exported backbones also 'int8'.
         baseline: NETWORK:FORM that the others are compared with; None: the first case.
     """
 

@@ -65,7 +65,8 @@ class StageClock:
                     module = model.get_submodule(name)
                     module.forward = self.timed(stage, module.forward)
         if isinstance(model, EffViMExportedModel):
-            model.run = self.timed('exported file', model.run)  # type: ignore[method-assign]
+            for name in ('start', 'finish'):
+                setattr(model, name, self.timed('exported file', getattr(model, name)))
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, with its time added to `stage`."""

@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 from backbone import weights
 from backbone.errors import UserError
 from effvim import console
+from effvim.checkpoints.kinds import is_exported, refuse_engine
 from effvim.files import write_atomic
 
 # A checkpoint ends with a hash of all bytes before it, as the comment of the zip file that it is:
@@ -124,13 +125,14 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load(path: str | os.PathLike[str]) -> LoadedCheckpoint:
-    """Read a checkpoint, or what an exported ONNX file says of itself.
+    """Read a checkpoint, or what an exported file says of itself.
 
     Raises:
-        UserError: as `read`, or as `exported.content`.
+        UserError: as `read`, or as `exported.content`, or it is an engine of TensorRT.
     """
     path = str(path)
-    if path.lower().endswith('.onnx'):
+    refuse_engine(path)
+    if is_exported(path):
         from effvim.checkpoints import exported
 
         return LoadedCheckpoint(path, exported.content(path))

@@ -1,53 +1,122 @@
-"""What an exported ONNX file says of itself, read as if it were a checkpoint."""
+"""What an exported file says of itself, read as if it were a checkpoint."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
+from defusedxml import DefusedXmlException, ElementTree
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim.checkpoints.kinds import runtime_of, weights_of
 
 INSTALL = 'install the extra export, pip install ".[export]"'
 
 
-def open_session(source: str | bytes, name: str) -> Any:
-    """An onnxruntime session of a file or its content, on as many threads as torch has.
-
-    Raises:
-        UserError: onnxruntime is not installed, or the file is absent or not what it can run.
-    """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise UserError(f'ONNX files need onnxruntime: {INSTALL}') from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised, too
-    try:
-        return onnxruntime.InferenceSession(
-            source, options, providers=onnxruntime.get_available_providers()
-        )
-    except Exception as error:  # of many types, over foreign bytes
-        raise UserError(f'{name} cannot be read as an ONNX file: {error}') from error
-
-
-def description(session: Any, name: str) -> dict[str, Any]:
+def description(path: str) -> dict[str, Any]:
     """The metadata of an exported file, see `export.onnx_file.metadata`.
 
     Raises:
-        UserError: the file has none: another program wrote it.
+        UserError: the file is absent or damaged, another program wrote it, or its weights are not
+            those next to it.
     """
-    metadata = session.get_modelmeta().custom_metadata_map
+    runtime = runtime_of(path)
+    if runtime == 'onnxruntime':
+        metadata = onnx_metadata(path)
+    elif runtime == 'openvino':
+        metadata = xml_metadata(path)
+    else:
+        metadata = json_metadata(path)
     if 'effvim' not in metadata:
         raise UserError(
-            f'{name} was not written by effvim export: its metadata does not say what it is'
+            f'{path} was not written by effvim export: its metadata does not say what it is'
         )
-    return {key: json.loads(value) for key, value in metadata.items()}
+    about = {key: json.loads(value) for key, value in metadata.items()}
+    if runtime != 'onnxruntime':
+        weights = weights_of(path)
+        if about.get('weights') != hash_of_weights(path):
+            both = 'both' if runtime in ('openvino', 'litert', 'executorch') else 'all'
+            what = f'{weights} does not hold the weights of {path}'
+            if str(weights) == path:
+                what = f'{path} is not the file that {path}.json describes'
+            raise UserError(f'{what}: copy {both} files of one export')
+    return about
+
+
+def hash_of_weights(path: str) -> str:
+    """SHA-256 of the weights that belong to an exported file.
+
+    Raises:
+        UserError: they are not there.
+    """
+    weights = weights_of(path)
+    try:
+        with open(weights, 'rb') as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(
+            f'{path} needs its weights, {weights.name}, next to it: copy both files'
+        ) from error
+
+
+def onnx_metadata(path: str) -> dict[str, str]:
+    """The metadata of an ONNX file.
+
+    Raises:
+        UserError: onnx is not installed, or it is no ONNX file.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ModuleNotFoundError as error:
+        raise UserError(f'ONNX files need the package onnx: {INSTALL}') from error
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise UserError(f'{path} cannot be read as an ONNX file: {error}') from error
+    return {item.key: item.value for item in model.metadata_props}
+
+
+def xml_metadata(path: str) -> dict[str, str]:
+    """The metadata of a file of OpenVINO, which it keeps from the ONNX file it was made from.
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, DefusedXmlException) as error:
+        raise UserError(f'{path} cannot be read as a file of OpenVINO: {error}') from error
+    return {item.tag: item.get('value', '') for item in root.iterfind('rt_info/framework/*')}
+
+
+def json_metadata(path: str) -> dict[str, str]:
+    """The metadata of a file whose format has no place for it, from *.json next to it.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        values = json.loads(Path(f'{path}.json').read_text('utf-8'))
+    except FileNotFoundError as error:
+        if not Path(path).is_file():
+            raise UserError(f'{path} not found: pass the path of an existing file') from error
+        raise UserError(
+            f'{path} needs its metadata, {Path(path).name}.json, next to it: copy it, too'
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path}.json cannot be read: {error}') from error
+    if not isinstance(values, dict):
+        raise UserError(f'{path}.json was not written by effvim export')
+    return {key: json.dumps(value) for key, value in values.items()}
 
 
 def content(path: str) -> dict[str, Any]:
@@ -57,9 +126,9 @@ def content(path: str) -> dict[str, Any]:
         `state_dict` (empty) and `meta` as of a checkpoint, and `export`: see `description`.
 
     Raises:
-        UserError: as `open_session` and `description`, or it holds only a backbone.
+        UserError: as `description`, or it holds only a backbone.
     """
-    metadata = description(open_session(path, path), path)
+    metadata = description(path)
     if metadata['kind'] == 'Backbone':
         raise UserError(
             f'{path} holds only a backbone, which predicts nothing: export without --backbone-only'
@@ -99,7 +168,25 @@ def settings(cfg: Config) -> dict[str, Any]:
                 fixed[f'{prefix}.{key}'] = value
 
     collect(model.test_cfg, 'model.test_cfg')
+    head = model.get('bbox_head', {})
+    if head.get('type', '').startswith('RTMDetIns'):  # what its masks have to be enlarged by
+        strides = head.anchor_generator.strides
+        fixed['model.bbox_head.anchor_generator.strides'] = strides
     return json.loads(json.dumps(fixed))  # tuples as the file gives them
+
+
+def detector_setting(settings: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A setting of a detector's last step, which with two stages is in `rcnn`.
+
+    Args:
+        settings: see `settings`.
+        name: e.g. 'score_thr'.
+        default: if there is none.
+    """
+    for key in (f'model.test_cfg.rcnn.{name}', f'model.test_cfg.{name}'):
+        if key in settings:
+            return settings[key]
+    return default
 
 
 def check_config(cfg: Config, about: Mapping[str, Any], path: str) -> None:

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=FORMS,
         help='plain, or some of fused, channels-last and one of compiled (compiled for each size), '
         'dynamic (compiled for one size, then for all), graphs (compiled with CUDA graphs), joined '
-        f'by + (default: {" ".join(FORMS)})',
+        f'by +; or, exported, onnxruntime or openvino (default: {" ".join(FORMS)})',
     )
     _add_network_flags(backbone)
 
@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'model',
         nargs='+',
         metavar='CONFIG [CHECKPOINT]',
-        help=f'{CONFIG}; then a checkpoint (default: random weights), which may also stand alone '
-        f'if it knows its config',
+        help=f'{CONFIG}; then a checkpoint (default: randomly initialised), which may also stand '
+        f'alone if it knows its config',
     )
     model.add_argument(
         '--cases',
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=ModelBenchmark.cases,
         help="own (the config's backbone), a timm model as backbone, another config, or a file of "
         '"effvim export"; FORM is plain, or some of fused, channels-last, compiled (the backbone) '
-        'joined by + (default: own:channels-last)',
+        'joined by +, of a file onnxruntime or openvino (default: own:channels-last)',
     )
     add_cfg_options(model)
     _add_network_flags(model)
@@ -112,9 +112,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_budget(evaluation, EvaluationBenchmark.rounds)
 
     memory = _add(
-        subparsers, 'memory', 'peak memory of training a config; takes the flags of "effvim train"'
+        subparsers,
+        'memory',
+        'peak memory of training a config; takes the flags of "effvim train" that change a step',
     )
-    train.add_arguments(memory)
+    train.add_step_arguments(memory)
 
 
 def _add(subparsers: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -147,9 +149,9 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dtypes',
         nargs='+',
-        choices=['float32', 'bfloat16', 'float16'],
+        choices=['float32', 'bfloat16', 'float16', 'int8'],
         default=ModelBenchmark.dtypes,
-        help='precision (default: float32)',
+        help='precision; int8 of exported backbones only (default: float32)',
     )
     parser.add_argument(
         '--device',

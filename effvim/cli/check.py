@@ -10,15 +10,16 @@ from backbone.errors import UserError
 from effvim.cli.options import (
     CONFIG,
     add_cfg_options,
-    add_data,
+    add_data_root,
     add_launcher,
     add_presets,
+    add_work_dir,
     existing_config,
 )
 
 HELP = (
     'check the environment and, with a CONFIG, its dataset, its weights and what training takes; '
-    'exit status 0: fine, 1: something is wrong, 2: a mistake in the call'
+    'exit status 0: fine, 1: something is wrong, 2: wrong arguments'
 )
 
 
@@ -36,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--quick', action='store_true', help='decode no images and measure no training steps'
     )
     add_presets(parser)
-    add_data(parser)
-    add_launcher(parser)
+    add_data_root(parser)
+    add_work_dir(parser)
+    add_launcher(parser, refused=True)
     add_cfg_options(parser)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import UserError
-from effvim.cli.options import CONFIG, Parser, at_least, existing_config
+from effvim.cli.options import Parser, at_least, existing_config
 
 if TYPE_CHECKING:
     from effvim.formats.dataset import Dataset
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ('convert', 'write the dataset in another format'),
         ('split', 'split the dataset into training and validation sets'),
         ('stats', 'print statistics: images, instances, classes, sizes, anchors'),
-        ('browse', 'draw the annotations into some of the images'),
+        ('browse', 'save some images with their annotations drawn'),
     ):
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument(
@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 '--config',
                 default='retinanet_effvim_m4',
-                help=f'{CONFIG}; its anchors are tried on the boxes (default: retinanet_effvim_m4)',
+                help='config whose anchors are compared with the boxes: a file, or the name of a '
+                'packaged config (default: retinanet_effvim_m4)',
             )
             action.add_argument('--json', action='store_true', help='print JSON')
         if name == 'browse':

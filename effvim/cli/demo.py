@@ -1,9 +1,8 @@
-"""`effvim demo`: serve a web page to try a checkpoint on images."""
+"""`effvim demo`: serve a web page to try checkpoints on images and videos."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import signal
@@ -13,16 +12,19 @@ import threading
 from pathlib import Path
 
 from backbone.errors import UserError
+from effvim.checkpoints.kinds import is_exported
 from effvim.cli.options import (
     CHECKPOINT,
     add_cfg_options,
     add_launcher,
     add_model,
     add_presets,
-    split_model,
+    add_runtime,
+    runtime_from,
+    split_models,
 )
 
-HELP = 'serve a web page to try checkpoints on images'
+HELP = 'serve a web page to try checkpoints on images and videos'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(
         parser,
         '[CONFIG] CHECKPOINT [CHECKPOINT …]',
-        f'{CHECKPOINT}; further checkpoints are offered for choice',
+        f'{CHECKPOINT}; further checkpoints, exported files and names of packaged configs are '
+        f'offered for choice and comparison',
     )
     parser.add_argument(
         '--host',
@@ -50,12 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--max-megabytes',
         type=float,
-        default=20,
+        default=100,
         metavar='N',
-        help='refuse larger files (default: 20)',
+        help='refuse larger files (default: 100)',
     )
-    add_presets(parser)
-    add_launcher(parser)
+    parser.add_argument(
+        '--max-seconds',
+        type=float,
+        default=60,
+        metavar='S',
+        help='predict only the first S seconds of a video (default: 60)',
+    )
+    add_runtime(parser)
+    add_presets(parser, trained=True)
+    add_launcher(parser, refused=True)
     add_cfg_options(parser)
 
 
@@ -67,11 +78,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError('--launcher: the page is one process: drop the flag')
     if not args.max_megabytes > 0:
         raise UserError(f'--max-megabytes must be above 0, got {args.max_megabytes:g}')
-    config, first, others = split_model(args.model, 'checkpoints', required=False)
-    checkpoints = [first, *others]
-    for path in checkpoints:
-        if not Path(path).is_file():
-            raise UserError(f'checkpoint {path} not found: pass existing files')
+    if not 0 < args.max_seconds < float('inf'):
+        raise UserError(f'--max-seconds must be above 0, got {args.max_seconds:g}')
+    models = split_models(args.model)
+    exported = [model.checkpoint for model in models if is_exported(model.checkpoint)]
+    choices = {path: vars(runtime_from(args, path, many=False)) for path in exported}
+    if not exported:
+        runtime_from(args, models[0].checkpoint, many=False)  # none of its flags can be had
     if args.examples and not Path(args.examples).is_dir():
         raise UserError(f'--examples {args.examples} is not a directory: pass one with images')
     with (
@@ -84,29 +97,34 @@ def run(args: argparse.Namespace) -> int:
         files.mkdir()
         os.environ.update(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=str(files))
 
-        from effvim.inference import web_page
-        from effvim.inference.examples import collect_examples
         from effvim.inference.predictor import Predictor
+        from effvim.web_page import page
+        from effvim.web_page.examples import collect_examples
+        from effvim.web_page.video import VideoJobs
 
-        # named by what tells them apart
-        root = os.path.commonpath([Path(path).absolute().parent for path in checkpoints])
+        # files are named by what tells them apart
+        files_given = [Path(model.word).absolute() for model in models if not model.published]
+        root = os.path.commonpath([path.parent for path in files_given]) if files_given else ''
         predictors = {
-            os.path.relpath(path, root): Predictor(
-                config or path,
-                path if config else None,
+            model.word if model.published else os.path.relpath(model.word, root): Predictor(
+                model.config or model.checkpoint,
+                model.checkpoint if model.config else None,
                 options=args.cfg_options,
                 mini=args.mini,
                 from_scratch=args.from_scratch,
+                **choices.get(model.checkpoint, {}),
             )
-            for path in checkpoints
+            for model in models
         }
         networks = [predictor.network for predictor in predictors.values()]
         segments = networks[0].segments
         if any(network.segments != segments for network in networks):
             raise UserError('checkpoints of detectors and segmentors cannot share a page')
         examples = collect_examples(args.examples, Path(folder), segments)
-        page = web_page.build(predictors, examples, networks[0].name, segments)
-        server = web_page.server(page, args.max_megabytes)
+        configs = dict.fromkeys(network.name for network in networks)
+        jobs = VideoJobs(args.max_seconds)
+        blocks = page.build(predictors, examples, ', '.join(configs), segments, jobs)
+        server = page.server(blocks, args.max_megabytes)
         host, port = listener.getsockname()[:2]
         host = f'[{host}]' if ':' in host else host
         print(f'page: http://{host}:{port} (Ctrl+C ends it)', flush=True)
@@ -114,10 +132,13 @@ def run(args: argparse.Namespace) -> int:
         serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
         serving.start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             serving.join()
             return 1  # ended by itself, and has said why
-        return 0
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            jobs.close()  # before the files of its videos are deleted
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""`effvim export`: write a checkpoint as an ONNX file."""
+"""`effvim export`: write a checkpoint as a file for onnxruntime, OpenVINO and other runtimes."""
 
 from __future__ import annotations
 
@@ -7,43 +7,57 @@ import sys
 
 from backbone.errors import UserError
 from effvim.cli.options import (
+    EXPORTABLE,
+    OF_CHECKPOINT,
     add_cfg_options,
-    add_data,
+    add_data_root,
     add_launcher,
     add_model,
     add_presets,
+    add_work_dir,
     settings_from,
     split_model,
 )
+from effvim.export.settings import FORMATS
 
-HELP = (
-    'write a checkpoint as an ONNX file, from the raw image to the final result, and compare it '
-    'with PyTorch; a file that differs is not kept'
-)
+HELP = 'write a checkpoint as a file for onnxruntime, OpenVINO and other runtimes'
+DESCRIPTION = """\
+Write a checkpoint as a file that another runtime runs.
+Files for onnxruntime and OpenVINO take the pixels of an image and return the final result;
+those for ncnn, LiteRT, ExecuTorch, Core ML and TensorRT end before NMS.
+The file is compared with PyTorch, and not written if it differs (Core ML's is not compared)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    add_model(parser, flags='--out FILE [options]')
-    parser.add_argument('--out', metavar='FILE', required=True, help='file to write, *.onnx')
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument(
+    parser.description = DESCRIPTION
+    add_model(parser, text=EXPORTABLE, flags='--out FILE [options]')
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        required=True,
+        help='file to write: *.onnx, *.xml (OpenVINO), *.ncnn.param, *.tflite (LiteRT), *.pte '
+        '(ExecuTorch), *.mlpackage (Core ML), *.trt.onnx (TensorRT, in 16 bits); what belongs to '
+        'it goes next to it',
+    )
+    parser.add_argument(
+        '--format',
+        choices=FORMATS,
+        help='format, if --out has no suffix (default: by the suffix of --out)',
+    )
+    parser.add_argument(
         '--size',
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width in pixels of the only images that the file takes, one at a time',
-    )
-    sizes.add_argument(
-        '--dynamic',
-        action='store_true',
-        help='the file takes any number of images of any one size (default)',
+        help='accept only one image, of this height and width in pixels (default of *.onnx and '
+        '*.xml: any number of images of any one size; of the others: the size to which the config '
+        'pads all images, if it does, otherwise --size is required)',
     )
     parser.add_argument(
         '--normalised',
         action='store_true',
-        help='take float32 as the network does, without channel order, mean, standard deviation '
-        'and padding',
+        help='leave channel order, normalisation and padding to the caller; the input is float32',
     )
     parser.add_argument(
         '--backbone-only',
@@ -58,12 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--int8',
         metavar='DIR',
-        help='compute in 8-bit integers, calibrated on at most 128 images of DIR, best training '
-        'images; kept if it loses at most 0.02 of mAP or mIoU on the test data',
+        help='compute in 8-bit integers, calibrated on at most 128 images of DIR, preferably '
+        'training images; kept if it loses at most 0.02 of mAP or mIoU on the test data',
     )
-    add_presets(parser)
-    add_data(parser)
-    add_launcher(parser)
+    add_presets(parser, trained=True)
+    add_data_root(parser)
+    add_work_dir(parser, OF_CHECKPOINT)
+    add_launcher(parser, refused=True)
     add_cfg_options(parser)
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
         'check',
         'benchmark',
         'convert',
+        'weights',
         'data',
         'plots',
         'imagenet',

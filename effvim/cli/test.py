@@ -7,14 +7,21 @@ import os
 from typing import TYPE_CHECKING
 
 from effvim.cli.options import (
+    OF_CHECKPOINT,
     add_cfg_options,
-    add_data,
+    add_data_root,
     add_launcher,
     add_model,
     add_presets,
+    add_runtime,
+    add_tiling,
+    add_work_dir,
+    runtime_from,
     settings_from,
     split_model,
+    tiling_from,
 )
+from effvim.config.tiling import Tiling
 
 if TYPE_CHECKING:
     from effvim.engine.settings import EvaluationSettings
@@ -39,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help='fold BN layers and gates into the convolutions first: same metrics, faster',
+        help='fold BN layers and learned scale factors into the convolutions first: same metrics, '
+        'faster',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision inside backbone, neck and heads'
@@ -52,8 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='evaluate the raw weights of a run with --ema instead of the averaged ones',
     )
-    add_presets(parser)
-    add_data(parser)
+    add_tiling(parser)
+    add_runtime(parser)
+    add_presets(parser, trained=True)
+    add_data_root(parser)
+    add_work_dir(parser, OF_CHECKPOINT)
     add_launcher(parser)
     add_cfg_options(parser)
 
@@ -67,7 +78,14 @@ def settings_of(args: argparse.Namespace) -> EvaluationSettings:
     from effvim.engine.settings import EvaluationSettings
 
     config, checkpoint, _ = split_model(args.model)
-    settings = settings_from(args, EvaluationSettings, checkpoint=checkpoint, config=config)
+    settings = settings_from(
+        args,
+        EvaluationSettings,
+        checkpoint=checkpoint,
+        config=config,
+        runtime=runtime_from(args, checkpoint, many=False),
+        **{'overlap': Tiling.overlap, **tiling_from(args)},
+    )
     settings.check()
     from effvim.config.editing import parse_options
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from effvim.cli.options import (
     CONFIG,
     add_cfg_options,
-    add_data,
+    add_data_root,
     add_launcher,
     add_presets,
+    add_work_dir,
     existing_config,
     settings_from,
 )
@@ -25,18 +26,18 @@ HELP = 'train a detector or segmentor'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    add_step_arguments(parser)
+    add_run_arguments(parser)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that a single training step depends on."""
     parser.add_argument('config', help=CONFIG)
     parser.add_argument(
         '--data',
         metavar='DIR',
         help='train on your own dataset, as written by "effvim data split": schedule, image size '
         'and anchors are fitted to it, and a report is written at the end',
-    )
-    parser.add_argument(
-        '--epochs',
-        type=int,
-        metavar='N',
-        help='with --data: number of epochs (default: by the number of images)',
     )
     parser.add_argument(
         '--image-size',
@@ -51,14 +52,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --data: augmentation of the training images (default: the config's; light where "
         'that joins images by mosaic or mixup)',
     )
+    add_presets(parser)
+    add_data_root(parser)
+    parser.add_argument('--seed', type=int, metavar='N', help="random seed (default: the config's)")
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='average the weights; validation measures the average, checkpoints hold both',
+    )
+    add_cfg_options(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the other arguments, which only a whole run has."""
+    add_work_dir(parser)
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='with --data: number of epochs (default: by the number of images)',
+    )
     parser.add_argument(
         '--patience',
         type=int,
         metavar='N',
         help='with --data: stop after N validations in a row without improvement',
     )
-    add_presets(parser)
-    add_data(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -66,13 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CKPT',
         help='resume from this checkpoint (default without CKPT: the newest one in the working '
         'directory)',
-    )
-    parser.add_argument('--seed', type=int, metavar='N', help="random seed (default: the config's)")
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument(
-        '--ema',
-        action='store_true',
-        help='average the weights; validation measures the average, checkpoints hold both',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -101,7 +114,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'and time of the whole run; keeps nothing',
     )
     add_launcher(parser)
-    add_cfg_options(parser)
 
 
 def settings_of(args: argparse.Namespace) -> TrainSettings:

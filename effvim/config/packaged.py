@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from backbone.errors import UserError
+from effvim.checkpoints.fetching import fetch_for
 from effvim.resources import CONFIGS
-
-# What `CONFIG` or the first argument of a command may be besides a config.
-MODEL_SUFFIXES = ('.pth', '.pt', '.safetensors', '.onnx', '.xml')
 
 
 def config_path(name: str) -> str:
@@ -19,6 +18,29 @@ def config_path(name: str) -> str:
     """
     packaged = CONFIGS / f'{name.removesuffix(".py")}.py'
     return str(packaged) if not Path(name).exists() and packaged.is_file() else name
+
+
+def is_packaged(name: str) -> bool:
+    """Whether a name, without `.py`, is that of a packaged config and not of a path."""
+    return not name.endswith('.py') and not Path(name).is_absolute() and config_path(name) != name
+
+
+def published_or_given(
+    checkpoint: str | os.PathLike[str], config: str | None
+) -> tuple[str, str | None]:
+    """Checkpoint and config of a call: as given, or the published weights of a packaged config.
+
+    Args:
+        checkpoint: a checkpoint; without `config` also the name of a packaged config.
+        config: path or name of a config.
+
+    Raises:
+        UserError: none were published for that config, or they cannot be had.
+    """
+    name = str(checkpoint)
+    if config is None and is_packaged(name):
+        return str(fetch_for(name)), name
+    return name, config
 
 
 def check_config_exists(path: str) -> None:
@@ -37,8 +59,3 @@ def check_config_exists(path: str) -> None:
             f'config {path} not found: pass a path or the name of a packaged config, e.g. '
             f'{near[0] if near else "retinanet_effvim_m4"}'
         )
-
-
-def is_model_file(name: str) -> bool:
-    """Whether a name is an existing checkpoint or exported file, judged by its suffix."""
-    return Path(name).suffix.lower() in MODEL_SUFFIXES and Path(name).is_file()

@@ -83,7 +83,8 @@ def use_synthetic_detection(cfg: Config) -> None:
 
     Many images seen few times, in small batches: more and smaller steps learn faster per minute.
     Enlarged to 224 pixels, since the finest map of the backbone has stride 16. Mixed precision
-    where the device has it. Two convolutions in RetinaNet's towers instead of four learn sooner.
+    where the device has it. RetinaNet gets towers of two convolutions instead of four, and 128
+    channels instead of 256 from the neck on: they learn sooner, in less than half of the time.
     """
     set_data_root(cfg, DETECTION_ROOT)
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
@@ -101,6 +102,9 @@ def use_synthetic_detection(cfg: Config) -> None:
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 8
     if cfg.model.type == 'RetinaNet':
         cfg.model.bbox_head.stacked_convs = 2
+        if cfg.model.neck.type == 'EfficientViMFPN':
+            cfg.model.neck.out_channels = 128
+            cfg.model.bbox_head.update(in_channels=128, feat_channels=128)
     if 'rpn_head' in cfg.model:  # the recipe's 512 RoIs an image take seconds on a CPU
         cfg.train_dataloader.dataset.indices = 1500  # the first images
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=100)

@@ -75,6 +75,12 @@ def evaluation_resize(cfg: Config) -> Any:
     raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
 
 
+def from_memory(pipeline: Sequence[Any]) -> list[Any]:
+    """A test pipeline that starts from an image in memory, without annotations."""
+    first, *rest = (step for step in pipeline if step.type != 'LoadAnnotations')
+    return [{**first, 'type': 'LoadImageFromNDArray'}, *rest]
+
+
 def is_segmentor(cfg: Config) -> bool:
     """Whether a config is of mmseg, on ADE20K's layout; else it is of mmdet, on COCO's."""
     return cfg.get('default_scope') == 'mmseg'

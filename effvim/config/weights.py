@@ -13,6 +13,7 @@ from backbone import EfficientViM, weights
 from backbone.errors import UserError
 from backbone.names import difference
 from effvim.checkpoints import checkpoint
+from effvim.checkpoints.published import SCHEME
 
 
 def check_variant(cfg: Config, content: Mapping[str, Any], path: str) -> None:
@@ -59,6 +60,8 @@ def fetch_weights(cfg: Config) -> None:
         UserError: they cannot be had, or are of another variant.
     """
     backbone = cfg.model.backbone
+    if str(cfg.get('load_from')).startswith(SCHEME):
+        cfg.load_from = str(weights.resolve(cfg.load_from))
     if cfg.get('load_from') and not Path(cfg.load_from).is_file():
         raise UserError(f'load_from: {cfg.load_from} not found')
     if cfg.get('load_from'):

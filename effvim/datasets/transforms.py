@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def check_while_loading(dataset: Any) -> None:
             transforms[i] = CheckedLabelMapLoading(transform, dataset)
 
 
+def read_larger_images(dataset: Any, megapixels: float) -> None:
+    """Let checked loading transforms in the pipeline of `dataset` read images of that size."""
+    for transform in dataset.pipeline.transforms:
+        if isinstance(transform, CheckedImageLoading):
+            transform.max_megapixels = megapixels
+
+
 class CheckedImageLoading:
     """A transform that loads an image; its error names the file, truncated ones included.
 
@@ -34,6 +42,7 @@ class CheckedImageLoading:
 
     def __init__(self, transform: mmcv.transforms.LoadImageFromFile) -> None:
         self.transform = transform
+        self.max_megapixels = math.inf
         # a subclass, another place or other settings ask for other pixels
         self.replaceable = (
             type(transform) is mmcv.transforms.LoadImageFromFile
@@ -44,7 +53,7 @@ class CheckedImageLoading:
 
     def load(self, results: dict[str, Any]) -> dict[str, Any]:
         """Load the image and set the keys that mmcv's transform sets."""
-        image = decode(Path(results['img_path']).read_bytes())
+        image = decode(Path(results['img_path']).read_bytes(), self.max_megapixels)
         results['img'] = image.astype(np.float32) if self.transform.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results

@@ -38,9 +38,9 @@ from effvim.datasets.garbage_collection import garbage_collection_paused
 from effvim.engine import amp, config_text, ema, optimizer
 from effvim.engine.hooks import EffViMCheckpointHook, EffViMProgressHook
 from effvim.engine.progress import by_epoch
-from effvim.inference import exported_model
+from effvim.inference import exported_model, tiled_model
 
-REGISTERED = (amp, exported_model)  # imported so that configs can name what is in them
+REGISTERED = (amp, exported_model, tiled_model)  # imported so that configs can name what is in them
 
 config_text.install()
 

@@ -6,8 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from backbone.errors import UserError
+from effvim.checkpoints.kinds import is_exported
 from effvim.config.augmentation import PRESETS
 from effvim.config.run_spec import ModelChoices
+from effvim.config.runtime import RuntimeChoices
+from effvim.config.tiling import Tiling
 
 MIN_IMAGE_SIZE = 128  # pixels: two cells of the coarsest map
 
@@ -96,11 +99,19 @@ class EvaluationSettings(ModelChoices):
     tta: bool = False
     raw: bool = False
     launcher: str = 'none'
+    tile: int | None = None
+    overlap: float = Tiling.overlap
+    runtime: RuntimeChoices = dataclasses.field(default_factory=RuntimeChoices)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles in which images are predicted, if they are."""
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
 
     @property
     def is_exported(self) -> bool:
         """Whether an exported file is evaluated."""
-        return self.checkpoint.lower().endswith('.onnx')
+        return is_exported(self.checkpoint)
 
     def check(self) -> None:
         """Check the choices against each other.
@@ -109,8 +120,14 @@ class EvaluationSettings(ModelChoices):
             UserError: one of them cannot be had with the others, or for an exported file.
         """
         self.asked()
+        self.runtime.check(self.checkpoint)
         if self.report and self.tta:
             raise UserError('--report shows the predictions of the plain test: drop --tta')
+        if self.tiling:
+            self.tiling.check()
+            for flag in ('tta', 'report'):
+                if getattr(self, flag):
+                    raise UserError(f'--{flag} is for whole images: drop it, or --tile')
         if self.out and Path(self.out).is_dir():
             raise UserError(f'--out {self.out} is a directory: pass the name of a file')
         if not self.is_exported:

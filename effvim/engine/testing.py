@@ -13,11 +13,14 @@ from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.config.editing import parse_options
 from effvim.config.machine import fit_to_machine
+from effvim.config.packaged import published_or_given
 from effvim.config.precision import amp_dtype
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.published import published_curve
 from effvim.config.reading import import_plugins
-from effvim.config.structure import pipeline_steps
+from effvim.config.runtime import RuntimeChoices
+from effvim.config.structure import from_memory, is_segmentor, kind_of, pipeline_steps
+from effvim.config.tiling import TILED_MEGAPIXELS, Tiling
 from effvim.engine import distributed
 from effvim.engine.settings import EvaluationSettings
 from effvim.files import ensure_writable
@@ -39,6 +42,9 @@ def evaluate(
     tta: bool = False,
     raw: bool = False,
     launcher: str = 'none',
+    tile: int | None = None,
+    overlap: float = Tiling.overlap,
+    runtime: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
 ) -> dict[str, float]:
     """Evaluate a checkpoint or an exported file on the test data of its config.
@@ -49,7 +55,8 @@ def evaluate(
         0.388
 
     Args:
-        checkpoint: a checkpoint, or an ONNX file that `export_model` wrote.
+        checkpoint: a checkpoint, or a file that `export_model` wrote; the name of a packaged
+            config means its published weights, which are downloaded once.
         config: path or name of a config (default: the one it was trained with).
         data_root: root directory of the dataset (default: as in training).
         mini: as in training; a checkpoint of this project knows it.
@@ -58,11 +65,17 @@ def evaluate(
         out: JSON file for the metrics.
         show_dir: directory for images of ground truth and predictions.
         report: directory for an HTML report.
-        fuse: fold BN layers and gates into the convolutions first: same metrics, faster.
+        fuse: fold BN layers and learned scale factors into the convolutions first: same metrics,
+            faster.
         amp: mixed precision inside backbone, neck and heads.
         tta: test-time augmentation, as the config's `tta_pipeline` says.
         raw: of a run with averaged weights, evaluate the raw ones.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
+        tile: side in pixels of the overlapping tiles in which images are predicted; the metrics are
+            those of whole images.
+        overlap: fraction of a tile that it shares with the next one.
+        runtime: how to run an exported file, by the names of `Predictor`'s arguments, e.g.
+            {'runtime': 'openvino', 'precision': 'bfloat16'}.
         options: overrides of the config, by dotted key or as 'KEY=VALUE' strings.
 
     Returns:
@@ -88,6 +101,9 @@ def evaluate(
             tta=tta,
             raw=raw,
             launcher=launcher,
+            tile=tile,
+            overlap=overlap,
+            runtime=RuntimeChoices.of(runtime or {}),
             options=options if isinstance(options, Mapping) else parse_options(options),
         )
     )
@@ -117,10 +133,13 @@ def evaluate_alone(settings: EvaluationSettings) -> dict[str, float]:
 def _run(prepared: PreparedRun, settings: EvaluationSettings) -> dict[str, float]:
     import_plugins(prepared.cfg)
 
+    from effvim.datasets.transforms import read_larger_images
     from effvim.engine import amp, runner, summary
     from effvim.inference.folding import fuse
 
     running = runner.Runner(prepared.cfg, prepared.spec)
+    if settings.tiling:
+        read_larger_images(running.test_dataloader.dataset, TILED_MEGAPIXELS)
     if not settings.is_exported:
         running.load_checkpoint(settings.checkpoint, raw=settings.raw)
     if settings.fuse:
@@ -157,6 +176,8 @@ def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:
         UserError: as `evaluate`.
     """
     settings.check()
+    given = settings.checkpoint, settings.config
+    settings.checkpoint, settings.config = published_or_given(*given)
     loaded = ckpt.load(settings.checkpoint)
     if settings.report and loaded.export and loaded.export['kind'] == 'EncoderDecoder':
         raise UserError(
@@ -201,9 +222,38 @@ def prepare_evaluation(settings: EvaluationSettings) -> PreparedRun:
     fit_to_machine(cfg)
     if settings.tta:
         use_tta(cfg, prepared.config)
+    segments = is_segmentor(cfg)
     if loaded.export:
-        cfg.model = dict(type='EffViMExportedModel', source=settings.checkpoint)
+        cfg.model = dict(
+            type='EffViMExportedModel', source=settings.checkpoint, **vars(settings.runtime)
+        )
+    if settings.tiling:
+        use_tiles(cfg, settings.tiling, len(prepared.spec.classes), segments)
     return prepared
+
+
+def use_tiles(cfg: Config, tiling: Tiling, classes: int, segments: bool) -> None:
+    """Evaluate images in tiles, each of which goes through the transforms of the test.
+
+    Args:
+        cfg: changed in place.
+        tiling: the tiles.
+        classes: number of classes.
+        segments: whether the model gives label maps.
+    """
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    cfg.model = dict(
+        type='EffViMTiledModel',
+        module=cfg.model,
+        pipeline=from_memory(pipeline),
+        tile=tiling.size,
+        overlap=tiling.overlap,
+        classes=classes,
+        segments=segments,
+    )
+    cfg.test_dataloader.dataset.pipeline = [
+        step for step in pipeline if kind_of(step).startswith(('Load', 'Pack'))
+    ]
 
 
 def use_tta(cfg: Config, path: str) -> None:

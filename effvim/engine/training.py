@@ -234,12 +234,12 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
             f'choose another --work-dir, or continue that run: effvim train '
             f'{Path(settings.config).stem} --work-dir {folder} --resume'
         )
-    cfg.work_dir = str(ensure_writable(folder, '--work-dir'))
     check_data(prepared, ['train_dataloader', 'val_dataloader'], parsed)
     if resumed:
         cfg.load_from, cfg.resume = resumed.path, True
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     fetch_weights(cfg)
+    cfg.work_dir = str(ensure_writable(folder, '--work-dir'))  # last: a mistake leaves none
     add_hooks(cfg, folder, spec.skip_bad_batches)
     fit_to_machine(cfg)
     return prepared

@@ -1,1 +1,1 @@
-"""Export to ONNX: the graph, the file, 8-bit integers, and the comparison with PyTorch."""
+"""Export to ONNX, OpenVINO and others: graphs, files, 8-bit integers, comparison with PyTorch."""

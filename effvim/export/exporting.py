@@ -1,9 +1,11 @@
-"""A checkpoint as an ONNX file, compared with PyTorch before it gets its name."""
+"""A checkpoint as a file for another runtime, compared with PyTorch before it gets its name."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,27 @@ from backbone.errors import UserError
 from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints import exported
+from effvim.checkpoints.kinds import weights_of
 from effvim.config.editing import parse_options, set_classes
 from effvim.config.machine import fit_to_machine
+from effvim.config.packaged import published_or_given
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.reading import import_plugins
-from effvim.export import graph, onnx_file, parity, quantization
+from effvim.export import (
+    fixed_size,
+    onnx_file,
+    openvino_file,
+    parity,
+    quantization,
+    supported,
+    tensorrt_file,
+)
 from effvim.export.settings import SMALLEST, ExportSettings
-from effvim.files import ensure_writable, write_atomic
+from effvim.files import atomic_directory, ensure_writable, write_atomic
 from effvim.images import IMAGE_SUFFIXES, is_hidden, read_image
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.preprocessing import Prepare
+from effvim.inference.runtimes import last_line
 
 COMPARED = 8  # validation images to compare on
 CALIBRATION = 128  # images at most, spread over the directory
@@ -53,9 +66,9 @@ def export_model(
     work_dir: str | Path | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
 ) -> Path:
-    """Export a checkpoint to an ONNX file, from the raw image to the final result.
+    """Export a checkpoint for onnxruntime or OpenVINO, from the raw image to the final result.
 
-    The file is run in onnxruntime and compared with PyTorch; it is written only if both agree.
+    The file is run there and compared with PyTorch; it is written only if both agree.
 
     Examples:
         >>> import effvim
@@ -63,11 +76,15 @@ def export_model(
         PosixPath('model.onnx')
 
     Args:
-        checkpoint: the checkpoint.
-        out: the file to write, *.onnx.
+        checkpoint: the checkpoint; the name of a packaged config means its published weights,
+            which are downloaded once.
+        out: the file to write: *.onnx, or *.xml for OpenVINO, with its weights in *.bin next to it;
+            or for images of one size and without NMS *.ncnn.param, *.tflite, *.pte, *.mlpackage or
+            *.trt.onnx, see docs/deployment.md.
         config: path or name of a config (default: the one it was trained with).
         size: height and width of the only images that the file takes, one at a time (default: any
-            number of images of any one size).
+            number of images of any one size; where a format takes only one size, that which the
+            config gives to all images).
         normalised: the file takes float32 as the network does; channel order, mean, standard
             deviation and padding are left to the caller.
         backbone_only: the feature maps of the backbone instead of results.
@@ -120,29 +137,170 @@ def run_export(settings: ExportSettings) -> Path:
     images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
     kind = 'Backbone' if settings.backbone_only else cfg.model.type
     expected = parity.predict(model, images, kind)  # before it is folded
-    content = onnx_file.write(
-        model, cfg, spec, kind, settings.size, settings.normalised, settings.options
-    )
-    try:
-        predicted = parity.predict(EffViMExportedModel(content), images, kind)
-    except Exception as error:  # onnxruntime's have no type in common
-        raise onnx_file.unsupported(cfg, error) from error
-    outcome = parity.compare(kind, expected, predicted, exported.settings(cfg))
-    console.say('\n  '.join([f'compared with PyTorch on {len(images)} images:', *outcome.lines]))
-    if outcome.faults:
-        raise ExportRejected(
-            '\n  '.join(
-                [
-                    f'{settings.out} is not written, it would differ from {settings.checkpoint}:',
-                    *outcome.faults[:SHOWN],
-                ]
-            )
+    out, content = Path(settings.out), b''
+    if not settings.is_fixed_size:
+        content = onnx_file.write(
+            model,
+            cfg,
+            spec,
+            kind,
+            settings.size,
+            settings.normalised,
+            settings.options,
+            settings.runtime,
         )
-    if settings.int8:
-        content = in_integers(content, prepared, settings)
-    write_atomic(settings.out, content)
-    console.say(f'exported: {settings.out}, {len(content) / 2**20:.1f} MiB')
-    return Path(settings.out)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / out.name
+
+        def compare(file: Path, half_size: bool = False) -> None:
+            what = 'with weights of half size, ' * half_size + 'compared with PyTorch'
+            try:
+                predicted = parity.predict(EffViMExportedModel(str(file)), images, kind)
+            except UserError as error:  # of the runtime, about a file that gets another name
+                raise UserError(str(error).replace(str(file), str(out))) from error
+            except Exception as error:  # those of the runtimes have no type in common
+                raise onnx_file.unsupported(cfg, error) from error
+            accept(predicted, what, half_size)
+
+        def accept(predicted: list[Any], what: str, half_size: bool = False) -> None:
+            slack = parity.HALF_SIZE if half_size else 1
+            tolerated = parity.HALF_SIZE_FAULTS if half_size else 0.0
+            outcome = parity.compare(kind, expected, predicted, exported.settings(cfg), slack)
+            console.say('\n  '.join([f'{what} on {len(images)} images:', *outcome.lines]))
+            if outcome.faults and tolerated:
+                console.say(f'  {len(outcome.faults)} differences that are larger')
+            if len(outcome.faults) > tolerated * outcome.boxes:
+                reason = f'{out} is not written, it would differ from {settings.checkpoint}:'
+                raise ExportRejected('\n  '.join([reason, *outcome.faults[:SHOWN]]))
+
+        if settings.is_fixed_size:
+            assert settings.size
+            given = settings.size, settings.normalised
+            network, example = fixed_size.build(model, cfg, kind, *given, settings.runtime)
+            about = onnx_file.metadata(cfg, spec, kind, *given, settings.options)
+            about = fixed_size.extended(about, network, cfg, settings.runtime)
+            if settings.runtime == 'coreml':
+                in_pytorch = EffViMExportedModel.around(fixed_size.InPyTorch(network), about)
+                predicted = parity.predict(in_pytorch, images, kind)
+                accept(predicted, 'before its conversion, compared with PyTorch')
+
+            def make(half_size: bool) -> Path:
+                file = Path(directory) / ('half_size' if half_size else 'full_size') / out.name
+                file.parent.mkdir()
+                fixed_size.write(network, example, file, about, cfg, settings.runtime, half_size)
+                if settings.runtime != 'coreml':
+                    compare(file, half_size)
+                if settings.runtime == 'tensorrt' and half_size:
+                    # onnxruntime rounds only the weights
+                    rounding = EffViMExportedModel.around(tensorrt_file.Rounding(file), about)
+                    predicted = parity.predict(rounding, images, kind)
+                    accept(predicted, 'rounded after each layer, compared with PyTorch', True)
+                return file
+
+            path = smallest(make, fixed_size.WRITERS[settings.runtime].HALF_SIZE)
+        elif settings.runtime == 'openvino':
+            try:
+                converted = openvino_file.read(content)
+            except RuntimeError as error:
+                raise onnx_file.unsupported(cfg, RuntimeError(last_line(error))) from error
+
+            def make(half_size: bool) -> Path:
+                file = Path(directory) / ('half_size' if half_size else 'full_size') / out.name
+                file.parent.mkdir()
+                openvino_file.write(converted, file, half_size)
+                compare(file, half_size)
+                return file
+
+            path = smallest(make, (False, True))
+        else:
+            path.write_bytes(content)
+            compare(path)
+        if settings.int8:
+            path = in_integers(content, path, prepared, settings)
+        size = keep_files(path, out)
+    console.say(f'exported: {out}, {size / 2**20:.1f} MiB')
+    if settings.runtime == 'coreml':
+        console.say('not verified: Core ML runs on a Mac only; compare its results there')
+    if settings.runtime == 'tensorrt':
+        console.say(
+            f'not verified in TensorRT, latency not measured; on the machine with the GPU:\n'
+            f'  {tensorrt_file.command(out)}'
+        )
+    return out
+
+
+def smallest(make: Callable[[bool], Path], sizes: Sequence[bool]) -> Path:
+    """The file with weights of half size; where it is rejected, that with weights of full size.
+
+    Args:
+        make: writes and compares a file, with weights of half size or not.
+        sizes: what it is called with, in this order.
+
+    Raises:
+        ExportRejected: no file is accepted.
+    """
+    made: Path | None = None
+    for half_size in sizes:
+        try:
+            made = make(half_size)
+        except ExportRejected:
+            if made is None:
+                raise
+            console.note('weights of half size change the results too much: they stay in full size')
+    assert made
+    return made
+
+
+def keep_files(made: Path, out: Path) -> int:
+    """Write an exported file, and those that belong to it, to their place; returns the size.
+
+    Raises:
+        UserError: they cannot be written, e.g. on a full disk; new files are removed again.
+    """
+    if made.is_dir():
+        return keep_folder(made, out)
+    parts = {weights_of(str(out)): weights_of(str(made))}
+    if Path(f'{made}.json').exists():
+        parts[Path(f'{out}.json')] = Path(f'{made}.json')
+    parts[out] = made  # last: without the others it is worth nothing
+    contents = {target: source.read_bytes() for target, source in parts.items()}
+    new = [target for target in contents if not target.exists()]
+    try:
+        for target, content in contents.items():
+            write_atomic(target, content)
+    except OSError as error:
+        for target in new:
+            target.unlink(missing_ok=True)
+        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
+    return sum(map(len, contents.values()))
+
+
+def keep_folder(made: Path, out: Path) -> int:
+    """Write a package of Core ML, a directory, to its place; returns the size of its files.
+
+    Raises:
+        UserError: it cannot be written, e.g. on a full disk; what was there stays.
+    """
+    try:
+        with atomic_directory(out, lambda: False) as folder:
+            shutil.copytree(made, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    except OSError as error:  # shutil's have no strerror
+        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
+    return sum(path.stat().st_size for path in out.rglob('*') if path.is_file())
+
+
+def require_packages(settings: ExportSettings) -> None:
+    """Check that the packages that write and run the file are installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    if settings.is_fixed_size:
+        fixed_size.WRITERS[settings.runtime].require()
+    else:
+        onnx_file.require()
+    if settings.runtime == 'openvino':
+        openvino_file.require(integers=bool(settings.int8))
 
 
 def prepare_export(settings: ExportSettings) -> PreparedRun:
@@ -151,18 +309,22 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     Raises:
         UserError: as `export_model`.
     """
-    onnx_file.require()
     settings.check()
+    require_packages(settings)
     for flag, folder in (('--images', settings.images), ('--int8', settings.int8)):
         if folder:
             images_in(folder, flag)
+    given = settings.checkpoint, settings.config
+    settings.checkpoint, settings.config = published_or_given(*given)
     prepared = prepare(
         settings.config,
         settings.asked(),
         ckpt.LoadedCheckpoint(settings.checkpoint, ckpt.read(settings.checkpoint)),
-        check=None if settings.backbone_only else lambda cfg: graph.check(cfg.model),
+        check=lambda cfg: check_model(cfg, settings),
     )
     cfg = prepared.cfg
+    if settings.is_fixed_size and not settings.size:
+        settings.size = supported.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
     channels = cfg.model.backbone.get('in_channels', 3)
     if channels not in (1, 3):
         raise UserError(
@@ -186,6 +348,20 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
     fit_to_machine(cfg)
     return prepared
+
+
+def check_model(cfg: Config, settings: ExportSettings) -> None:
+    """Check that the model of a config can be exported as it is asked for.
+
+    Raises:
+        UserError: it cannot; names the key.
+    """
+    if not settings.backbone_only:
+        supported.check(cfg.model, settings.size)
+        if settings.is_fixed_size:
+            supported.check_fixed_size(cfg.model, str(settings.out))
+    if settings.is_fixed_size and not settings.size:
+        supported.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
 
 
 def trained_model(prepared: PreparedRun, settings: ExportSettings) -> tuple[Any, list[str]]:
@@ -222,8 +398,16 @@ def images_in(folder: str | Path, flag: str) -> list[str]:
     return paths
 
 
-def in_integers(content: bytes, prepared: PreparedRun, settings: ExportSettings) -> bytes:
-    """The file in 8-bit integers.
+def in_integers(
+    content: bytes, path: Path, prepared: PreparedRun, settings: ExportSettings
+) -> Path:
+    """Write the file in 8-bit integers, and return its path.
+
+    Args:
+        content: the graph as an ONNX file.
+        path: the file in float32; the new one is put next to it.
+        prepared: the config and the run.
+        settings: of the export.
 
     Raises:
         ExportRejected: it loses more than `quantization.LOSS` of mAP or mIoU.
@@ -235,8 +419,17 @@ def in_integers(content: bytes, prepared: PreparedRun, settings: ExportSettings)
         preprocess = Prepare(**exported.preparation(cfg.model.data_preprocessor))
     paths = images_in(settings.int8, '--int8')
     paths = paths[:: -(-len(paths) // CALIBRATION)]
-    images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
-    integers, in_float = quantization.quantise(content, images, preprocess)
+    images = [example_image(path, cfg, settings, 0) for path in paths]  # as large as in the test
+    integers = path.parent / 'int8' / path.name
+    integers.parent.mkdir()
+    if settings.runtime == 'openvino':
+        quantised, in_float = openvino_file.quantise(
+            openvino_file.read(content), images, preprocess
+        )
+        openvino_file.write(quantised, integers)
+    else:
+        content, in_float = quantization.quantise(content, images, preprocess)
+        integers.write_bytes(content)
     layers = Counter(name.rpartition('/')[0] for name in in_float)
     console.say(
         '\n  '.join(
@@ -246,7 +439,7 @@ def in_integers(content: bytes, prepared: PreparedRun, settings: ExportSettings)
             ]
         )
     )
-    before = quantization.measured(cfg, spec, content)
+    before = quantization.measured(cfg, spec, path)
     after = quantization.measured(cfg, spec, integers)
     losses = quantization.losses(before, after)
     for name in losses:

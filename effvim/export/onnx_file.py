@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 
+from backbone import EfficientViM
+from backbone.convolutional import convolutional, use_mean_norm
 from backbone.errors import UserError
 from effvim.checkpoints import exported
 from effvim.checkpoints.exported import preparation
 from effvim.checkpoints.versions import versions
 from effvim.config.run_spec import RunSpec
+from effvim.config.structure import kind_of
 from effvim.console import quiet
 from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
@@ -69,7 +72,7 @@ def metadata(
         `own_data`: whether its dataset was in another directory than the config says;
         `own_options`: names of the options of the export; `classes`; `kind`; `size`; `input`:
         'raw' or 'normalised'; `settings`: what of the config is fixed in the file, e.g.
-        thresholds; `versions` of the packages.
+        thresholds; `resize`: see `resize_rules`; `versions` of the packages.
     """
     run = spec.to_dict()
     classes = run.pop('classes')
@@ -86,8 +89,39 @@ def metadata(
         'size': list(size) if size else None,
         'input': 'normalised' if normalised else 'raw',
         'settings': exported.settings(cfg),
+        'resize': resize_rules(cfg),
         'versions': versions(),
     }
+
+
+def resize_rules(cfg: Config) -> dict[str, Any] | None:
+    """How the test pipeline brings images to the size that the network was tested at.
+
+    Returns:
+        `scale` (width and height that the image is to fit into, or None) and `keep_ratio`;
+        `multiple`, to which both sides are then stretched, or None; `pad`, with the `size` (width
+        and height) and the `value` that the image is then padded with at the right and the bottom,
+        or None. None if the pipeline does something else.
+    """
+    rules: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=None, pad=None)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        kind = kind_of(step)
+        if kind == 'Resize' and step.get('scale'):
+            scale = step.scale
+            scale = [scale, scale] if isinstance(scale, int) else list(scale)
+            rules.update(scale=scale, keep_ratio=step.get('keep_ratio', False))
+        elif kind == 'ResizeToMultiple':
+            rules['multiple'] = step.get('size_divisor', 32)
+        elif kind == 'Pad' and step.get('size'):
+            value = step.get('pad_val', 0)
+            value = value.get('img', 0) if isinstance(value, Mapping) else value
+            values = set(value) if isinstance(value, (list, tuple)) else {value}
+            if len(values) > 1:
+                return None
+            rules['pad'] = dict(size=list(step.size), value=values.pop())
+        elif not kind.startswith(('Load', 'Pack')):
+            return None
+    return rules
 
 
 def has_absolute_path(value: Any) -> bool:
@@ -108,12 +142,54 @@ def unsupported(cfg: Config, error: BaseException) -> UserError:
         for name in ('bbox_head', 'roi_head', 'decode_head')
         if name in cfg.model
     ]
+    if isinstance(error, OnnxExporterError):  # pages of text; its cause is the error of the model
+        error = error.__cause__ or error
     reason = str(error).strip().partition('\n')[0]
     return UserError(
         f'{cfg.model.type} with {", ".join(heads)} cannot be exported ({type(error).__name__}: '
         f'{reason}), only with the heads of the packaged configs; add --backbone-only to export '
         f'the backbone of any other model'
     )
+
+
+def emit(model: nn.Module, runtime: str) -> nn.Module:
+    """Fold a model and write it as a runtime computes it fastest, in place; returns it."""
+    fuse(model)
+    for module in list(model.modules()):
+        if isinstance(module, EfficientViM):
+            convolutional(module)
+    return model if runtime in ('onnxruntime', 'tensorrt') else use_mean_norm(model)
+
+
+def trace(network: nn.Module, example: Tensor, names: Sequence[str], any_size: bool = False) -> Any:
+    """The ONNX program of a function of images, with weights stored as they are multiplied.
+
+    Args:
+        network: the function.
+        example: images, B 3 H W.
+        names: of its outputs.
+        any_size: whether it takes any number of images of any size, or such as the example.
+
+    Raises:
+        OnnxExporterError: PyTorch cannot trace it.
+    """
+    from onnxscript.optimizer import fold_constants
+
+    with torch.no_grad(), warnings.catch_warnings(), quiet(logging.ERROR):
+        warnings.simplefilter('ignore')
+        program: Any = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=['images'],
+            output_names=list(names),
+            opset_version=OPSET,
+            dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},) if any_size else None,
+            custom_translation_table=translations(),
+            verbose=False,
+        )
+    fold_constants(program.model, input_size_limit=MAX_BYTES, output_size_limit=MAX_BYTES)
+    return program
 
 
 def write(
@@ -124,23 +200,24 @@ def write(
     size: Sequence[int] | None,
     normalised: bool,
     options: Mapping[str, Any],
+    runtime: str = 'onnxruntime',
 ) -> bytes:
-    """The content of an ONNX file of a model, which is folded in place.
+    """The content of an ONNX file of a model, which is brought into its form in place.
 
     A file for any size takes a batch of any number of images of one size, at least 32 × 32 pixels.
 
     Args:
         model: the trained model.
         cfg: see `metadata`, as the other arguments.
+        runtime: what the graph is to be fast in, see `emit`.
 
     Raises:
         UserError: PyTorch cannot export the model.
     """
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
-    from onnxscript.optimizer import fold_constants
-
     prepare = nn.Identity() if normalised else Prepare(**preparation(cfg.model.data_preprocessor))
-    network = (Backbone if kind == 'Backbone' else EXPORTABLE[kind])(fuse(model), prepare).eval()
+    network = (Backbone if kind == 'Backbone' else EXPORTABLE[kind])(
+        emit(model, runtime), prepare
+    ).eval()
     # the example must not be special: two images, two different sides
     channels = cfg.model.backbone.get('in_channels', 3)
     example = torch.zeros(
@@ -148,23 +225,21 @@ def write(
         dtype=torch.float32 if normalised else torch.uint8,
     )
     try:
-        with torch.no_grad(), warnings.catch_warnings(), quiet(logging.ERROR):
-            warnings.simplefilter('ignore')
-            program: Any = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                input_names=['images'],
-                output_names=list(network.names),
-                opset_version=OPSET,
-                dynamic_shapes=None if size else ({0: 'batch', 2: 'height', 3: 'width'},),
-                custom_translation_table=translations(),
-                verbose=False,
-            )
-    except OnnxExporterError as error:  # pages of text; its cause is the error of the model
-        raise unsupported(cfg, error.__cause__ or error) from error
-    # store weights as they are multiplied
-    fold_constants(program.model, input_size_limit=MAX_BYTES, output_size_limit=MAX_BYTES)
+        program = trace(network, example, network.names, any_size=not size)
+    except OnnxExporterError as error:
+        raise unsupported(cfg, error) from error
+    return content_of(program, metadata(cfg, spec, kind, size, normalised, options))
+
+
+def content_of(program: Any, about: Mapping[str, Any]) -> bytes:
+    """The content of the file of a program, whose nodes are named by their layers.
+
+    Args:
+        program: see `trace`.
+        about: the metadata.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+
     for node in program.model.graph:
         scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', '[]'))
         layers = [scope for scope in scopes if scope.startswith('model.')]
@@ -172,8 +247,7 @@ def write(
     # which lines of code a node comes from, and where they lie on this machine
     ClearMetadataAndDocStringPass()(program.model)
     RemoveUnusedNodesPass()(program.model)
-    values = metadata(cfg, spec, kind, size, normalised, options)
     program.model.metadata_props.update(
-        {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
     )
     return program.model_proto.SerializeToString()

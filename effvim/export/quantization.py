@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,16 +20,13 @@ from effvim.console import quiet
 LOSS = 0.02  # of mAP or mIoU, on a scale of 0 to 1, that quantisation may cost
 PRODUCTS = ('Conv', 'Gemm', 'MatMul')
 
-# Layers that output boxes, scores or labels: later layers do not average out their rounding.
-OUTPUT_LAYERS = (
-    'retina_cls',
-    'retina_reg',
-    'rpn_cls',
-    'rpn_reg',
-    'fc_cls',
-    'fc_reg',
-    'conv_logits',
-    'conv_seg',
+# Layers that output boxes, scores, masks or labels: later layers do not average out their rounding.
+OUTPUT_LAYER = re.compile(
+    r"""\.(
+    (retina|atss|rpn|rtm|fc)_(cls|reg) | (conv|multi_level_conv)_(cls|reg|obj) |
+    (atss|conv)_centerness | rtm_kernel | (cls|reg)_branches | conv_logits | conv_seg
+    )(\.\d+)*/""",
+    re.VERBOSE,
 )
 
 
@@ -87,28 +85,27 @@ def products_in_float(model: Any) -> list[str]:
         node.name
         for node in model.graph.node
         if node.op_type == 'ConvTranspose'
-        or (node.op_type in PRODUCTS and weights.isdisjoint(node.input))
-        or any(f'.{layer}/' in node.name for layer in OUTPUT_LAYERS)
+        or (
+            node.op_type in PRODUCTS
+            and (weights.isdisjoint(node.input) or OUTPUT_LAYER.search(node.name))
+        )
     ]
 
 
-def measured(cfg: Config, spec: RunSpec, content: bytes) -> dict[str, float]:
-    """Evaluate a file on the config's test data; returns its metrics.
+def measured(cfg: Config, spec: RunSpec, path: Path) -> dict[str, float]:
+    """Evaluate an exported file on the config's test data; returns its metrics.
 
     Args:
         cfg: the config.
         spec: the run that trained the model.
-        content: of the file.
+        path: the file's.
     """
     from effvim.engine import summary  # imports mmdet
     from effvim.engine.runner import Runner
 
     cfg = copy.deepcopy(cfg)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / 'model.onnx'
-        path.write_bytes(content)
-        cfg.model = dict(type='EffViMExportedModel', source=str(path))
-        return summary.numbers(Runner(cfg, spec).test())
+    cfg.model = dict(type='EffViMExportedModel', source=str(path))
+    return summary.numbers(Runner(cfg, spec).test())
 
 
 def losses(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -169,8 +169,12 @@ def fewer_regions(cfg: Config) -> dict[str, Any]:
     if torch.cuda.is_available():
         return {}
     keys = [f'rcnn.{i}' for i in range(len(stages))] if isinstance(stages, list) else ['rcnn']
-    console.say(f'{REGIONS} regions of each image are trained on: without a GPU more take too long')
-    return {f'model.train_cfg.{key}.sampler.num': REGIONS for key in keys}
+    changes = {f'model.train_cfg.{key}.sampler.num': REGIONS for key in keys}
+    console.say(
+        f'{REGIONS} regions of each image are trained on, since without a GPU more take too long; '
+        f'to override: --cfg-options {next(iter(changes))}=N'
+    )
+    return changes
 
 
 def replaced(options: Mapping[str, Any]) -> dict[str, str]:

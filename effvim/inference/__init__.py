@@ -1,1 +1,1 @@
-"""Prediction with trained or exported networks, in Python, for files and on a web page."""
+"""Prediction with trained or exported networks, in Python and for files."""

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import io
 import json as jsonlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from backbone.errors import UserError
 from effvim import console
+from effvim.files import write_atomic
 from effvim.inference.annotation_ids import ids_of
 from effvim.inference.coco_results import category_ids, coco_results
+from effvim.inference.overlap import ahead
+from effvim.inference.prediction import labels_of
+from effvim.inference.result_spool import Places, ResultSpool, kinds, remove, write_sorted
+from effvim.inference.saved_formats import save_as
+from effvim.inference.sources import output_stems
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
     from rich.progress import Progress
 
     from effvim.inference.prediction import Prediction
     from effvim.inference.predictor import Predictor
+
+LARGEST = 10_000  # pixels of the longer side of an annotated image
 
 
 def predict_files(
@@ -30,25 +40,30 @@ def predict_files(
     out: Path,
     *,
     score_thr: float = 0.3,
+    classes: Sequence[str] = (),
     json: bool = False,
     annotations: Path | None = None,
+    formats: Sequence[str] = (),
     rank: int = 0,
     world_size: int = 1,
 ) -> list[str]:
     """Predict image files, and write the results in the directory tree of the images.
 
-    Files in `out`: `images/NAME.png`, annotated; with `json` also `images.json` and, of detectors,
-    `detections.bbox.json` and `detections.segm.json`, of segmentors `labels/NAME.png`.
+    Files in `out`: `images/NAME.png`, annotated, at most 10,000 pixels long; with `json` also
+    `images.json` and, of detectors, `detections.bbox.json` and `detections.segm.json`, of
+    segmentors `labels/NAME.png`; and those of `formats`, see `saved_formats`.
 
     Args:
         predictor: the network.
         paths: the images.
         out: the output directory.
         score_thr: objects that score lower are dropped.
+        classes: names of the classes that are kept (default: all).
         json: also write results for programs: COCO's results or label maps.
         annotations: COCO's annotation file whose ids the results have (default: that of the
             images' directory, see `annotation_ids`; without one the numbers in the files' names,
             or 1, 2, 3 …).
+        formats: formats of other programs to write, of `saved_formats.FORMATS`.
         rank: of this process; each predicts every `world_size`-th image.
         world_size: number of processes. All call this function with the same images.
 
@@ -59,41 +74,42 @@ def predict_files(
         UserError: a file cannot be written, or `annotations` does not fit.
     """
     job = InferenceJob(
-        paths, out, predictor.classes, score_thr=score_thr, json=json, annotations=annotations
+        paths,
+        out,
+        predictor.classes,
+        score_thr=score_thr,
+        only=classes,
+        json=json,
+        annotations=annotations,
+        formats=formats,
     )
-    job.run(predictor, range(rank, len(paths), world_size))
-    if world_size > 1:
-        from mmengine.dist import all_gather_object
+    try:
+        job.run(predictor, range(rank, len(paths), world_size))
+        outcomes = [job.outcome()]
+        if world_size > 1:
+            from mmengine.dist import all_gather_object
 
-        job.outcome = sum(all_gather_object(job.outcome), Outcome())
-    if rank == 0:
-        job.finish()
-    return job.outcome.unreadable
+            outcomes = all_gather_object(outcomes[0])
+        if rank == 0:
+            job.finish(outcomes)
+    except BaseException:
+        job.remove_spool()
+        raise
+    return sorted(why for outcome in outcomes for why in outcome.unreadable)
 
 
-@dataclasses.dataclass
-class Outcome:
-    """What was done with some of the images.
+class Outcome(NamedTuple):
+    """What one process has done.
 
     Attributes:
-        images: COCO's `images`, of those predicted.
-        boxes: COCO's results of boxes.
-        masks: COCO's results of masks.
+        places: where its results are; None without JSON.
         unreadable: why images could not be read, with their paths.
+        whole: number of images that were to be predicted in tiles and are no larger than one.
     """
 
-    images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    boxes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    masks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    unreadable: list[str] = dataclasses.field(default_factory=list)
-
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(
-            self.images + other.images,
-            self.boxes + other.boxes,
-            self.masks + other.masks,
-            sorted(self.unreadable + other.unreadable),
-        )
+    places: Places | None
+    unreadable: list[str]
+    whole: int
 
 
 class InferenceJob:
@@ -106,12 +122,17 @@ class InferenceJob:
         classes: Sequence[str],
         *,
         score_thr: float = 0.3,
+        only: Sequence[str] = (),
         json: bool = False,
         annotations: Path | None = None,
+        formats: Sequence[str] = (),
     ) -> None:
+        self.formats, self.stems = formats, output_stems(paths)
         self.paths, self.out, self.classes = paths, out, classes
         self.score_thr, self.json = score_thr, json
+        self.labels = labels_of(only, classes) if only else None
         self.root = Path(os.path.commonpath([path.parent for path in paths]))
+        self._refuse_to_replace()
         known = ids_of(paths, self.root, classes, annotations) if json else None
         if known:
             self.ids, self.category_ids = known
@@ -121,27 +142,60 @@ class InferenceJob:
             unique = -1 not in numbers and len(set(numbers)) == len(paths)
             self.ids = numbers if unique else list(range(1, len(paths) + 1))
             self.category_ids = category_ids(classes)
-        self.outcome = Outcome()
+        self.unreadable: list[str] = []
+        self.whole = 0
+        self.segments = False
+        self.spool = ResultSpool(out) if json else None
+
+    def _refuse_to_replace(self) -> None:
+        """Check that no annotated image would replace one of the images."""
+        sources = {os.path.abspath(path) for path in self.paths}
+        for index in range(len(self.paths)):
+            target = os.path.abspath(self.out / f'images/{self._name(index)}.png')
+            if target in sources:
+                raise UserError(
+                    f'{target} would be replaced by an annotated image: choose another directory '
+                    f'with --out'
+                )
 
     def run(self, predictor: Predictor, indices: Sequence[int]) -> None:
         """Predict the images of these indices, with a progress bar on the rank of the first."""
         with console.progress('images', enabled=0 in indices) as bar:
             bar.add_task('', total=len(indices))
-            for index, prediction in predictor.stream(self._read(indices, bar)):
-                self.write(index, prediction)
-                bar.advance(bar.task_ids[0])
+            task = bar.tasks[0]
 
-    def _read(self, indices: Sequence[int], bar: Progress) -> Iterator[tuple[int, np.ndarray]]:
+            def watch(index: int, fraction: float) -> None:  # of an image in tiles
+                bar.update(task.id, completed=math.floor(task.completed) + min(fraction, 0.99))
+
+            images = self._read(indices, bar, predictor)
+            # reading, the network, and drawing with writing at the same time
+            predictions = ahead(predictor.stream(ahead(images), watch))
+            with contextlib.closing(predictions):
+                for index, prediction in predictions:
+                    self.write(index, prediction)
+                    bar.update(task.id, completed=math.floor(task.completed) + 1)
+                    if predictor.tiling and max(prediction.image.shape) <= predictor.tiling.size:
+                        self.whole += 1
+
+    def _read(
+        self, indices: Sequence[int], bar: Progress, predictor: Predictor
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Index and pixels of each image; skips those that cannot be read, with a message."""
         from effvim.images import read_image
 
         for index in indices:
             try:
-                yield index, read_image(self.paths[index])
+                path = self.paths[index]
+                image = read_image(path, max_megapixels=predictor.max_megapixels)
+                predictor.check_size(image, str(path))
             except UserError as error:
-                self.outcome.unreadable.append(str(error))
-                bar.console.print(f'skipped: {error}', markup=False, highlight=False)
+                self.unreadable.append(str(error))
+                bar.console.print(
+                    f'skipped: {error}', markup=False, highlight=False, soft_wrap=True
+                )
                 bar.advance(bar.task_ids[0])
+            else:
+                yield index, image
 
     def write(self, index: int, prediction: Prediction) -> None:
         """Write the files of one image.
@@ -149,49 +203,82 @@ class InferenceJob:
         Raises:
             UserError: a file cannot be written.
         """
-        name = self.paths[index].relative_to(self.root).as_posix()
-        self._write_image(f'images/{name}.png', prediction.draw(self.score_thr))
-        if not self.json:
+        if self.labels is not None:
+            prediction = prediction.only(np.isin(prediction.labels, self.labels))
+        name = self._name(index)
+        self._write_image(f'images/{name}.png', prediction.shrunk(LARGEST).draw(self.score_thr))
+        kept = prediction.above(self.score_thr)
+        for kind in self.formats:
+            with self._writing(kind):
+                save_as(kind, kept, self.out, self.paths[index], name, self.stems[index])
+        if self.spool is None:
             return
         height, width = prediction.image.shape[:2]
         image = {'id': self.ids[index], 'file_name': name, 'width': width, 'height': height}
+        results: dict[str, list[dict[str, Any]]] = {}
         if prediction.label_map is None:
-            boxes, masks = coco_results(
-                prediction.above(self.score_thr), image['id'], self.category_ids
-            )
-            self.outcome.boxes += [{**box, 'file_name': name} for box in boxes]
-            self.outcome.masks += [{**mask, 'file_name': name} for mask in masks]
+            results['bbox'], results['segm'] = coco_results(kept, image['id'], self.category_ids)
         else:
             image['label_map'] = f'labels/{name}.png'
             self._write_image(image['label_map'], self._label_image(prediction.label_map))
-        self.outcome.images.append(image)
+            results['segments'] = []
+        with self._writing('results'):
+            self.spool.add('images', index, [image])
+            for kind, found in results.items():
+                self.spool.add(kind, index, [{**one, 'file_name': name} for one in found])
 
-    def finish(self) -> None:
+    def _name(self, index: int) -> str:
+        return self.paths[index].relative_to(self.root).as_posix()
+
+    def outcome(self) -> Outcome:
+        """What this process has done, once all of it is on disk."""
+        if self.spool:
+            with self._writing('results'):
+                self.spool.close()
+        return Outcome(self.spool.places if self.spool else None, self.unreadable, self.whole)
+
+    def remove_spool(self) -> None:
+        """Delete what is not needed any more."""
+        if self.spool:
+            remove(self.spool.places)
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Write the JSON files and report how many images were predicted.
 
         Raises:
             UserError: a file cannot be written.
         """
-        if self.json:
-            self._write_json_files()
-        unreadable = self.outcome.unreadable
+        every = [outcome.places for outcome in outcomes if outcome.places]
+        if every:
+            self._write_json_files(every)
+            for places in every:
+                remove(places)
+        unreadable = sorted(why for outcome in outcomes for why in outcome.unreadable)
         done = len(self.paths) - len(unreadable)
         console.say(f'{done} of {len(self.paths)} images done; results: {self.out}')
+        if whole := sum(outcome.whole for outcome in outcomes):
+            console.note(f'{whole} images are no larger than a tile')
         if unreadable:
             console.error(
-                f'{len(unreadable)} could not be read:', *(f'  {why}' for why in sorted(unreadable))
+                f'{len(unreadable)} could not be read:', *(f'  {why}' for why in unreadable)
             )
 
-    def _write_json_files(self) -> None:
-        images = sorted(self.outcome.images, key=lambda image: image['file_name'])
-        segments = any('label_map' in image for image in images)
+    def _write_json_files(self, every: Sequence[Places]) -> None:
+        segments = 'segments' in kinds(every)
         ids = range(len(self.classes)) if segments else self.category_ids
         categories = [{'id': id_, 'name': name} for id_, name in zip(ids, self.classes)]
-        self._write_json('images.json', {'images': images, 'categories': categories})
-        for name, results in (('bbox', self.outcome.boxes), ('segm', self.outcome.masks)):
-            if results or (name == 'bbox' and not segments):
-                results = sorted(results, key=lambda result: result['image_id'])
-                self._write_json(f'detections.{name}.json', results)
+        end = f'], "categories": {jsonlib.dumps(categories)}}}\n'
+        with self._writing('images.json'):
+            write_sorted(
+                self.out / 'images.json', every, 'images', self._name, ('{"images": [', end)
+            )
+        for kind in ('bbox', 'segm'):
+            if any(places.numbers.get(kind) for places in every) or (
+                kind == 'bbox' and not segments
+            ):
+                name = f'detections.{kind}.json'
+                with self._writing(name):
+                    write_sorted(self.out / name, every, kind, self.ids.__getitem__)
 
     def _label_image(self, label_map: np.ndarray) -> Image.Image:
         """A label map as an image: values are the labels, colours are there to look at."""
@@ -210,14 +297,14 @@ class InferenceJob:
         image.save(buffer, 'PNG')
         self._write(name, buffer.getvalue())
 
-    def _write_json(self, name: str, content: Any) -> None:
-        self._write(name, (jsonlib.dumps(content, allow_nan=False) + '\n').encode())
-
     def _write(self, name: str, content: bytes) -> None:
-        from effvim.files import write_atomic
-
-        try:
+        with self._writing(name):
             write_atomic(self.out / name, content)
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f'{self.out / name} cannot be written: {error.strerror}; choose another '

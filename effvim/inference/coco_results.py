@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from supervision import CompactMask
 
     from effvim.inference.prediction import Prediction
 
@@ -30,6 +31,29 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {**code, 'counts': code['counts'].decode()}
 
 
+def encode_masks(masks: np.ndarray | CompactMask) -> Iterator[dict[str, Any]]:
+    """COCO's run-length encoding of each mask, N H W; of an image in tiles without its pixels."""
+    import numpy as np
+
+    if isinstance(masks, np.ndarray):
+        yield from map(encode_mask, masks)
+        return
+    from pycocotools import mask as rle
+
+    height, width = masks.image_shape
+    for i in range(len(masks)):
+        # runs go down the columns, those of a crop through the whole height of the image
+        (x, y), crop = masks.offsets[i], masks.crop(i).T  # w h
+        edges = np.diff(crop, axis=1, prepend=False, append=False).nonzero()
+        ends, times = np.unique((x + edges[0]) * height + y + edges[1], return_counts=True)
+        ends = ends[times == 1]  # a run that starts where another one ends continues it
+        counts = np.diff(ends, prepend=0, append=height * width).tolist()
+        if not counts[-1]:
+            counts.pop()
+        code = rle.frPyObjects({'size': [height, width], 'counts': counts}, height, width)
+        yield {**code, 'counts': code['counts'].decode()}
+
+
 def coco_results(
     prediction: Prediction, image_id: int, ids: Sequence[int]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -41,6 +65,7 @@ def coco_results(
         ids: the category id of each label, see `category_ids`.
     """
     boxes, masks = [], []
+    codes = None if prediction.masks is None else encode_masks(prediction.masks)
     for i, (x1, y1, x2, y2) in enumerate(prediction.boxes.tolist()):
         common = {
             'image_id': image_id,
@@ -48,6 +73,6 @@ def coco_results(
             'score': float(prediction.scores[i]),
         }
         boxes.append({**common, 'bbox': [x1, y1, x2 - x1, y2 - y1]})
-        if prediction.masks is not None:
-            masks.append({**common, 'segmentation': encode_mask(prediction.masks[i])})
+        if codes:
+            masks.append({**common, 'segmentation': next(codes)})
     return boxes, masks

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import math
 import os
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import cv2
 import numpy as np
 import torch
+from mmcv.image import rescale_size
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
@@ -20,19 +23,24 @@ from PIL import Image
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint as ckpt
+from effvim.checkpoints.kinds import is_exported
 from effvim.checkpoints.matching import fit_state_dict
 from effvim.config.editing import parse_options, set_classes
-from effvim.config.packaged import is_model_file
+from effvim.config.packaged import published_or_given
 from effvim.config.prepare import PreparedRun, prepare
 from effvim.config.reading import import_plugins
 from effvim.config.run_spec import RunSpec
-from effvim.config.structure import is_segmentor
+from effvim.config.runtime import RuntimeChoices
+from effvim.config.structure import from_memory, is_segmentor
+from effvim.config.tiling import TILED_MEGAPIXELS, Tiling
 from effvim.console import quiet
 from effvim.images import as_rgb, read_image
 from effvim.inference.prediction import Prediction
+from effvim.inference.tiles import Assembly, Grid, Part, nms_threshold
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 Key = TypeVar('Key')
+Result = TypeVar('Result')
 
 
 class Predictor:
@@ -40,7 +48,7 @@ class Predictor:
 
     Examples:
         >>> from effvim import Predictor
-        >>> prediction = Predictor('run/epoch_12.pth')('street.jpg')  # doctest: +SKIP
+        >>> prediction = Predictor('retinanet_effvim_m4')('street.jpg')  # doctest: +SKIP
         >>> prediction.boxes, prediction.scores, prediction.labels  # doctest: +SKIP
         >>> prediction.draw(score_thr=0.3).save('annotated.png')  # doctest: +SKIP
 
@@ -51,10 +59,20 @@ class Predictor:
     Args:
         model: a checkpoint of this project's training or an exported file, which know their
             config; or a config, as a path or the name of a packaged one, followed by `checkpoint`.
+            The name of a packaged config alone means its published weights, which are downloaded
+            once.
         checkpoint: the checkpoint or exported file, if `model` is a config.
         batch_size: the largest number of images that the network sees at once.
-        device: where it runs, e.g. 'cpu' (default: a GPU where there is one).
-        fuse: fold BN layers and gates into the convolutions: same results, faster.
+        device: where it runs, e.g. 'cpu' (default: a GPU where there is one; of exported files
+            the CPU).
+        runtime: what runs an exported file: 'onnxruntime' or 'openvino' (default: by its format).
+        precision: that OpenVINO computes in: 'float32' (default), 'bfloat16' or 'float16'.
+        threads: number of threads for an exported file.
+        streams: number of images that OpenVINO computes at the same time; 0: as many as are best.
+        fuse: fold BN layers and learned scale factors into the convolutions: same results, faster.
+        tile: side in pixels of the overlapping tiles in which each image is predicted, for images
+            that are much larger than the network's input (default: images are predicted whole).
+        overlap: fraction of a tile that it shares with the next one.
         options: overrides of the config, by dotted key or as 'KEY=VALUE' strings, e.g.
             ['model.test_cfg.score_thr=0.01'].
         mini: as in training; a checkpoint of this project knows it.
@@ -62,6 +80,7 @@ class Predictor:
 
     Attributes:
         classes: class names by label.
+        max_megapixels: images that are larger are refused; infinite where Pillow's own limit holds.
 
     Raises:
         UserError: a file is absent or corrupt, or config and checkpoint do not fit.
@@ -74,7 +93,13 @@ class Predictor:
         *,
         batch_size: int = 1,
         device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        streams: int | None = None,
         fuse: bool = True,
+        tile: int | None = None,
+        overlap: float = Tiling.overlap,
         options: Mapping[str, Any] | Sequence[str] = (),
         mini: bool = False,
         from_scratch: bool = False,
@@ -82,12 +107,14 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f'batch_size must be at least 1, got {batch_size}')
         self.batch_size = batch_size
+        self._set_tiles(tile, overlap)
         config: str | None = str(model)
         if checkpoint is None:
-            config, checkpoint = None, model
-            if not is_model_file(str(model)) and not Path(model).is_file():
+            checkpoint, config = published_or_given(model, None)
+            if not Path(checkpoint).is_file():
                 raise UserError(
-                    f'{model} not found: pass a checkpoint, or a config followed by its checkpoint'
+                    f'{model} not found: pass a checkpoint, a config followed by its checkpoint, '
+                    f'or a name that effvim weights list prints'
                 )
         asked = RunSpec.asked(
             config,
@@ -95,10 +122,41 @@ class Predictor:
             from_scratch=from_scratch,
             options=options if isinstance(options, Mapping) else parse_options(options),
         )
+        exported = is_exported(str(checkpoint))
+        choices = RuntimeChoices(
+            runtime=runtime,
+            device=device if exported else None,
+            precision=precision,
+            threads=threads,
+            streams=streams,
+        )
+        choices.check(str(checkpoint))
         self.network = Network(
-            prepare(config, asked, ckpt.load(checkpoint), draw=False), device, fuse
+            prepare(config, asked, ckpt.load(checkpoint), draw=False),
+            choices if exported else device,
+            fuse,
         )
         self.classes = self.network.classes
+
+    def _set_tiles(self, tile: int | None, overlap: float) -> None:
+        self.tiling = None if tile is None else Tiling(tile, overlap)
+        if self.tiling:
+            self.tiling.check()
+        self.max_megapixels = TILED_MEGAPIXELS if self.tiling else math.inf
+
+    def in_tiles(self, tile: int | None, overlap: float = Tiling.overlap) -> Predictor:
+        """A predictor with the same network, in memory once, and other tiles.
+
+        Args:
+            tile: see the class; None: images are predicted whole.
+            overlap: see the class.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        other = copy.copy(self)
+        other._set_tiles(tile, overlap)
+        return other
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...
@@ -119,14 +177,94 @@ class Predictor:
             return [predictions[i] for i in range(len(images))]
         return next(self.stream([(0, images)]))[1]
 
-    def stream(self, images: Iterable[tuple[Key, ImageLike]]) -> Iterator[tuple[Key, Prediction]]:
+    def stream(
+        self,
+        images: Iterable[tuple[Key, ImageLike]],
+        watch: Callable[[Key, float], None] | None = None,
+    ) -> Iterator[tuple[Key, Prediction]]:
         """Predict pairs (key, image), yielding pairs (key, prediction) as they get ready.
 
         Few images are held at a time, however many there are; pairs may come in another order.
+
+        Args:
+            images: keys of any kind, and images.
+            watch: of an image in tiles, called with its key and the fraction of it that is done.
         """
+        if self.tiling:
+            yield from self._in_tiles(self.tiling, images, watch)
+        else:
+            yield from self._stream(images, self.network.prediction)
+
+    def check_size(self, image: np.ndarray, name: str = 'the image') -> None:
+        """Check that an image has at least one pixel along each axis as the network sees it.
+
+        Args:
+            image: H W 3.
+            name: what the message calls it.
+
+        Raises:
+            UserError: it is too long and thin.
+        """
+        longest = self.tiling.size if self.tiling else math.inf
+        height, width = (min(side, longest) for side in image.shape[:2])
+        if not self.network.accepts(int(height), int(width)):
+            raise UserError(
+                f'{name}: {image.shape[1]} × {image.shape[0]} pixels are too long and thin for '
+                f"the network's input: cut the image into pieces"
+            )
+
+    def _in_tiles(
+        self,
+        tiling: Tiling,
+        images: Iterable[tuple[Key, ImageLike]],
+        watch: Callable[[Key, float], None] | None,
+    ) -> Iterator[tuple[Key, Prediction]]:
+        started: dict[int, tuple[Key, np.ndarray, Assembly]] = {}
+
+        def tiles() -> Iterator[tuple[int, np.ndarray]]:
+            for number, (key, image) in enumerate(images):
+                array = _array(image, self.max_megapixels)
+                grid = Grid.of(tiling, *array.shape[:2])
+                network = self.network
+                assembly = Assembly(grid, len(self.classes), network.segments, network.nms_iou)
+                started[number] = key, array, assembly
+                for window in grid:
+                    yield number, window.cut_from(array)
+
+        for number, part in self._stream(tiles(), lambda _, result: Part.of(result)):
+            key, array, assembly = started[number]
+            complete = assembly.add(part)
+            if watch:
+                watch(key, assembly.done / len(assembly.grid))
+            if complete:
+                del started[number]
+                if assembly.blender:
+                    yield key, Prediction(array, self.classes, label_map=assembly.blender.labels)
+                else:
+                    yield key, Prediction(array, self.classes, *assembly.instances())
+
+    def _stream(
+        self,
+        images: Iterable[tuple[Key, ImageLike]],
+        convert: Callable[[np.ndarray, Any], Result],
+    ) -> Iterator[tuple[Key, Result]]:
+        """As `stream`, of what `convert` makes of an image and its result."""
         waiting: dict[Hashable, list[tuple[Key, np.ndarray, Any]]] = defaultdict(list)
+        started: deque[tuple[Any, Any, Callable[[], Sequence[Any]]]] = deque()
+
+        def start(batch: list[tuple[Key, np.ndarray, Any]]) -> Iterator[tuple[Key, Result]]:
+            keys, arrays, samples = zip(*batch)
+            started.append((keys, arrays, self.network.start(samples)))
+            if sum(len(keys) for keys, _, _ in started) >= self.network.in_flight:
+                yield from finish()
+
+        def finish() -> Iterator[tuple[Key, Result]]:
+            keys, arrays, results = started.popleft()
+            yield from zip(keys, map(convert, arrays, results()))
+
         for key, image in images:
             array = _array(image)
+            self.check_size(array)
             kind, sample = self.network.preprocess(array)
             waiting[kind].append((key, array, sample))
             fullest = max(waiting, key=lambda kind: len(waiting[kind]))
@@ -134,20 +272,18 @@ class Predictor:
                 len(waiting[fullest]) == self.batch_size
                 or sum(map(len, waiting.values())) == 4 * self.batch_size
             ):
-                yield from self._run(waiting.pop(fullest))
+                yield from start(waiting.pop(fullest))
         for batch in waiting.values():
-            yield from self._run(batch)
-
-    def _run(self, batch: list[tuple[Key, np.ndarray, Any]]) -> Iterator[tuple[Key, Prediction]]:
-        keys, images, samples = zip(*batch)
-        yield from zip(keys, self.network.predict(images, samples))
+            yield from start(batch)
+        while started:
+            yield from finish()
 
 
-def _array(image: ImageLike) -> np.ndarray:
+def _array(image: ImageLike, max_megapixels: float = math.inf) -> np.ndarray:
     if isinstance(image, Image.Image):
         return as_rgb(image)
     if not isinstance(image, np.ndarray):
-        return read_image(image)
+        return read_image(image, max_megapixels=max_megapixels)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(
             f'an image as an array is H W 3, uint8, RGB; got {image.dtype} of shape '
@@ -161,52 +297,58 @@ class Network:
 
     Args:
         prepared: config and checkpoint.
-        device: see `Predictor`.
+        where: the device of PyTorch, see `Predictor`; of an exported file how to run it.
         fuse: see `Predictor`.
 
     Attributes:
         name: of the config, e.g. retinanet_effvim_m4.
         segments: whether it gives label maps, as segmentors do, instead of objects.
         classes: class names by label.
+        nms_iou: see `tiles.nms_threshold`.
+        in_flight: how many images are worth computing at the same time.
 
     Raises:
         UserError: the checkpoint does not fit the config.
     """
 
-    def __init__(self, prepared: PreparedRun, device: str | None, fuse: bool) -> None:
+    def __init__(
+        self, prepared: PreparedRun, where: str | RuntimeChoices | None, fuse: bool
+    ) -> None:
         cfg, checkpoint = prepared.cfg, prepared.checkpoint
         assert checkpoint
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
         import_plugins(cfg)
 
         from effvim.inference.exported_model import EffViMExportedModel
-        from effvim.inference.folding import fuse as fold
 
         self.name = Path(prepared.spec.config).stem
         self.segments = is_segmentor(cfg)
+        self.nms_iou = nms_threshold(cfg.model)
         scope = 'mmseg' if self.segments else 'mmdet'
         registry = importlib.import_module(f'{scope}.registry')
         with DefaultScope.overwrite_default_scope(scope), quiet():
             self.classes = tuple(prepared.spec.classes) or _dataset_classes(cfg, registry)
             set_classes(cfg, self.classes)
-            network: Any
-            if checkpoint.export:
-                network, fuse = EffViMExportedModel(checkpoint.path), False
+            if isinstance(where, RuntimeChoices):
+                self.model: Any = EffViMExportedModel(checkpoint.path, **vars(where))
             else:
                 network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
                 network.load_state_dict(
                     fit_state_dict(network, checkpoint.content['state_dict'], checkpoint.path)
                 )
+                self.model = _ready(network, where, fuse)
             pipeline = cfg.test_dataloader.dataset.pipeline
             self.grey = pipeline[0].get('color_type') == 'grayscale'
-            self.pipeline = Compose(_without_files(pipeline))
-        target = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        network = network.to(target).eval()
-        if fuse:
-            network = fold(network)
-        if target.type == 'cpu':  # its convolutions are faster so
-            network = network.to(memory_format=torch.channels_last)
-        self.model = network
+            self.pipeline = Compose(from_memory(pipeline))
+        self.in_flight = getattr(self.model, 'in_flight', 1)
+
+    def accepts(self, height: int, width: int) -> bool:
+        """Whether an image of this size keeps at least one pixel along each axis when resized."""
+        return all(
+            min(rescale_size((width, height), transform.scale)) >= 1
+            for transform in self.pipeline.transforms
+            if getattr(transform, 'keep_ratio', False) and getattr(transform, 'scale', None)
+        )
 
     def preprocess(self, image: np.ndarray) -> tuple[Hashable, Any]:
         """A sample for `predict`, and its kind: samples of one kind may share a batch."""
@@ -217,14 +359,20 @@ class Network:
         return (tuple(sample['inputs'].shape), image.shape), sample
 
     @torch.no_grad()
-    def predict(self, images: Sequence[np.ndarray], samples: Sequence[Any]) -> list[Prediction]:
-        """Predict `images`, whose samples `preprocess` made."""
-        results = self.model.test_step(
-            {key: [sample[key] for sample in samples] for key in ('inputs', 'data_samples')}
-        )
-        return [self._prediction(image, result) for image, result in zip(images, results)]
+    def start(self, samples: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        """Begin to compute what `preprocess` made; returns what waits for the results.
 
-    def _prediction(self, image: np.ndarray, result: Any) -> Prediction:
+        The results are data samples of mmdet or mmseg.
+        """
+        inputs, data = ([sample[key] for sample in samples] for key in ('inputs', 'data_samples'))
+        if hasattr(self.model, 'collect'):  # an exported file, which computes on its own threads
+            jobs = [self.model.start(x) for x in inputs]
+            return lambda: self.model.collect(jobs, data)
+        results = self.model.test_step({'inputs': inputs, 'data_samples': data})
+        return lambda: results
+
+    def prediction(self, image: np.ndarray, result: Any) -> Prediction:
+        """The prediction for an image that a result of `start` holds."""
         if 'pred_sem_seg' in result:
             labels = result.pred_sem_seg.data[0].cpu().numpy()
             return Prediction(image, self.classes, label_map=labels)
@@ -239,14 +387,21 @@ class Network:
         )
 
 
+def _ready(network: Any, device: str | None, fuse: bool) -> Any:
+    """A network on its device, for inference."""
+    from effvim.inference.folding import fuse as fold
+
+    target = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    network = network.to(target).eval()
+    if fuse:
+        network = fold(network)
+    if target.type == 'cpu':  # its convolutions are faster so
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
 def _dataset_classes(cfg: Config, registry: Any) -> tuple[str, ...]:
     """The classes of the test dataset, for checkpoints that do not name theirs."""
     dataset = cfg.test_dataloader.dataset
     own = (dataset.get('metainfo') or {}).get('classes')
     return tuple(own or registry.DATASETS.get(dataset.type).METAINFO['classes'])
-
-
-def _without_files(pipeline: Sequence[Any]) -> list[Any]:
-    """A test pipeline that starts from an image in memory, without annotations."""
-    first, *rest = (step for step in pipeline if step.type != 'LoadAnnotations')
-    return [{**first, 'type': 'LoadImageFromNDArray'}, *rest]

@@ -9,7 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+from pycocotools import mask as rle
 
+from effvim.config.tiling import TILED_MEGAPIXELS
 from effvim.images import read_image
 from effvim.visualization.rendering import (
     add_legend,
@@ -44,7 +46,7 @@ def draw_comparison(sample: Any, names: Sequence[str], score_thr: float = 0.3) -
         names: class names by label.
         score_thr: predictions with a lower score are not drawn.
     """
-    image = read_image(sample.img_path)
+    image = read_image(sample.img_path, max_megapixels=TILED_MEGAPIXELS)  # it was read once
     scale = PANEL_SIZE / max(image.shape)
     size = tuple(max(1, round(scale * side)) for side in image.shape[1::-1])
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -86,7 +88,10 @@ def _masks(instances: Any, size: tuple[int, ...]) -> np.ndarray | None:
     if 'masks' not in instances or not len(instances):
         return None
     masks = instances.masks  # predicted: a tensor; ground truth: BitmapMasks
-    masks = masks.masks if hasattr(masks, 'masks') else masks.cpu().numpy()
+    if isinstance(masks, list):  # run-lengths, of images in tiles
+        masks = [rle.decode(code) for code in masks]
+    else:
+        masks = masks.masks if hasattr(masks, 'masks') else masks.cpu().numpy()
     return np.array([_resized(mask, size) for mask in masks], bool)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 MASK_OPACITY = 0.5
+MOST_SPREAD = 200  # names: to move them takes memory and time with the square of their number
 
 
 def class_colour(label: int) -> tuple[float, float, float]:
@@ -38,12 +39,13 @@ def draw_instances(
     labels: np.ndarray,
     names: Sequence[str],
     scores: np.ndarray | None = None,
-    masks: np.ndarray | None = None,
+    masks: np.ndarray | sv.CompactMask | None = None,
+    track_ids: np.ndarray | None = None,
 ) -> Image.Image:
     """Draw boxes, masks and class names into a copy of an image; the highest-scoring on top.
 
     Of overlapping masks the smaller one is on top. Names stay inside the image and are moved off
-    one another.
+    one another, unless there are more than `MOST_SPREAD` of them.
 
     Args:
         image: H W 3, uint8, RGB.
@@ -52,6 +54,7 @@ def draw_instances(
         names: class names by label.
         scores: N, written after the names if given.
         masks: N H W, bool, if there are any.
+        track_ids: N, identities in a video, written after the names; those below 0 are not.
     """
     if not len(boxes):
         return Image.fromarray(image)
@@ -60,12 +63,17 @@ def draw_instances(
 
     # what is drawn last is on top
     order = np.argsort(scores, kind='stable') if scores is not None else np.arange(len(boxes))
+    if masks is not None and not isinstance(masks, sv.CompactMask):
+        masks = np.asarray(masks, bool)
     instances = sv.Detections(
         np.asarray(boxes, np.float32)[order],
-        mask=None if masks is None else np.asarray(masks, bool)[order],
+        mask=None if masks is None else masks[order],
         class_id=np.asarray(labels, int)[order],
     )
     texts = [names[label] for label in instances.class_id]
+    if track_ids is not None:
+        marks = [f' #{number}' if number >= 0 else '' for number in np.asarray(track_ids)[order]]
+        texts = [f'{text}{mark}' for text, mark in zip(texts, marks)]
     if scores is not None:
         texts = [f'{text} {score:.2f}' for text, score in zip(texts, np.asarray(scores)[order])]
     colours, text_colours = _annotator_colours(len(names))
@@ -81,7 +89,7 @@ def draw_instances(
         font_path=font_file(''.join(names)),
         font_size=size,
         text_padding=max(1, size // 6),
-        smart_position=True,
+        smart_position=len(instances) <= MOST_SPREAD,
     ).annotate(drawn, instances, texts)
 
 

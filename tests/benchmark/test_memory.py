@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from effvim.datasets import synthetic
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
@@ -17,8 +19,6 @@ def test_memory_of_training_is_measured(tmp_path, capsys):
                 str(ROOT / 'configs/retinanet_effvim_m1.py'),
                 '--data-root',
                 str(root),
-                '--work-dir',
-                str(tmp_path / 'run'),
                 '--cfg-options',
                 'train_dataloader.batch_size=1',
                 'train_dataloader.num_workers=0',
@@ -32,3 +32,9 @@ def test_memory_of_training_is_measured(tmp_path, capsys):
     )
     # weights, gradients and AdamW's two moments, in float32
     assert int(match[1].replace(',', '')) > 14e6 * 4 * 4 / 2**20
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--dry-run', '--tensorboard', '--auto-batch'])
+def test_flags_of_a_whole_run_are_refused(flag, capsys):
+    assert run_command('benchmark', ['memory', 'retinanet_effvim_m1', flag]) == 2
+    assert f'unrecognized arguments: {flag}' in capsys.readouterr().err

@@ -46,6 +46,21 @@ def test_data_root_absent(capsys):
     message = error(capsys, scratch('nowhere'))
     for words in ('nowhere', TRAIN, 'val2017/', '--mini', '--data-root'):
         assert words in message
+    assert not Path('out').exists()
+
+
+@pytest.mark.parametrize('command', ['export', 'demo', 'check'])
+def test_help_does_not_show_a_flag_that_is_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        main.parse([command, '--help'])
+    text = capsys.readouterr().out
+    assert '--cfg-options' in text and '--launcher' not in text
+
+
+def test_weights_absent(capsys, root):
+    argv = [word for word in scratch(root) if word != '--from-scratch']
+    assert 'cannot be fetched' in error(capsys, argv)
+    assert not Path('out').exists()
 
 
 @pytest.mark.parametrize('which', [TRAIN, VAL])

@@ -25,11 +25,10 @@ def packaged():
     files = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
-        for pattern in ('*.py', '*.j2', 'py.typed')
+        for pattern in ('*.py', '*.j2', '*.json', 'py.typed')
         for path in (ROOT / package).rglob(pattern)
     }
     files |= {f'effvim/configs/{path.as_posix()}' for path in CONFIGS}
-    files.add('effvim/published_curves.json')
     return files | {'effvim/requirements.txt'}
 
 

@@ -14,6 +14,7 @@ from tests.helpers.custom_data import draw_yolo
 from tests.helpers.documentation import small
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import call
+from tests.helpers.videos import write_video
 
 
 @pytest.fixture(scope='module')
@@ -64,5 +65,6 @@ def here(start, tmp_path, monkeypatch):
     shutil.copy('work_dirs/a/epoch_2.pth', '.')
     shutil.copy('work_dirs/a/retinanet_effvim_m1.py', '.')
     shutil.copy('images/0.jpg', 'image.jpg')
+    write_video('street.mp4', 4, size=(80, 64))
     for name in ('shapes', 'FOLDER'):
         draw_yolo(tmp_path / name, 6)

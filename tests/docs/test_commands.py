@@ -26,12 +26,23 @@ NOT_RUN = {  # words of a command: the reason
     ' model ': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
     ' evaluation': 'takes minutes; tests/benchmark/test_benchmark.py runs small ones',
     'imagenet ': 'needs ImageNet; tests/backbone/test_classifier.py generates its layout',
+    'convert FOLDER dataset': 'instead of the split next to it, see tests/formats/test_split.py',
     'test CONFIG FILE': 'needs a converted file, see tests/backbone/test_weights.py',
     '.safetensors': 'needs published files; tests/backbone/test_weights.py generates such files',
-    'effvim demo': 'serves until it is stopped, see tests/inference/test_web_page.py',
+    '--precision bfloat16': 'needs a CPU with bfloat16, see tests/export/test_openvino.py',
+    'effvim weights ': 'downloads, see tests/checkpoints/test_fetching.py',
+    'effvim://': 'downloads, see tests/checkpoints/test_names.py',
+    'retinanet_effvim_m4 photo.jpg': 'downloads, see tests/checkpoints/test_names.py',
+    'infer retinanet_effvim_m4 street.mp4': 'downloads, see tests/video/test_predicting.py',
+    'test retinanet_effvim_m4': 'downloads published weights, see tests/checkpoints/test_names.py',
+    'export retinanet_effvim_m4 --images': 'downloads published weights',
+    'rtsp://': 'needs a server, see tests/video/test_camera_stream.py',
+    'infer CKPT 0 ': 'needs a camera, see tests/video/test_camera_stream.py',
+    'effvim demo': 'serves until it is stopped, see tests/web_page/test_page.py',
 }
 LONG = (
     'README.md',
+    'docs/deployment.md',
     'docs/export.md',
     'docs/index.md',
     'docs/fine_tuning.md',
@@ -105,6 +116,10 @@ def test_commands_of_a_page(page, here, capfd):
 def check_results(words):
     """Compare what `effvim infer … --out results` wrote with its source."""
     source = Path(main.parse(['infer', *words]).model[-1])
+    if source.suffix == '.mp4':
+        assert Path('results/videos', source.name).exists()
+        assert Path('results/mot').exists() == ('--mot' in words)
+        return
     images = list(source.iterdir() if source.is_dir() else source.parent.glob(source.name))
     assert images and len(list(Path('results/images').iterdir())) == len(images)
     if '--json' in words:

@@ -13,8 +13,9 @@ import pytest
 
 import effvim
 from backbone import UserError
+from effvim.checkpoints.kinds import has_model_suffix
 from effvim.cli import main
-from effvim.config.packaged import MODEL_SUFFIXES, check_config_exists, config_path
+from effvim.config.packaged import check_config_exists, config_path
 from tests.helpers.documentation import (
     BLOCK,
     COMMANDS,
@@ -32,7 +33,7 @@ def configs(args):
     if getattr(args, 'config', None):
         yield args.config
     model = getattr(args, 'model', None)
-    if model and not model[0].endswith(MODEL_SUFFIXES):
+    if model and not has_model_suffix(model[0]):
         yield model[0]
 
 

@@ -1,5 +1,7 @@
 """Models and their exported files."""
 
+import contextlib
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -21,14 +23,14 @@ def roots(tmp_path_factory):
 
 
 @pytest.fixture(scope='module', params=KINDS)
-def made(request, roots, tmp_path_factory):
-    """A checkpoint and its exported file, which takes images of any size."""
+def trained(request, roots, tmp_path_factory):
+    """A checkpoint, and a command line without --out."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     segmentor = kind == 'EncoderDecoder'
     classes = synthetic.ADE_CLASSES if segmentor else synthetic.CLASSES
-    path, cfg = config_of(kind, classes)
-    model = model_of(kind, cfg)
-    weights, file = folder / 'weights.pth', folder / 'model.onnx'
+    path, cfg = config_of(KINDS[kind], classes)
+    model = model_of(cfg)
+    weights = folder / 'weights.pth'
     root = roots[True] if segmentor else with_ground_truth(roots[False], model, kind, folder)
     torch.save(
         {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, weights
@@ -41,16 +43,14 @@ def made(request, roots, tmp_path_factory):
         '--work-dir',
         str(folder),
         '--cfg-options',
-        *options_of(kind),
+        *options_of(KINDS[kind]),
     ]
-    assert run_command('export', [*argv, '--out', str(file)]) == 0
     return SimpleNamespace(
         kind=kind,
         config=path,
         classes=classes,
         model=model,
         weights=weights,
-        file=file,
         argv=argv,
         folder=folder,
         root=root,
@@ -58,10 +58,48 @@ def made(request, roots, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def made(trained):
+    """A checkpoint and its exported file, which takes images of any size."""
+    file = trained.folder / 'model.onnx'
+    assert run_command('export', [*trained.argv, '--out', str(file)]) == 0
+    return SimpleNamespace(file=file, **vars(trained))
+
+
+@pytest.fixture(scope='module')
+def in_ncnn(trained):
+    """The same checkpoint as files of ncnn, for images of 128 × 128 pixels."""
+    file = trained.folder / 'model.ncnn.param'
+    argv = [*trained.argv, '--out', str(file), '--size', '128', '128']
+    assert run_command('export', argv) == 0
+    return file
+
+
+@pytest.fixture(scope='module')
+def in_tensorrt(trained):
+    """The same checkpoint as a file for TensorRT, and what its export printed."""
+    file = trained.folder / 'for_tensorrt/model.trt.onnx'
+    file.parent.mkdir()
+    argv = [*trained.argv, '--out', str(file), '--size', '128', '128']
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run_command('export', argv) == 0
+    images = 'images/validation' if trained.kind == 'EncoderDecoder' else 'val2017'
+    return SimpleNamespace(file=file, printed=printed.getvalue(), images=images)
+
+
+@pytest.fixture(scope='module')
+def in_openvino(made):
+    """The same checkpoint as files of OpenVINO."""
+    file = made.folder / 'model.xml'
+    assert run_command('export', [*made.argv, '--out', str(file)]) == 0
+    assert file.with_suffix('.bin').is_file()
+    return file
+
+
+@pytest.fixture(scope='module')
 def segmentor(roots, tmp_path_factory):
     """The cheapest model to export, and a command line without --out."""
-    path, cfg = config_of('EncoderDecoder', synthetic.ADE_CLASSES)
-    model = model_of('EncoderDecoder', cfg)
+    path, cfg = config_of(KINDS['EncoderDecoder'], synthetic.ADE_CLASSES)
+    model = model_of(cfg)
     folder = tmp_path_factory.mktemp('segmentor')
     torch.save(
         {
@@ -78,7 +116,7 @@ def segmentor(roots, tmp_path_factory):
         '--work-dir',
         str(folder),
         '--cfg-options',
-        *options_of('EncoderDecoder'),
+        *options_of(KINDS['EncoderDecoder']),
     ]
 
 

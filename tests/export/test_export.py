@@ -12,18 +12,25 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
-from backbone import EfficientViM
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint, exported
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
 from effvim.datasets import synthetic
-from effvim.export import exporting, onnx_file, parity, quantization
-from effvim.export.graph import AdaptivePool, apply_nms
+from effvim.export import onnx_file, parity, quantization
+from effvim.export.graph import above, apply_nms
+from effvim.export.layers import AdaptivePool
 from effvim.inference.exported_model import EffViMExportedModel, paste
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
-from tests.helpers.exports import KINDS, SCALE, config_of, model_of, options_of
+from tests.helpers.exports import (
+    KINDS,
+    SCALE,
+    config_of,
+    model_of,
+    options_of,
+    predicting_layers,
+)
 from tests.helpers.paths import ROOT
 
 SIZES = [(96, 128), (97, 131), (160, 64), (129, 77), (200, 200)]
@@ -166,7 +173,7 @@ def test_a_benchmark_of_a_file(made, tmp_path, capsys):
         '--json',
         str(tmp_path / 'b.json'),
         '--cfg-options',
-        *options_of(made.kind),
+        *options_of(KINDS[made.kind]),
     ]
     assert run_command('benchmark', argv) == 0, capsys.readouterr().err
     own, file = json.loads((tmp_path / 'b.json').read_text())['cases']
@@ -203,7 +210,7 @@ def test_report_of_a_file(made, tmp_path, capsys):
 def test_inference_equals_that_of_the_checkpoint(made):
     image = random_images(90, 116, 1)[0].permute(1, 2, 0).numpy()
     predicted = Predictor(made.config, made.file)(image)
-    expected = Predictor(made.config, made.weights, options=options_of(made.kind))(image)
+    expected = Predictor(made.config, made.weights, options=options_of(KINDS[made.kind]))(image)
     assert predicted.classes == expected.classes == tuple(made.classes)
     if made.kind == 'EncoderDecoder':
         # resized as labels, not as logits
@@ -259,7 +266,7 @@ def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
     """The exporter is handed a file whose last layer is another; what was there before stays."""
 
     model = onnx.load(made.file)
-    last = KINDS[made.kind][2][0][0]
+    last = predicting_layers(made.model)[0][0]
     (weight,) = [w for w in model.graph.initializer if w.name.endswith(f'{last}.bias')]
     values = onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() + 1, weight.name))
@@ -299,6 +306,10 @@ def test_tolerances_of_a_comparison():
     assert faults(six_instances(labels=same.labels.flip(0)))
     assert faults(six_instances(masks=same.masks.roll(2, 2)))
     assert faults(same[:5]) and faults(same[1:])
+    assert faults(six_instances(scores=same.scores * torch.nan))
+    unknown = six_instances(scores=same.scores * torch.nan)
+    assert parity.compare_instances([unknown], [unknown], 0.3, 10).faults
+    assert parity.compare_instances([unknown], [same[:0]], 0.3, 10).faults
     assert not faults(same[:5], threshold=0.4)  # rounding may decide at the threshold
     assert faults(same[1:], threshold=0.4)
     assert not faults(same[:5], number=6)  # and about the last of the maximum number
@@ -315,6 +326,8 @@ def test_tolerances_of_a_comparison():
     maps = (torch.randn(8, 4, 4), torch.randn(8, 2, 2))
     assert not parity.compare_maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
     assert parity.compare_maps([maps], [(maps[0], maps[1] + 0.1)]).faults
+    unknown = (maps[0], maps[1] * torch.nan)
+    assert parity.compare_maps([unknown], [unknown]).faults
 
 
 @pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
@@ -330,9 +343,9 @@ def test_nms_equals_mmdets(score_threshold):
     boxes = torch.cat([corners, corners + torch.rand(2, 150, 2) * 50], -1)
     scores = torch.rand(2, 150, 4) ** 3
     groups = torch.arange(4).expand_as(scores)
-    boxes_kept, scores_kept, labels_kept = apply_nms(
+    boxes_kept, scores_kept, labels_kept, _ = apply_nms(
         boxes[:, :, None].expand(-1, -1, 4, -1).flatten(1, 2),
-        scores.flatten(1),
+        above(scores.flatten(1), score_threshold),
         groups.flatten(1),
         settings,
     )
@@ -347,14 +360,14 @@ def test_nms_equals_mmdets(score_threshold):
 
 
 @pytest.mark.parametrize('score_threshold', [0.0, 1.0])
-def test_masks_of_many_boxes_and_of_none(score_threshold):
+def test_masks_of_many_boxes_and_of_none(score_threshold, tmp_path):
     """With group norm in the mask head, as with --from-scratch."""
     from mmengine.registry import MODELS, init_default_scope
 
     from effvim.config import presets
 
     _, cfg = config_of(
-        'MaskRCNN', synthetic.CLASSES, [f'model.test_cfg.rcnn.score_thr={score_threshold}']
+        KINDS['MaskRCNN'], synthetic.CLASSES, [f'model.test_cfg.rcnn.score_thr={score_threshold}']
     )
     presets.use_from_scratch(cfg)
     init_default_scope('mmdet')
@@ -363,7 +376,9 @@ def test_masks_of_many_boxes_and_of_none(score_threshold):
     (expected,) = parity.predict(model, list(image), 'MaskRCNN')
     spec = RunSpec(classes=list(synthetic.CLASSES))
     content = onnx_file.write(model, cfg, spec, 'MaskRCNN', (96, 128), False, {})
-    (predicted,) = parity.predict(EffViMExportedModel(content), list(image), 'MaskRCNN')
+    (tmp_path / 'model.onnx').write_bytes(content)
+    file = EffViMExportedModel(str(tmp_path / 'model.onnx'))
+    (predicted,) = parity.predict(file, list(image), 'MaskRCNN')
     assert len(predicted.pred_instances) == len(expected.pred_instances)
     assert len(expected.pred_instances) == 20 * (score_threshold == 0)
     assert predicted.pred_instances.masks.shape == expected.pred_instances.masks.shape
@@ -452,7 +467,6 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
         (['--out', 'model.bin'], '*.onnx'),
         (['--size', '96'], '--help'),
         (['--size', '16', '96'], '64 pixels'),
-        (['--size', '96', '96', '--dynamic'], '--help'),
         (['--launcher', 'pytorch'], '--launcher'),
         (['--images', 'nowhere'], '--images nowhere'),
         (
@@ -466,7 +480,7 @@ def test_integers_of_8_bits(semfpn, roots, tmp_path, monkeypatch, capsys):
             ],
             'multiples of 32',
         ),
-        (['--cfg-options', 'model.test_cfg.mode=slide'], 'model.test_cfg.mode'),
+        (['--cfg-options', 'model.test_cfg.mode=slide'], '--size'),
         (['--cfg-options', 'model.type=CascadeEncoderDecoder'], '--backbone-only'),
     ],
     ids=str,
@@ -507,23 +521,16 @@ def export_of(path, model, classes, folder, *more):
 
 @pytest.mark.parametrize(
     'name',
-    sorted(
-        path.stem.removesuffix('_effvim_m1') for path in (ROOT / 'configs/gallery').glob('*.py')
-    ),
+    [
+        path.stem
+        for path in sorted((ROOT / 'configs/gallery').glob('*.py'))
+        if load_config(str(path)).default_scope == 'mmseg'
+    ],
 )
-def test_the_gallery(name, tmp_path, capsys, monkeypatch):
-    """Segmentors give PyTorch's labels at any size; detectors are refused without loading mmdet."""
-    path = ROOT / f'configs/gallery/{name}_effvim_m1.py'
-    if load_config(str(path)).default_scope == 'mmdet':
-        monkeypatch.setattr(exporting, 'import_plugins', None)
-        status, file = export_of(str(path), EfficientViM('m1'), ['a', 'b'], tmp_path)
-        err = capsys.readouterr().err
-        assert status == 2 and not file.exists()
-        assert err.startswith('error: model.type=') and err.count('\n') == 1
-        assert 'only RetinaNet, RTMDet, MaskRCNN' in err and '--backbone-only' in err
-        return
-    path, cfg = config_of('EncoderDecoder', synthetic.ADE_CLASSES, name=f'gallery/{name}')
-    model = model_of('EncoderDecoder', cfg)
+def test_segmentors_of_the_gallery(name, tmp_path, capsys):
+    """Their files give PyTorch's labels at any size."""
+    path, cfg = config_of(f'gallery/{name}', synthetic.ADE_CLASSES)
+    model = model_of(cfg)
     status, file = export_of(path, model, synthetic.ADE_CLASSES, tmp_path)
     assert status == 0, capsys.readouterr().err
     session = onnxruntime.InferenceSession(str(file))
@@ -618,7 +625,7 @@ def test_metadata_of_version_0_1_and_of_today(tmp_path):
         options={'a.scale': (128, 96)},
         classes=['disc', 'cat'],
     )
-    _, cfg = config_of('RetinaNet', ['disc', 'cat'])
+    _, cfg = config_of(KINDS['RetinaNet'], ['disc', 'cat'])
     today = onnx_file.metadata(cfg, new, 'RetinaNet', (96, 128), True, new.options)
     assert today['size'] == [96, 128] and today['input'] == 'normalised'
     for name, run in (('old', old), ('new', today['effvim'])):

@@ -320,6 +320,21 @@ def test_the_image_size_is_that_of_the_images(path, tmp_path, monkeypatch):
         assert 128 <= min(crop.crop_size) <= 224
 
 
+@pytest.mark.parametrize(('flags', 'number'), [([], 64), (['512'], 512)], ids=str)
+def test_regions_of_two_stage_detectors_on_a_cpu(flags, number, tmp_path, monkeypatch, capsys):
+    """The printed option overrides them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    path = ROOT / 'configs/mask_rcnn_effvim_m1.py'
+    argv = [str(path), '--data', source_of(path), '--from-scratch', '--work-dir', 'run']
+    option = 'model.train_cfg.rcnn.sampler.num'
+    cfg, _ = prepared_training(
+        [*argv, *(['--cfg-options', f'{option}={flags[0]}'] if flags else [])]
+    )
+    assert cfg.model.train_cfg.rcnn.sampler.num == number
+    assert f'--cfg-options {option}=N' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [

@@ -85,14 +85,17 @@ def test_hidden_files_are_ignored(folder, own):
 
 def test_prediction_and_examples_ignore_hidden_files(own, tmp_path):
     from effvim.export.exporting import images_in
-    from effvim.inference.examples import collect_examples
-    from effvim.inference.sources import find_images
+    from effvim.inference.sources import find_sources
+    from effvim.web_page.examples import collect_examples
 
     draw_image(own / 'a.jpg')
     draw_image(own / 'nested/b.jpg')
     (own / '._a.jpg').write_bytes(b'Mac OS X')
     draw_image(own / '__MACOSX/a.jpg')
-    assert [path.name for path in find_images(['own'], tmp_path / 'out')] == ['a.jpg', 'b.jpg']
+    assert [path.name for path in find_sources(['own'], tmp_path / 'out').images] == [
+        'a.jpg',
+        'b.jpg',
+    ]
     assert [path.name for path in collect_examples('own', tmp_path, False)] == ['a.jpg']
     assert images_in('own', '--images') == ['own/a.jpg']
 

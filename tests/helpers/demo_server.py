@@ -15,7 +15,7 @@ from effvim.checkpoints import checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import TEST
 
-MAX_MEGABYTES = 0.5
+MAX_MEGABYTES, MAX_SECONDS = 0.5, 2
 
 
 def checkpoints(run, folder):
@@ -64,6 +64,8 @@ def serving(run, checkpoints, folder, stop=signal.SIGINT):
             '0',
             '--max-megabytes',
             str(MAX_MEGABYTES),
+            '--max-seconds',
+            str(MAX_SECONDS),
             '--cfg-options',
             *TEST[run.kind],
         ],

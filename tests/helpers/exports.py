@@ -1,6 +1,8 @@
-"""Small models that predict objects everywhere, and datasets that they do well on."""
+"""Small models that predict objects everywhere, datasets that they do well on, and examples."""
 
+import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,87 +19,123 @@ from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
 SCALE = '(128,128)'
-# By kind: the config, options, and the last layers with how widely their outputs vary around what.
+# The configs of which files are tested in detail, by kind.
 KINDS = {
-    'RetinaNet': (
-        'retinanet',
-        ['model.test_cfg.score_thr=0.3', 'model.test_cfg.nms_pre=200'],
-        [('bbox_head.retina_cls', 1, -1), ('bbox_head.retina_reg', 0.3, 0)],
-    ),
-    'RTMDet': (
-        'rtmdet',
-        [
-            'model.test_cfg.score_thr=0.3',
-            'model.test_cfg.nms_pre=200',
-            'model.test_cfg.max_per_img=100',
-            'test_dataloader.dataset.pipeline.2.size=' + SCALE,
-        ],
-        [
-            (f'bbox_head.rtm_{branch}.{level}', *how)
-            for level in range(4)
-            for branch, how in (('cls', (1, -1)), ('reg', (0.3, 1)))
-        ],
-    ),
-    'MaskRCNN': (
-        'mask_rcnn',
-        [
-            'model.test_cfg.rpn.max_per_img=50',
-            'model.test_cfg.rcnn.max_per_img=20',
-            'model.test_cfg.rcnn.score_thr=0.3',
-        ],
-        [
-            ('rpn_head.rpn_cls', 1, 0),
-            ('rpn_head.rpn_reg', 0.3, 0),
-            ('roi_head.bbox_head.fc_cls', 0.6, 0),
-            ('roi_head.bbox_head.fc_reg', 1, 0),
-            ('roi_head.mask_head.conv_logits', 1, 0),
-        ],
-    ),
-    'EncoderDecoder': (
-        'semfpn',
-        [
-            f'{loader}_dataloader.dataset.{key}'
-            for loader in ('train', 'val', 'test')
-            for key in ('type=BaseSegDataset', 'img_suffix=.bmp', 'seg_map_suffix=.bmp')
-        ]
-        + [
-            f'+{loader}_dataloader.dataset.metainfo.classes=[{",".join(synthetic.ADE_CLASSES)}]'
-            for loader in ('train', 'val', 'test')
-        ],
-        [('decode_head.conv_seg', 1, 0)],
-    ),
+    'RetinaNet': 'retinanet_effvim_m1',
+    'RTMDet': 'rtmdet_effvim_m1',
+    'MaskRCNN': 'mask_rcnn_effvim_m1',
+    'EncoderDecoder': 'semfpn_effvim_m1',
 }
+# Layers that predict, by the end of their names, in the order of computation: how widely their
+# outputs vary, around what.
+LAYERS = (
+    (r'retina_cls|atss_cls|rtm_cls\.\d+|multi_level_conv_cls\.\d+|bbox_head\.conv_cls', 1, -1),
+    (r'retina_reg|atss_reg|multi_level_conv_reg\.\d+', 0.3, 0),
+    (r'rtm_reg\.\d+|bbox_head\.conv_reg', 0.3, 1),
+    (r'atss_centerness|conv_centerness|multi_level_conv_obj\.\d+', 1, 2),
+    (r'rtm_kernel\.\d+|mask_head\.projection', 1, 0),
+    (r'rpn_cls', 1, 0),
+    (r'rpn_reg', 0.3, 0),
+    (r'fc_cls', 0.6, 0),
+    (r'bbox_head\.fc_reg', 1, 0),
+    (r'bbox_head\.\d+\.fc_reg', 0.2, 0),  # every stage of a cascade multiplies rounding
+    (r'mask_head\.conv_logits', 1, 0),
+    (r'cls_branches\.\d+', 1, -1),
+    (r'reg_branches\.\d+\.4', 0.5, -1),
+    (r'decode_head\.conv_seg', 1, 0),
+)
 
 
-def options_of(kind):
-    return [f'test_dataloader.dataset.pipeline.1.scale={SCALE}', *KINDS[kind][1]]
+def listing():
+    """Names of the configs whose heads differ, one of each, of the smallest variant there is."""
+    heads = {}
+    for path in sorted(
+        [*(ROOT / 'configs').glob('*.py'), *(ROOT / 'configs/gallery').glob('*.py')]
+    ):
+        model = load_config(str(path)).model
+        names = ('bbox_head', 'roi_head', 'decode_head')
+        head = next(model[name].type for name in names if name in model)
+        name = path.relative_to(ROOT / 'configs').with_suffix('')
+        heads.setdefault((model.type, head), str(name))
+    return sorted(heads.values())
 
 
-def config_of(kind, classes, more=(), name=None):
+def path_of(name):
+    """The path of a config. Name: as in `KINDS`."""
+    return str(ROOT / f'configs/{name}.py')
+
+
+def options_of(name):
+    """Options that make the images and the results of a config small."""
+    cfg = load_config(path_of(name))
+    model, steps = cfg.model, cfg.test_dataloader.dataset.pipeline
+    options = [
+        f'test_dataloader.dataset.pipeline.{i}.{"size" if step.type == "Pad" else "scale"}={SCALE}'
+        for i, step in enumerate(steps)
+        if step.type in ('Resize', 'Pad')
+    ]
+    if 'decode_head' in model:
+        for loader in ('train', 'val', 'test'):
+            options += [
+                f'{loader}_dataloader.dataset.{key}'
+                for key in ('type=BaseSegDataset', 'img_suffix=.bmp', 'seg_map_suffix=.bmp')
+            ]
+            classes = ','.join(synthetic.ADE_CLASSES)
+            options.append(f'+{loader}_dataloader.dataset.metainfo.classes=[{classes}]')
+        return options
+    test_cfg = model.test_cfg
+    small = {
+        'model.test_cfg': dict(score_thr=0.3, nms_pre=200, max_per_img=100),
+        'model.test_cfg.rpn': dict(max_per_img=50),
+        'model.test_cfg.rcnn': dict(max_per_img=20, score_thr=0.3),
+    }
+    for key, values in small.items():
+        stage = test_cfg if key == 'model.test_cfg' else test_cfg.get(key.rpartition('.')[2], {})
+        options += [f'{key}.{name}={value}' for name, value in values.items() if name in stage]
+    return options
+
+
+def config_of(name, classes, more=()):
     """The path of a config, and its content, small."""
-    path = str(ROOT / f'configs/{name or KINDS[kind][0]}_effvim_m1.py')
+    path = path_of(name)
     cfg = load_config(path)
-    apply_options(cfg, parse_options([*options_of(kind), *more]))
+    apply_options(cfg, parse_options([*options_of(name), *more]))
     set_classes(cfg, classes)
     cfg.model.backbone.init_cfg = None
     import_plugins(cfg)
     return path, cfg
 
 
-def model_of(kind, cfg):
+def predicting_layers(model):
+    """Names of the layers that predict, each with how widely it is to vary, around what."""
+    found = []
+    for pattern, *how in LAYERS:
+        end = re.compile(rf'(^|.*\.)({pattern})')
+        found += [(name, *how) for name, _ in model.named_modules() if end.fullmatch(name)]
+    assert found, 'tests.helpers.exports.LAYERS knows no layer of this head'
+    return found
+
+
+def model_of(cfg):
     """A model with all parameters off their initial values, which predicts objects everywhere."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = randomised(revert_sync_batchnorm(MODELS.build(cfg.model))).eval()
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    for name, value in model.named_parameters():
+        if name.endswith('level_embed'):  # of the DETRs: unset memory until init_weights()
+            torch.nn.init.normal_(value)
+    model = randomised(model).eval()
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
-    for name, gain, around in KINDS[kind][2]:
+    for name, gain, around in predicting_layers(model):
         layer, seen = model.get_submodule(name), []
         hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
-        parity.predict(model, [image], kind)
+        parity.predict(model, [image], cfg.model.type)
         hook.remove()
+        if isinstance(layer, torch.nn.Linear):
+            seen = [x.flatten(0, -2)[..., None] for x in seen]
         seen = [x.transpose(0, 1).flatten(1) for x in seen]  # C …, of each level
         mean = seen[0].mean(1, keepdim=True)
         spread = torch.stack([(x - mean).square().mean(1) for x in seen]).amax(0).sqrt() + 1e-3
@@ -151,3 +189,12 @@ def with_ground_truth(root, model, kind, folder):
             annotations.append(annotation)
     path.write_text(json.dumps(content))
     return root
+
+
+def example_script(name):
+    """A script of examples/ as a module."""
+    path = ROOT / f'examples/{name}.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

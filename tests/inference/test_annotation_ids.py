@@ -75,7 +75,7 @@ def test_pycocotools_takes_the_results(names, layout, prefix, tmp_path):
     for i, path in enumerate(paths):
         label = names.index(path.relative_to(tmp_path / prefix).as_posix()) % 2
         job.write(i, prediction(label))
-    job.finish()
+    job.finish([job.outcome()])
     results = json.loads((tmp_path / 'out/detections.bbox.json').read_text())
     listed = {i['id']: i['file_name'] for i in json.loads(file.read_text())['images']}
     assert {r['image_id']: r['file_name'] for r in results} == listed

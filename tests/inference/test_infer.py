@@ -17,6 +17,7 @@ from backbone import UserError
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.images import read_image
+from effvim.inference.batch_inference import predict_files
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
@@ -188,6 +189,32 @@ def test_corrupt_images_are_listed_and_the_others_predicted(detector, mess, tmp_
     assert {d['image_id'] for d in detections} == {image['id'] for image in images}
 
 
+def test_an_image_that_is_too_thin_is_skipped(detector, tmp_path):
+    """Resized to the network's input it would have no rows."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    Image.new('RGB', (3000, 2)).save(folder / 'thin.png')
+    Image.new('RGB', (60, 40)).save(folder / 'whole.png')
+    printed, errors, written = detector.infer(tmp_path / 'out', folder, status=1)
+    assert '1 of 2 images done' in printed
+    assert errors.startswith(f'skipped: {folder}/thin.png: 3000 × 2 pixels are too long and thin')
+    assert errors.count('\n') == 3  # this line, and the list at the end
+    assert 'images/whole.png.png' in written
+    with pytest.raises(UserError, match='the image: 3000 × 2 pixels are too long and thin'):
+        Predictor(detector.checkpoint)(folder / 'thin.png')
+
+
+def test_a_source_is_never_replaced(detector, tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for name in ('a.jpg', 'a.jpg.png'):
+        Image.new('RGB', (60, 40)).save(folder / name)
+    content = (folder / 'a.jpg.png').read_bytes()
+    with pytest.raises(UserError, match=r'a\.jpg\.png would be replaced by an annotated image'):
+        predict_files(Predictor(detector.checkpoint), sorted(folder.iterdir()), tmp_path)
+    assert (folder / 'a.jpg.png').read_bytes() == content
+
+
 def test_orientation_is_applied(detector, mess):
     """A rotated photograph gives the predictions of the upright one, in upright coordinates."""
     image = Image.open(mess / 'turned.jpg')
@@ -295,3 +322,18 @@ def test_predictor_names_the_mistake(detector, tmp_path):
         predictor(np.zeros((4, 4)))
     with pytest.raises(UserError, match=r'no\.jpg'):
         predictor([tmp_path / 'no.jpg'])
+
+
+def test_classes_are_kept_and_dropped(detector, tmp_path):
+    flags = ('--json', '--score-thr', 0)
+    _, _, every = detector.infer(tmp_path / 'all', detector.val, *flags)
+    _, _, some = detector.infer(
+        tmp_path / 'some', detector.val, *flags, '--classes', 'disc', 'cross'
+    )
+    every, some = (json.loads(f['detections.bbox.json'].read_text()) for f in (every, some))
+    images = json.loads((tmp_path / 'all/images.json').read_text())
+    kept = {c['id'] for c in images['categories'] if c['name'] in ('disc', 'cross')}
+    assert 0 < len(some) < len(every)
+    assert some == [one for one in every if one['category_id'] in kept]
+    _, errors, _ = detector.infer(tmp_path / 'none', detector.val, '--classes', 'disk', status=2)
+    assert 'did you mean disc?' in errors

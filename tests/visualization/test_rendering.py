@@ -95,6 +95,14 @@ def test_names_do_not_hide_one_another():
         assert is_colour(together, label).sum() > 300  # more than lines: its name's background
 
 
+def test_boxes_of_any_number_can_be_drawn():
+    boxes = np.random.RandomState(0).random_sample((5_000, 2)) * 300
+    drawn = draw_instances(
+        GREY, np.hstack([boxes, boxes + 3]), np.zeros(5_000, int), NAMES, np.ones(5_000)
+    )
+    assert is_colour(drawn, 0).mean() > 0.1
+
+
 def test_letters_grow_with_the_image():
     sizes = [text_size(Image.new('RGB', (side, side))) for side in (100, 1000, 4000)]
     assert sizes == sorted(sizes) and sizes[0] >= 10 and sizes[2] >= 4000 / 60

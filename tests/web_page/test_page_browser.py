@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.helpers import demo_server
 from tests.helpers.paths import ROOT
+from tests.helpers.videos import write_video
 
 SCREENSHOT = ROOT / 'work_dirs/page.png'
 pytestmark = pytest.mark.browser
@@ -77,6 +78,34 @@ def test_example_is_shown(page):
     headline(page, 'object|no object with a score')
     expect(page.locator('#result img')).to_be_visible()
     assert result(page)['image'] == 'scene_1.png'
+
+
+def test_two_checkpoints_next_to_each_other(page):
+    page.locator('.gallery-item').first.click()
+    expect(page.locator('#result img')).to_be_visible(timeout=60_000)
+    page.get_by_label('Compare with').click()
+    page.get_by_role('option', name='short.pth').click()
+    expect(page.locator('#compared img')).to_be_visible(timeout=60_000)
+    boxes = [page.locator(f'{name} img').bounding_box() for name in ('#result', '#compared')]
+    for side in ('y', 'width', 'height'):
+        assert boxes[0][side] == pytest.approx(boxes[1][side], abs=1)
+    assert boxes[0]['x'] + boxes[0]['width'] < boxes[1]['x']
+    for name, checkpoint in (('#result', 'apart.pth'), ('#compared', 'short.pth')):
+        assert checkpoint in page.locator(name).inner_text()
+
+
+def test_video_plays(page, tmp_path):
+    write_video(tmp_path / 'a.mp4', 5)
+    page.get_by_role('tab', name='Video').click()
+    page.locator('input[type=file]').last.set_input_files(tmp_path / 'a.mp4')
+    expect(page.get_by_text('a.mp4')).to_be_visible()
+    page.get_by_role('button', name='Predict').click()
+    headline(page, '^5 frames')
+    video = page.locator('#video video')
+    expect(video).to_be_visible()
+    page.wait_for_function('document.querySelector("#video video").readyState >= 2')
+    assert video.evaluate('v => [v.videoWidth, v.videoHeight, v.duration]') == [160, 120, 0.5]
+    assert download(page, 'video (MP4)').stat().st_size > 0
 
 
 def test_refused_files_get_a_message(page, large_scene, tmp_path):

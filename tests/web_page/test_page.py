@@ -1,4 +1,4 @@
-"""`effvim demo` by its HTTP interface; test_web_page_browser.py looks at the page itself."""
+"""`effvim demo` by its HTTP interface; test_page_browser.py looks at the page itself."""
 
 import json
 import re
@@ -16,9 +16,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from pycocotools import mask as rle
 
-from effvim.inference import examples, web_page
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
+from effvim.web_page import examples
+from effvim.web_page.images import Asked, Shown, as_dict, headline
 from tests.helpers import demo_server
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
@@ -31,19 +32,31 @@ class Answer:
     """What the page shows after a request."""
 
     def __init__(self, answer):
-        shown, self.text, png, content = answer
-        # a button's change comes as {'value': path, 'interactive': …}
+        image, self.text, png, content = answer
+        # changes come as {'value': path, 'interactive': …}
         self.usable = png['interactive'], content['interactive']
-        self.path, self.png, self.json = shown, png['value'], content['value']
+        self.path, self.png, self.json = image['value'], png['value'], content['value']
+        self.label = image['label']
 
     @property
     def content(self):
         return json.loads(Path(self.json).read_text())
 
 
-def ask(client, path, checkpoint, score_thr=0.0):
-    client.predict(handle_file(path), Path(checkpoint).name, api_name='/predict')
-    return Answer(client.predict(score_thr, api_name='/show'))
+def ask(client, path, checkpoint, tile=0):
+    client.predict(handle_file(path), Path(checkpoint).name, '', tile, api_name='/predict')
+    return threshold(client, 0)
+
+
+def threshold(client, score_thr):
+    first, second = answers(client, score_thr)
+    assert (second.path, second.text, second.usable) == (None, '', (False, False))
+    return first
+
+
+def answers(client, score_thr):
+    answer = client.predict(score_thr, api_name='/show')
+    return Answer(answer[:4]), Answer(answer[-4:])
 
 
 def test_upload_shows_what_the_predictor_predicts(client, scene, page_checkpoints):
@@ -81,15 +94,47 @@ def test_threshold_changes_without_running_the_network(client, scene, page_check
     assert len(spent) == 2 and re.search(r'drawing \d+ ms', first.text)
     drawings = set()
     for index in (0, 5, 12, 19):
-        threshold = float(np.nextafter(scores[index], 2, dtype=np.float32))  # above this one
-        answer = Answer(client.predict(threshold, api_name='/show'))
-        number = (scores >= np.float32(threshold)).sum()
+        least = float(np.nextafter(scores[index], 2, dtype=np.float32))  # above this one
+        answer = threshold(client, least)
+        number = (scores >= np.float32(least)).sum()
         assert number <= index
         assert len(answer.content['objects']) == number
         assert re.search(rf'\b{number} object' if number else 'no object with a score', answer.text)
         assert re.findall(r'(?:reading|network) \d+ ms', answer.text) == spent
         drawings.add(Path(answer.png).read_bytes())
     assert len(drawings) == 4
+
+
+def test_tiles(client, large_scene, page_checkpoints):
+    whole = ask(client, large_scene, page_checkpoints[0]).content
+    answer = ask(client, large_scene, page_checkpoints[0], tile=320)
+    predictor = Predictor(CONFIG, page_checkpoints[0], options=TEST['retinanet'], tile=320)
+    prediction = predictor(large_scene)
+    assert len(answer.content['objects']) == len(prediction.scores) > 20  # of several tiles
+    np.testing.assert_array_equal(Image.open(answer.png), prediction.draw(0))
+    assert answer.content['tile'] == 320 and 'tile' not in whole
+    assert ask(client, large_scene, page_checkpoints[0]).content == whole
+
+
+def test_two_checkpoints_are_compared(client, scene, page_checkpoints):
+    alone = [ask(client, scene, checkpoint).content for checkpoint in page_checkpoints]
+    names = [Path(checkpoint).name for checkpoint in page_checkpoints]
+    client.predict(handle_file(scene), *names, 0, api_name='/predict')
+    both = answers(client, 0)
+    assert [answer.label for answer in both] == names
+    assert [answer.content for answer in both] == alone
+    assert [Path(answer.png).stem for answer in both] == ['scene_apart', 'scene_short']
+    assert all(answer.text.startswith('**20 objects') for answer in both)
+    scores = np.float32([one['score'] for one in alone[0]['objects']])
+    middle = float(scores[9:11].mean())
+    for answer, content in zip(answers(client, middle), alone):  # of one threshold
+        kept = [one for one in content['objects'] if np.float32(one['score']) >= middle]
+        assert answer.content['objects'] == kept
+    client.predict(handle_file(scene), names[0], '', 0, api_name='/predict')
+    again = threshold(client, 0)
+    assert (again.label, again.content) == ('Result', alone[0])
+    network = re.compile(r'network \d+ ms')  # which has not run again
+    assert network.findall(again.text) == network.findall(both[0].text) != []
 
 
 def broken_files(folder, image):
@@ -170,10 +215,17 @@ def test_examples(client, page_checkpoints, tmp_path):
         (['--port', '70000'], '--port 70000'),
         (['--host', 'no.such.host.invalid'], '--host no.such.host.invalid'),
         (['--examples', 'nowhere'], '--examples nowhere'),
+        (['--max-seconds', 'nan'], '--max-seconds'),
         (['nowhere.pth'], 'nowhere.pth not found'),
+        (['nowhere'], 'nowhere not found'),
+        (['rtmdet_effvim_m1'], 'rtmdet_effvim_m1 has no published weights'),
+        (['retinanet_effvim_m4', 'nowhere.pth'], 'nowhere.pth not found'),  # before it is fetched
+        (['retinanet_effvim_m4'], 'retinanet_effvim_m4 cannot be fetched'),
     ],
 )
-def test_mistakes_end_in_one_line(mistake, words, page_checkpoints, capsys):
+def test_mistakes_end_in_one_line(mistake, words, page_checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('EFFVIM_CACHE', str(tmp_path))
+    monkeypatch.setenv('EFFVIM_MIRROR', 'http://127.0.0.1:1')  # nobody listens there
     assert run_command('demo', [str(CONFIG), page_checkpoints[0], *mistake]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count('\n') == 1
@@ -212,9 +264,7 @@ def test_masks_and_regions_are_in_the_json():
         masks=masks,
     )
     for threshold, number in ((0.5, 2), (0.6, 1)):
-        objects = web_page.as_dict(web_page.Shown('a', 'c', prediction, (0, 0)), threshold)[
-            'objects'
-        ]
+        objects = as_dict(Shown(Asked('a', 'c'), prediction, (0, 0)), threshold)['objects']
         assert len(objects) == number
         for one, mask in zip(objects, masks):
             np.testing.assert_array_equal(rle.decode(one['segmentation']), mask)
@@ -229,10 +279,8 @@ def test_masks_and_regions_are_in_the_json():
 
     labels = np.zeros((9, 7), np.int64)
     labels[2:, 1:] = 1
-    content = web_page.as_dict(
-        web_page.Shown('a', 'c', Prediction(**about, label_map=labels), (0, 0)), 0.5
-    )
+    content = as_dict(Shown(Asked('a', 'c'), Prediction(**about, label_map=labels), (0, 0)), 0.5)
     assert [(r['class'], r['pixels']) for r in content['regions']] == [('cross', 42), ('disc', 21)]
     for region, label in zip(content['regions'], (1, 0)):
         np.testing.assert_array_equal(rle.decode(region['segmentation']), labels == label)
-    assert web_page.headline(content) == 'cross 67%, disc 33%'
+    assert headline(content) == 'cross 67%, disc 33%'

@@ -1,0 +1,1 @@
+"""Predict videos, cameras and streams: reading, tracking, counting, annotated copies."""

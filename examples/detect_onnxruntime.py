@@ -1,0 +1,94 @@
+"""Run a file of `effvim export` with onnxruntime, NumPy and Pillow alone.
+
+    python detect_onnxruntime.py model.onnx photo.jpg [--score-thr 0.3]
+
+Prints one line for each object: class, score, and the box x1 y1 x2 y2 in pixels of the photo. Of a
+segmentor it prints the fraction of the pixels of each class.
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def padded(image: np.ndarray, size: list[int], value: object) -> np.ndarray:
+    """The image in the upper left corner of one of that height and width."""
+    canvas = np.full((*size, 3), value, np.uint8)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
+
+
+def resized(photo: Image.Image, rules: dict) -> tuple[np.ndarray, tuple[float, float]]:
+    """The photo as the network was tested, H W 3, and the factors of its width and height."""
+    width, height = photo.size
+    if rules['scale']:
+        long, short = max(rules['scale']), min(rules['scale'])
+        factor = min(long / max(width, height), short / min(width, height))
+        size = [int(width * factor + 0.5), int(height * factor + 0.5)]
+        if not rules['keep_ratio']:
+            size = rules['scale']
+        if multiple := rules['multiple']:
+            size = [-(-side // multiple) * multiple for side in size]
+        # bilinear without smoothing, as OpenCV does it and as the network was trained
+        factors = width / size[0], height / size[1]
+        matrix = (factors[0], 0, 0, 0, factors[1], 0)
+        photo = photo.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    image = np.asarray(photo)
+    if rules['pad']:
+        image = padded(image, rules['pad']['size'][::-1], rules['pad']['value'])
+    scale = photo.size[0] / width, photo.size[1] / height
+    return image, scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('model', help='file of effvim export, *.onnx')
+    parser.add_argument('photo', help='image file')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='lowest score that is printed (default: 0.3)',
+    )
+    args = parser.parse_args()
+
+    session = onnxruntime.InferenceSession(args.model)
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = {
+        key: json.loads(metadata[key]) for key in ('classes', 'resize', 'size', 'input', 'settings')
+    }
+    classes, rules = about['classes'], about['resize']
+    if about['input'] != 'raw' or rules is None:
+        sys.exit(f'{args.model}: this script takes files of raw images that are resized and padded')
+
+    photo = ImageOps.exif_transpose(Image.open(args.photo)).convert('RGB')
+    image, scale = resized(photo, rules)
+    if about['size']:  # of a file that takes only this one; what the network sees as 0
+        given = about['settings']['model.data_preprocessor']
+        mean = given['mean'] if given['reverse'] else given['mean'][::-1]  # in the order R G B
+        image = padded(image, about['size'], np.round(mean))
+    image = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))  # 3 H W, BGR
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(names, {'images': image[None]})))
+
+    if 'label_map' not in outputs and 'count' not in outputs:
+        sys.exit(f'{args.model} holds only a backbone, which detects nothing')
+    if 'label_map' in outputs:
+        labels, counts = np.unique(outputs['label_map'][0], return_counts=True)
+        for label, count in zip(labels, counts):
+            print(f'{classes[label]}: {count / counts.sum():.1%}')
+        return
+    for i in range(int(outputs['count'][0])):
+        score = outputs['scores'][0, i]
+        if score >= args.score_thr:
+            box = outputs['boxes'][0, i] / [*scale, *scale]
+            corners = ' '.join(f'{value:.1f}' for value in box)
+            print(f'{classes[outputs["labels"][0, i]]}: {score:.3f} {corners}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,18 @@
+"""A small trained run, and a stream."""
+
+import pytest
+
+from tests.helpers.videos import LIVE_FRAMES, LIVE_RATE, write_video
+
+
+@pytest.fixture(scope='module')
+def detector(run_of):
+    """A small trained RetinaNet."""
+    return run_of('retinanet')
+
+
+@pytest.fixture
+def transport_stream(tmp_path):
+    """The content of a stream of four seconds."""
+    write_video(tmp_path / 'live.ts', LIVE_FRAMES, rate=LIVE_RATE)
+    return (tmp_path / 'live.ts').read_bytes()
