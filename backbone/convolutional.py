@@ -96,8 +96,8 @@ def convolutional_layer(layer: nn.Module) -> nn.Module:
     ):
         return ConvolutionalBlock(layer)
     if isinstance(layer, OnPositions):
-        linear, *rest = layer
-        return nn.Sequential(pointwise(linear.weight, linear.bias), *rest)
+        conv = pointwise(layer.layer.weight, layer.layer.bias)
+        return nn.Sequential(conv, nn.ReLU()) if layer.layer.relu else conv
     return layer
 
 

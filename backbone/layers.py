@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.fx
@@ -19,9 +19,9 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-__all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
+from .linear import InferenceLinear, linear
 
-Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
+__all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
 
 
 def fixed(value: Tensor) -> nn.Parameter:
@@ -29,8 +29,8 @@ def fixed(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone(), requires_grad=False)
 
 
-def with_kernel(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
-    """Copy a convolution or linear layer with another weight and bias, which are never trained."""
+def with_kernel(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Copy a convolution with another weight and bias, which are never trained."""
     layer = copy.deepcopy(layer)
     layer.weight, layer.bias = fixed(weight), fixed(bias)
     return layer
@@ -69,7 +69,7 @@ def scaled_product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Te
     """x (s ⊙ W)ᵀ + b, see `ScaledProduct`; without a backward pass, and traced, a plain product."""
     if torch.is_grad_enabled() and not torch.jit.is_tracing():
         return ScaledProduct.apply(x, weight, scale, bias)
-    return F.linear(x, weight * scale[:, None], bias)
+    return linear(x, weight * scale[:, None], bias)
 
 
 def on_positions(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -222,26 +222,32 @@ class Pointwise(ConvNorm):
             return super().forward(x)
         return on_positions(lambda tokens: self.act(self.product(tokens)), x)  # in place, no view
 
-    def linear(self, gate: Tensor | None = None) -> nn.Linear:
-        """Return `product` as a linear layer for inference, with a folded kernel."""
+    def linear(self, gate: Tensor | None = None) -> InferenceLinear:
+        """Return `product` and the ReLU as a layer for inference, with a folded kernel."""
         scale, bias = self.affine(gate)
-        layer = nn.Linear(self.conv.in_channels, self.conv.out_channels, device='meta')
-        return with_kernel(layer, self.conv.weight.flatten(1) * scale[:, None], bias)
+        weight = self.conv.weight.flatten(1) * scale[:, None]
+        return InferenceLinear(weight, bias, relu=isinstance(self.act, nn.ReLU))
 
     def fuse(self) -> nn.Module:
         """Return the equivalent for inference, with a folded kernel if it can be folded."""
-        return OnPositions(self.linear(), self.act) if self.foldable else self
+        if not self.foldable:
+            return self
+        layer = OnPositions(self.linear())
+        if isinstance(self.act, (nn.ReLU, nn.Identity)):
+            return layer
+        return nn.Sequential(layer, self.act)  # of another tool
 
 
-class OnPositions(nn.Sequential):
-    """Layers on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
+class OnPositions(nn.Module):
+    """A layer on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
+
+    def __init__(self, layer: InferenceLinear) -> None:
+        super().__init__()
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)  # B H W C
-        y = x.flatten(0, 2)
-        for layer in self:
-            y = layer(y)
-        return as_map(y, x)
+        return as_map(self.layer(x.flatten(0, 2)), x)
 
 
 class Pointwise1d(nn.Module):
@@ -255,7 +261,7 @@ class Pointwise1d(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.conv.weight[..., 0])
+        return linear(x, self.conv.weight[..., 0], None)
 
 
 class Stem(nn.Module):
@@ -309,7 +315,7 @@ class FFN(nn.Module):
 class FusedFFN(nn.Module):
     """`FFN` with folded kernels. Shape: B C H W → B C H W."""
 
-    def __init__(self, fc1: nn.Linear, fc2: nn.Linear, keep: Tensor) -> None:
+    def __init__(self, fc1: InferenceLinear, fc2: InferenceLinear, keep: Tensor) -> None:
         super().__init__()
         self.fc1, self.fc2, self.keep = fc1, fc2, fixed(keep)
 
@@ -317,7 +323,7 @@ class FusedFFN(nn.Module):
         """keep · x + fc2(ReLU(fc1(x)))."""
         x = x.permute(0, 2, 3, 1)  # B H W C
         tokens = x.flatten(0, 2)
-        return as_map(self.fc2(self.fc1(tokens).relu_()).addcmul_(self.keep, tokens), x)
+        return as_map(self.fc2(self.fc1(tokens)).addcmul_(self.keep, tokens), x)
 
 
 class SqueezeExcite(layers.SqueezeExcite):

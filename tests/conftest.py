@@ -16,7 +16,23 @@ import torch
 
 from tests.helpers.paths import DATA, ROOT
 
+LARGE = 2**20  # bytes
+
 os.environ.setdefault('MKL_CBWR', 'AUTO')  # as effvim.cli.main does, before the first matmul
+
+
+@pytest.fixture(autouse=True)
+def large_files_are_removed(request):
+    """Remove the checkpoints that a test wrote when it ends: all together are tens of gigabytes.
+
+    pytest's own `tmp_path_retention_policy` would remove directories, into which mmengine's loggers
+    still write.
+    """
+    folder = request.getfixturevalue('tmp_path') if 'tmp_path' in request.fixturenames else None
+    yield
+    for path in folder.rglob('*') if folder else ():
+        if path.is_file() and not path.is_symlink() and path.stat().st_size > LARGE:
+            path.unlink()
 
 
 @pytest.fixture(scope='session')
