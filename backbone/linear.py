@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 # writes the bias into the result first, and ReLU reads and writes it all again.
 ONEDNN: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
+SMALLEST = 2**26  # multiplications; below, the 15 µs that a call takes to start are not regained
+
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether `ONEDNN` may compute a product: it has no gradients and cannot be traced or counted.
@@ -28,6 +30,7 @@ def fits_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() * weight.shape[0] >= SMALLEST
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
         and not torch.jit.is_tracing()

@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # several share the cores; read when to
 import torch
 
 from tests.helpers.paths import DATA, ROOT
+
+# A shell ignores it for what it starts in the background, and Python then leaves it at that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LARGE = 2**20  # bytes
 
