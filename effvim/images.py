@@ -173,6 +173,14 @@ def decode(content: bytes, max_megapixels: float = math.inf) -> np.ndarray:
     return pixels
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """An image, H W 3, uint8, RGB, as a PNG file.
+
+    By OpenCV, which takes a fifth of Pillow's time; the files are 4 % larger.
+    """
+    return cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or directory of this name is ignored wherever a directory is searched."""
     return name.startswith('.') or name == MACOS_FOLDER

@@ -56,11 +56,10 @@ class Task:
     minutes: float
     command: str  # of effvim data
     source: str
-    flags: tuple[str, ...] = ()  # of effvim train
 
 
 TASKS = {
-    'bccd': Task(DETECTORS, 10, 'convert', 'bccd', ('--image-size', '480')),
+    'bccd': Task(DETECTORS, 10, 'convert', 'bccd'),
     'raccoon': Task(DETECTORS, 10, 'split', 'raccoon'),
     'nuclei': Task(('configs/mask_rcnn_effvim_m1.py',), 12, 'split', 'nuclei'),
     'nuclei_masks': Task(('configs/semfpn_effvim_m1.py',), 5, 'split', 'nuclei'),
@@ -103,14 +102,12 @@ def effvim(*words: Any) -> None:
     subprocess.run([sys.executable, '-m', 'effvim', *map(str, words)], check=True, cwd=ROOT)
 
 
-def train(
-    config: str, ready: Path, work_dir: Path, seed: int, epochs: int, flags: tuple[str, ...]
-) -> dict[str, Any]:
+def train(config: str, ready: Path, work_dir: Path, seed: int, epochs: int) -> dict[str, Any]:
     """Train from random weights; what training took and reached on the validation set."""
     began = time.time()
     effvim(
         *('train', config, '--data', ready, '--from-scratch', '--epochs', epochs),
-        *('--seed', seed, '--work-dir', work_dir, *flags),
+        *('--seed', seed, '--work-dir', work_dir),
         *(['--amp'] if amp_available() else []),
         *([] if 'semfpn' in str(config) else CLASSWISE),
     )
@@ -176,10 +173,10 @@ def main() -> None:
                 if trial is None:
                     short = work_dir.with_name(f'{work_dir.name}-trial')
                     shutil.rmtree(short, ignore_errors=True)
-                    trial = train(config, ready, short, seed, 2, TASKS[name].flags)
+                    trial = train(config, ready, short, seed, 2)
                     epochs = affordable_epochs(trial, ready, 60 * minutes)
                 shutil.rmtree(work_dir, ignore_errors=True)
-                result = train(config, ready, work_dir, seed, epochs, TASKS[name].flags)
+                result = train(config, ready, work_dir, seed, epochs)
                 keep(dict(dataset=name, model=model, seed=seed, minutes=minutes, **result))
 
 

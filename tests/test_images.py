@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from backbone.errors import UserError
-from effvim.images import read_image
+from effvim.images import encode_png, read_image
 
 RGB = np.random.RandomState(0).randint(0, 256, (5, 8, 3), np.uint8)
 GREY = RGB[..., :1].repeat(3, 2)
@@ -259,3 +259,11 @@ def test_truncated_jpegs_are_noticed_with_any_settings(settings, tmp_path):
     (tmp_path / 'a.jpg').write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(UserError, match=r'a.jpg cannot be read'):
         pipeline.transforms[0]({'img_path': str(tmp_path / 'a.jpg')})
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 301), (240, 320)])
+def test_png_keeps_every_pixel(size):
+    image = np.random.RandomState(0).randint(0, 256, (*size, 3), np.uint8)
+    with Image.open(io.BytesIO(encode_png(image))) as decoded:
+        assert decoded.format == 'PNG' and decoded.mode == 'RGB'
+        assert np.array_equal(np.asarray(decoded), image)

@@ -16,6 +16,7 @@ import numpy as np
 from backbone.errors import UserError
 from effvim import console
 from effvim.files import write_atomic
+from effvim.images import encode_png
 from effvim.inference.annotation_ids import ids_of
 from effvim.inference.coco_results import category_ids, coco_results
 from effvim.inference.overlap import ahead
@@ -206,7 +207,8 @@ class InferenceJob:
         if self.labels is not None:
             prediction = prediction.only(np.isin(prediction.labels, self.labels))
         name = self._name(index)
-        self._write_image(f'images/{name}.png', prediction.shrunk(LARGEST).draw(self.score_thr))
+        drawn = prediction.shrunk(LARGEST).draw(self.score_thr)
+        self._write(f'images/{name}.png', encode_png(np.asarray(drawn)))
         kept = prediction.above(self.score_thr)
         for kind in self.formats:
             with self._writing(kind):
@@ -220,7 +222,9 @@ class InferenceJob:
             results['bbox'], results['segm'] = coco_results(kept, image['id'], self.category_ids)
         else:
             image['label_map'] = f'labels/{name}.png'
-            self._write_image(image['label_map'], self._label_image(prediction.label_map))
+            buffer = io.BytesIO()
+            self._label_image(prediction.label_map).save(buffer, 'PNG')
+            self._write(image['label_map'], buffer.getvalue())
             results['segments'] = []
         with self._writing('results'):
             self.spool.add('images', index, [image])
@@ -291,11 +295,6 @@ class InferenceJob:
         image = Image.fromarray(label_map.astype('uint8'))
         image.putpalette(class_palette(len(self.classes)).tobytes())
         return image
-
-    def _write_image(self, name: str, image: Image.Image) -> None:
-        buffer = io.BytesIO()
-        image.save(buffer, 'PNG')
-        self._write(name, buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
         with self._writing(name):
