@@ -48,6 +48,11 @@ def write(model: Any, path: Path, half_size: bool = True) -> None:
     save()
 
 
+# Operators between the products, whose inputs are not quantised: the conversions would take longer
+# than they save, and lose accuracy.
+IN_FLOAT = ('Add', 'Divide', 'MVN', 'Power', 'ReduceMean', 'Softmax', 'Sqrt', 'Subtract')
+
+
 def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, list[str]]:
     """Quantise a model of OpenVINO.
 
@@ -58,7 +63,8 @@ def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, l
 
     Returns:
         The quantised model, and the names of the products that stay in float32: of the layers that
-        output boxes, scores or labels, and of two activations.
+        output boxes, scores or labels, and of two activations. So do the operators of `IN_FLOAT` and
+        `factors_in_float`.
     """
     os.environ.setdefault('NNCF_CI', '1')  # otherwise it reports its use to its makers
     with quiet(logging.ERROR):
@@ -70,10 +76,47 @@ def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, l
             nncf.Dataset(list(images), lambda image: {'images': prepare(image[None]).numpy()}),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=in_float),
+            ignored_scope=nncf.IgnoredScope(
+                [*in_float, *factors_in_float(model)], types=list(IN_FLOAT), validate=False
+            ),
         )
     quantised.set_rt_info(json.dumps(in_float), ['framework', 'float32'])
     return quantised, in_float
+
+
+def factors_in_float(model: Any) -> list[str]:
+    """Names of the multiplications and sigmoids whose inputs are not quantised.
+
+    A SiLU of a convolution is not among them: both are computed at once, with a result in 8 bits.
+    """
+    nodes = model.get_ordered_ops()
+    in_silus = {name for node in nodes for name in silu_of_convolution(node)}
+    names = (name_of(node) for node in nodes if node.get_type_name() in ('Multiply', 'Sigmoid'))
+    return [name for name in names if name not in in_silus]
+
+
+def silu_of_convolution(node: Any) -> list[str]:
+    """Names of x · sigmoid(x) and sigmoid(x), if `node` is the former and x a convolution."""
+    if node.get_type_name() != 'Multiply':
+        return []
+    for gate in inputs_of(node):
+        if gate.get_type_name() == 'Sigmoid':
+            (x,) = inputs_of(gate)
+            before = inputs_of(x)[0] if x.get_type_name() == 'Add' else x  # the sum with the bias
+            shared = name_of(x) in map(name_of, inputs_of(node))
+            if shared and before.get_type_name().endswith('Convolution'):
+                return [name_of(node), name_of(gate)]
+    return []
+
+
+def inputs_of(node: Any) -> list[Any]:
+    """The nodes that a node takes its inputs from."""
+    return [value.get_node() for value in node.input_values()]
+
+
+def name_of(node: Any) -> str:
+    """The name by which NNCF knows a node."""
+    return str(node.get_friendly_name())
 
 
 def products_in_float(model: Any) -> list[str]:
@@ -82,8 +125,8 @@ def products_in_float(model: Any) -> list[str]:
     names: list[str] = []
     computed: set[str] = set()  # names of the nodes that depend on the image
     for node in model.get_ordered_ops():
-        name, kind = node.get_friendly_name(), node.get_type_name()
-        inputs = [value.get_node().get_friendly_name() for value in node.input_values()]
+        name, kind = name_of(node), node.get_type_name()
+        inputs = [name_of(before) for before in inputs_of(node)]
         if kind == 'Parameter' or not computed.isdisjoint(inputs):
             computed.add(name)
         of_two_activations = kind == 'MatMul' and inputs[1] in computed
