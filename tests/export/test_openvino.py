@@ -107,5 +107,12 @@ def test_integers_of_8_bits(made, tmp_path, capsys, monkeypatch):
     weights = [op for op in model.get_ops() if op.get_type_name() == 'Constant']
     integers = [op for op in weights if op.get_output_element_type(0) == openvino.Type.i8]
     assert len(integers) > 3 * len(in_float)
+    quantised = [op for op in model.get_ops() if op.get_type_name() == 'FakeQuantize']
+    users = {
+        user.get_node().get_type_name()
+        for op in quantised
+        for user in op.output(0).get_target_inputs()
+    }
+    assert 'Convolution' in users and users.isdisjoint(openvino_file.IN_FLOAT)
     before, after = (metrics(made, each, tmp_path)['mIoU'] for each in (made.file, file))
     assert after > before - 2 and before > 2  # percent
