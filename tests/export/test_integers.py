@@ -6,7 +6,7 @@ import pytest
 from effvim.export import openvino_file
 
 openvino = pytest.importorskip('openvino', reason='needs the extra openvino')
-from openvino import opset13 as ops
+ops = openvino.opset13
 
 
 def test_silus_of_convolutions_are_quantised_with_them():
