@@ -63,7 +63,7 @@ def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, l
 
     Returns:
         The quantised model, and the names of the products that stay in float32: of the layers that
-        output boxes, scores or labels, and of two activations. So do the operators of `IN_FLOAT` and
+        output boxes, scores or labels, and of two activations. So do `IN_FLOAT` and
         `factors_in_float`.
     """
     os.environ.setdefault('NNCF_CI', '1')  # otherwise it reports its use to its makers

@@ -6,14 +6,9 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbone import linear as module
 from backbone.linear import InferenceLinear, linear
 
-
-@pytest.fixture(autouse=True)
-def of_any_size(monkeypatch):
-    """Small products take the way of large ones."""
-    monkeypatch.setattr(module, 'SMALLEST', 0)
+pytestmark = pytest.mark.usefixtures('onednn_at_any_size')
 
 
 def layer_and_positions(*shape, dtype=torch.float32, relu=True):
