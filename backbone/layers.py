@@ -222,17 +222,16 @@ class Pointwise(ConvNorm):
             return super().forward(x)
         return on_positions(lambda tokens: self.act(self.product(tokens)), x)  # in place, no view
 
-    def linear(self, gate: Tensor | None = None) -> InferenceLinear:
-        """Return `product` and the ReLU as a layer for inference, with a folded kernel."""
+    def linear(self, gate: Tensor | None = None, relu: bool = False) -> InferenceLinear:
+        """Return `product`, optionally with ReLU, as a layer for inference with a folded kernel."""
         scale, bias = self.affine(gate)
-        weight = self.conv.weight.flatten(1) * scale[:, None]
-        return InferenceLinear(weight, bias, relu=isinstance(self.act, nn.ReLU))
+        return InferenceLinear(self.conv.weight.flatten(1) * scale[:, None], bias, relu)
 
     def fuse(self) -> nn.Module:
         """Return the equivalent for inference, with a folded kernel if it can be folded."""
         if not self.foldable:
             return self
-        layer = OnPositions(self.linear())
+        layer = OnPositions(self.linear(relu=isinstance(self.act, nn.ReLU)))
         if isinstance(self.act, (nn.ReLU, nn.Identity)):
             return layer
         return nn.Sequential(layer, self.act)  # of another tool
@@ -309,7 +308,7 @@ class FFN(nn.Module):
         """Return the equivalent for inference, with folded kernels if they can be folded."""
         if not (self.fc1.foldable and self.fc2.foldable):
             return Gated(self, gate)
-        return FusedFFN(self.fc1.linear(), self.fc2.linear(gate), 1 - gate)
+        return FusedFFN(self.fc1.linear(relu=True), self.fc2.linear(gate), 1 - gate)
 
 
 class FusedFFN(nn.Module):

@@ -69,6 +69,18 @@ def test_folded_classifier_equals_timm(arch, distillation):
             assert a.shape == b.shape and relative(a, b) <= 1e-5
 
 
+def test_activations_of_another_tool_fold_as_they_compute():
+    """Inside an FFN both forms compute ReLU; elsewhere the new layer is called."""
+    network = randomised(EfficientViM('m1')).eval()
+    network.stages[0].blocks[0].ffn.fc1.act = nn.GELU()
+    network.stages[0].downsample.conv[0].act = nn.GELU()
+    x = torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        expected = network(x)
+        for a, b in zip(network.fuse()(x), expected, strict=True):
+            assert relative(a, b) <= 1e-5
+
+
 def test_nothing_is_left_to_fold():
     network = EfficientViMClassifier('m1').fuse()
     kinds = {type(m) for m in network.modules()}
