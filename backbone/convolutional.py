@@ -56,7 +56,7 @@ class ConvolutionalBlock(nn.Module):
         self.dwconv2 = with_kernel(
             depthwise, depthwise.weight * (mixed * fed)[:, None, None, None], depthwise.bias * fed
         )
-        self.fc1 = pointwise(ffn.fc1.weight / fed, ffn.fc1.bias)
+        self.fc1, self.act = pointwise(ffn.fc1.weight / fed, ffn.fc1.bias), ffn.act
         self.fc2 = pointwise(ffn.fc2.weight, ffn.fc2.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ class ConvolutionalBlock(nn.Module):
         y = c.transpose(1, 2) @ (self.gate * h)  # B L C
         y = y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         x = self.dwconv2(y + (x if self.rest_mixed is None else x * self.rest_mixed))
-        y = self.fc2(F.relu(self.fc1(x)))
+        y = self.fc2(self.act(self.fc1(x)))
         return y + (x if self.rest_fed is None else x * self.rest_fed), h.transpose(1, 2)
 
 
@@ -96,8 +96,8 @@ def convolutional_layer(layer: nn.Module) -> nn.Module:
     ):
         return ConvolutionalBlock(layer)
     if isinstance(layer, OnPositions):
-        conv = pointwise(layer.layer.weight, layer.layer.bias)
-        return nn.Sequential(conv, nn.ReLU()) if layer.layer.relu else conv
+        linear, *rest = layer
+        return nn.Sequential(pointwise(linear.weight, linear.bias), *rest)
     return layer
 
 

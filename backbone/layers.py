@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.fx
@@ -23,14 +23,16 @@ from .linear import InferenceLinear, linear
 
 __all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
 
+Kernel = TypeVar('Kernel', nn.Conv2d, InferenceLinear)
+
 
 def fixed(value: Tensor) -> nn.Parameter:
     """Return a copy of `value` as a parameter that is never trained."""
     return nn.Parameter(value.detach().clone(), requires_grad=False)
 
 
-def with_kernel(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Copy a convolution with another weight and bias, which are never trained."""
+def with_kernel(layer: Kernel, weight: Tensor, bias: Tensor) -> Kernel:
+    """Copy a convolution or linear layer with another weight and bias, which are never trained."""
     layer = copy.deepcopy(layer)
     layer.weight, layer.bias = fixed(weight), fixed(bias)
     return layer
@@ -222,31 +224,26 @@ class Pointwise(ConvNorm):
             return super().forward(x)
         return on_positions(lambda tokens: self.act(self.product(tokens)), x)  # in place, no view
 
-    def linear(self, gate: Tensor | None = None, relu: bool = False) -> InferenceLinear:
-        """Return `product`, optionally with ReLU, as a layer for inference with a folded kernel."""
+    def as_linear(self, gate: Tensor | None = None) -> InferenceLinear:
+        """Return `product` as a layer for inference, with a folded kernel."""
         scale, bias = self.affine(gate)
-        return InferenceLinear(self.conv.weight.flatten(1) * scale[:, None], bias, relu)
+        layer = InferenceLinear(self.conv.in_channels, self.conv.out_channels, device='meta')
+        return with_kernel(layer, self.conv.weight.flatten(1) * scale[:, None], bias)
 
     def fuse(self) -> nn.Module:
         """Return the equivalent for inference, with a folded kernel if it can be folded."""
-        if not self.foldable:
-            return self
-        layer = OnPositions(self.linear(relu=isinstance(self.act, nn.ReLU)))
-        if isinstance(self.act, (nn.ReLU, nn.Identity)):
-            return layer
-        return nn.Sequential(layer, self.act)  # of another tool
+        return OnPositions(self.as_linear(), self.act) if self.foldable else self
 
 
-class OnPositions(nn.Module):
-    """A layer on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
-
-    def __init__(self, layer: InferenceLinear) -> None:
-        super().__init__()
-        self.layer = layer
+class OnPositions(nn.Sequential):
+    """Layers on all positions of a map, see `on_positions`. Shape: B C H W → B D H W."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)  # B H W C
-        return as_map(self.layer(x.flatten(0, 2)), x)
+        y = x.flatten(0, 2)
+        for layer in self:
+            y = layer(y)
+        return as_map(y, x)
 
 
 class Pointwise1d(nn.Module):
@@ -298,7 +295,7 @@ class FFN(nn.Module):
             return x + gate[:, None, None] * (self.fc2(self.fc1(x)) - x)
 
         def blend(tokens: Tensor) -> Tensor:
-            hidden = self.fc1.product(tokens).relu_()
+            hidden = self.fc1.act(self.fc1.product(tokens))
             y = self.fc2.product(hidden, gate).to(tokens.dtype)  # autocast keeps tokens in float32
             return y.addcmul_(1 - gate, tokens)
 
@@ -308,21 +305,23 @@ class FFN(nn.Module):
         """Return the equivalent for inference, with folded kernels if they can be folded."""
         if not (self.fc1.foldable and self.fc2.foldable):
             return Gated(self, gate)
-        return FusedFFN(self.fc1.linear(relu=True), self.fc2.linear(gate), 1 - gate)
+        return FusedFFN(self.fc1.as_linear(), self.fc1.act, self.fc2.as_linear(gate), 1 - gate)
 
 
 class FusedFFN(nn.Module):
     """`FFN` with folded kernels. Shape: B C H W → B C H W."""
 
-    def __init__(self, fc1: InferenceLinear, fc2: InferenceLinear, keep: Tensor) -> None:
+    def __init__(
+        self, fc1: InferenceLinear, act: nn.Module, fc2: InferenceLinear, keep: Tensor
+    ) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.keep = fc1, fc2, fixed(keep)
+        self.fc1, self.act, self.fc2, self.keep = fc1, act, fc2, fixed(keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        """keep · x + fc2(ReLU(fc1(x)))."""
+        """keep · x + fc2(act(fc1(x)))."""
         x = x.permute(0, 2, 3, 1)  # B H W C
         tokens = x.flatten(0, 2)
-        return as_map(self.fc2(self.fc1(tokens)).addcmul_(self.keep, tokens), x)
+        return as_map(self.fc2(self.act(self.fc1(tokens))).addcmul_(self.keep, tokens), x)
 
 
 class SqueezeExcite(layers.SqueezeExcite):

@@ -1,4 +1,4 @@
-"""Linear layers for inference, by the fastest matrix product that PyTorch has on the device."""
+"""Matrix products with a bias, by the fastest that PyTorch has for them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-# oneDNN's product, which adds bias and ReLU to each result while it is in a register. `F.linear`
-# writes the bias into the result first, and ReLU reads and writes it all again.
-ONEDNN: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+# oneDNN's product, which adds the bias to each result while it is in a register; `F.linear` writes
+# it into the result first. Its own ReLU is not used: it turns NaN into 0.
+onednn_linear: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
-SMALLEST = 2**26  # multiplications; below, the 15 µs that a call takes to start are not regained
+# Multiplications; below, the 15 µs that a call takes to start are not regained, nor the 2 ms of the
+# first call of each shape.
+SMALLEST_PRODUCT = 2**26
 
 
-def fits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether `ONEDNN` may compute a product: it has no gradients and cannot be traced or counted.
+def fits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `onednn_linear` may compute a product: it has no gradients, cannot be traced or
+    counted, and reads memory as if it were contiguous.
 
     In float16 CPUs are slower with it, and autocast has to choose the precision itself.
     """
     return (
         not torch.compiler.is_compiling()
-        and ONEDNN is not None
-        and type(x) is Tensor
-        and x.device.type == 'cpu'
-        and x.dtype == weight.dtype
+        and onednn_linear is not None
+        and x.numel() * weight.shape[0] >= SMALLEST_PRODUCT
         and x.dtype in (torch.float32, torch.bfloat16)
-        and x.numel() * weight.shape[0] >= SMALLEST
+        and is_plain(x, x.dtype)
+        and is_plain(weight, x.dtype)
+        and (bias is None or (is_plain(bias, x.dtype) and bias.is_contiguous()))
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
         and not torch.jit.is_tracing()
         and forward_ad._current_level < 0
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and _get_current_dispatch_mode() is None
         and torch._C._get_mkldnn_enabled()
         and torch.backends.mkldnn.is_available()
@@ -43,27 +45,28 @@ def fits_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def is_plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is of a type and lies in the CPU's memory, under no transformation."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.device.type == 'cpu'
+        and x.layout == torch.strided
+        and x.dtype == dtype
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
+
+
 @torch.fx.wrap
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
-    """x Wᵀ + b, then ReLU if asked for. Shape: x … C, W D C, b D → … D."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b. Shape: x … C, W D C, b D → … D."""
     if not torch.jit.is_scripting():  # noqa: SIM102  so that the next line is not compiled
-        if fits_onednn(x, weight):
-            return ONEDNN(x, weight, bias, 'relu' if relu else 'none', [], '')
-    y = F.linear(x, weight, bias)
-    return y.relu_() if relu else y
+        if fits_onednn(x, weight, bias):
+            return onednn_linear(x, weight, bias, 'none', [], '')
+    return F.linear(x, weight, bias)
 
 
 class InferenceLinear(nn.Linear):
-    """A linear layer that is never trained, optionally with ReLU. Shape: … C → … D."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, relu: bool = False) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], device='meta')
-        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.relu = relu
+    """`nn.Linear` by `linear`. Shape: … C → … D."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, self.relu)
-
-    def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, relu={self.relu}'
+        return linear(x, self.weight, self.bias)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from backbone.errors import UserError
+from effvim import start_up
 from effvim.cli.options import Parser
 from effvim.installation import explain_import_error
 
@@ -95,6 +96,7 @@ def run(argv: Sequence[str], command: str | None = None, prog: str = 'effvim') -
         fault keeps its traceback.
     """
     set_process_defaults()
+    start_up.begin()
     try:
         args = parse(argv, command, prog)
         args.argv = [*([command] if command else []), *argv]  # for reports that name it
@@ -108,6 +110,8 @@ def run(argv: Sequence[str], command: str | None = None, prog: str = 'effvim') -
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
+    finally:
+        start_up.end()
 
 
 def set_process_defaults() -> None:

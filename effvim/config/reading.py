@@ -7,11 +7,14 @@ import importlib.util
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim import start_up
 from effvim.config.legacy import rename_old_names
 from effvim.config.packaged import check_config_exists
 from effvim.config.structure import LOADERS, is_segmentor
 from effvim.config.validation import check_parts
 from effvim.console import quiet
+
+PLUGINS = ('mmdet_plugin', 'mmseg_plugin')  # which load the models
 
 
 def load_config(path: str) -> Config:
@@ -42,14 +45,26 @@ def load_config(path: str) -> Config:
     return cfg
 
 
-def import_plugins(cfg: Config) -> None:
+def import_plugins(cfg: Config, *, models: bool = True) -> None:
     """Import the config's `custom_imports` and the models of mmdet or mmseg; takes seconds.
+
+    Args:
+        cfg: the config.
+        models: whether a model of theirs is to be built; an exported file needs only their
+            datasets, which load without most of the modules.
 
     Raises:
         UserError: a module is not installed.
     """
-    models = 'mmseg.models' if is_segmentor(cfg) else 'mmdet.models'
-    for module in (*cfg.get('custom_imports', {}).get('imports', []), models):
+    modules = list(cfg.get('custom_imports', {}).get('imports', []))
+    if models:
+        modules.append('mmseg.models' if is_segmentor(cfg) else 'mmdet.models')
+    else:
+        from backbone.openmmlab import ops
+
+        ops.install()  # as the plugins do
+        modules = [module for module in modules if module not in PLUGINS]
+    for module in modules:
         try:
             with quiet():
                 importlib.import_module(module)
@@ -58,3 +73,4 @@ def import_plugins(cfg: Config) -> None:
                 f'custom_imports: {error}; install the project with '
                 f'"pip install ." or set PYTHONPATH'
             ) from error
+    start_up.end()

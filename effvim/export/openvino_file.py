@@ -49,8 +49,19 @@ def write(model: Any, path: Path, half_size: bool = True) -> None:
 
 
 # Operators between the products, whose inputs are not quantised: the conversions would take longer
-# than they save, and lose accuracy.
-IN_FLOAT = ('Add', 'Divide', 'MVN', 'Power', 'ReduceMean', 'Softmax', 'Sqrt', 'Subtract')
+# than they save, lose accuracy, and keep OpenVINO from computing a SiLU within a convolution.
+IN_FLOAT = (
+    'Add',
+    'Divide',
+    'MVN',
+    'Multiply',
+    'Power',
+    'ReduceMean',
+    'Sigmoid',
+    'Softmax',
+    'Sqrt',
+    'Subtract',
+)
 
 
 def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, list[str]]:
@@ -63,55 +74,24 @@ def quantise(model: Any, images: Sequence[Tensor], prepare: Any) -> tuple[Any, l
 
     Returns:
         The quantised model, and the names of the products that stay in float32: of the layers that
-        output boxes, scores or labels, and of two activations. So do `IN_FLOAT` and
-        `factors_in_float`.
+        output boxes, scores or labels, and of two activations. The operators of `IN_FLOAT`, which
+        stay in float32 as well, are not among the names.
     """
     os.environ.setdefault('NNCF_CI', '1')  # otherwise it reports its use to its makers
     with quiet(logging.ERROR):
         import nncf
 
         in_float = products_in_float(model)
+        types = {node.get_type_name() for node in model.get_ops()}
         quantised = nncf.quantize(
             model,
             nncf.Dataset(list(images), lambda image: {'images': prepare(image[None]).numpy()}),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(
-                [*in_float, *factors_in_float(model)], types=list(IN_FLOAT), validate=False
-            ),
+            ignored_scope=nncf.IgnoredScope(in_float, types=sorted(types.intersection(IN_FLOAT))),
         )
     quantised.set_rt_info(json.dumps(in_float), ['framework', 'float32'])
     return quantised, in_float
-
-
-def factors_in_float(model: Any) -> list[str]:
-    """Names of the multiplications and sigmoids whose inputs are not quantised.
-
-    A SiLU of a convolution is not among them: both are computed at once, with a result in 8 bits.
-    """
-    nodes = model.get_ordered_ops()
-    in_silus = {name for node in nodes for name in silu_of_convolution(node)}
-    names = (name_of(node) for node in nodes if node.get_type_name() in ('Multiply', 'Sigmoid'))
-    return [name for name in names if name not in in_silus]
-
-
-def silu_of_convolution(node: Any) -> list[str]:
-    """Names of x · sigmoid(x) and sigmoid(x), if `node` is the former and x a convolution."""
-    if node.get_type_name() != 'Multiply':
-        return []
-    for gate in inputs_of(node):
-        if gate.get_type_name() == 'Sigmoid':
-            (x,) = inputs_of(gate)
-            before = inputs_of(x)[0] if x.get_type_name() == 'Add' else x  # the sum with the bias
-            shared = name_of(x) in map(name_of, inputs_of(node))
-            if shared and before.get_type_name().endswith('Convolution'):
-                return [name_of(node), name_of(gate)]
-    return []
-
-
-def inputs_of(node: Any) -> list[Any]:
-    """The nodes that a node takes its inputs from."""
-    return [value.get_node() for value in node.input_values()]
 
 
 def name_of(node: Any) -> str:
@@ -126,7 +106,7 @@ def products_in_float(model: Any) -> list[str]:
     computed: set[str] = set()  # names of the nodes that depend on the image
     for node in model.get_ordered_ops():
         name, kind = name_of(node), node.get_type_name()
-        inputs = [name_of(before) for before in inputs_of(node)]
+        inputs = [name_of(value.get_node()) for value in node.input_values()]
         if kind == 'Parameter' or not computed.isdisjoint(inputs):
             computed.add(name)
         of_two_activations = kind == 'MatMul' and inputs[1] in computed

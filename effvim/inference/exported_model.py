@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
@@ -39,7 +39,7 @@ class EffViMExportedModel(BaseModel):
     """
 
     def __init__(self, source: str, **choices: Any) -> None:
-        super().__init__()
+        super().__init__(BaseDataPreprocessor())  # as a config it would load mmdet's models
         self.runtime = open_runtime(source, RuntimeChoices(**choices))
         self.in_flight = self.runtime.in_flight
         self.about = description(source)
@@ -48,7 +48,7 @@ class EffViMExportedModel(BaseModel):
     def around(cls, runtime: Runtime, about: Mapping[str, Any]) -> EffViMExportedModel:
         """A model that runs in a given runtime, with the metadata that a file would have."""
         model = cls.__new__(cls)
-        BaseModel.__init__(model)
+        BaseModel.__init__(model, BaseDataPreprocessor())
         model.runtime, model.in_flight, model.about = runtime, runtime.in_flight, dict(about)
         return model
 

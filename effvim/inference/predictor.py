@@ -317,7 +317,7 @@ class Network:
         cfg, checkpoint = prepared.cfg, prepared.checkpoint
         assert checkpoint
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
-        import_plugins(cfg)
+        import_plugins(cfg, models=not isinstance(where, RuntimeChoices))
 
         from effvim.inference.exported_model import EffViMExportedModel
 

@@ -13,6 +13,8 @@ from torch import nn
 import mmdet_plugin  # noqa: F401
 import mmseg_plugin  # noqa: F401
 from backbone import ARCHS, EfficientViM, EfficientViMClassifier, UserError
+from backbone.convolutional import convolutional
+from backbone.layers import ConvNorm
 from tests.helpers.networks import gradients, randomised, relative
 from tests.helpers.paths import ROOT
 
@@ -69,16 +71,20 @@ def test_folded_classifier_equals_timm(arch, distillation):
             assert a.shape == b.shape and relative(a, b) <= 1e-5
 
 
-def test_activations_of_another_tool_fold_as_they_compute():
-    """Inside an FFN both forms compute ReLU; elsewhere the new layer is called."""
+def test_activations_of_another_tool_fold_as_they_compute(monkeypatch):
     network = randomised(EfficientViM('m1')).eval()
     network.stages[0].blocks[0].ffn.fc1.act = nn.GELU()
     network.stages[0].downsample.conv[0].act = nn.GELU()
     x = torch.randn(1, 3, 96, 64)
     with torch.inference_mode():
-        expected = network(x)
-        for a, b in zip(network.fuse()(x), expected, strict=True):
-            assert relative(a, b) <= 1e-5
+        maps = network(x)
+        with monkeypatch.context() as layer_by_layer:
+            layer_by_layer.setattr(ConvNorm, 'foldable', False)
+            expected = network(x)
+        fused = network.fuse()
+        for form in (maps, fused(x), convolutional(fused)(x)):
+            for a, b in zip(form, expected, strict=True):
+                assert relative(a, b) <= 1e-5
 
 
 def test_nothing_is_left_to_fold():

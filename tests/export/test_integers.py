@@ -2,29 +2,46 @@
 
 import numpy as np
 import pytest
+import torch
 
 from effvim.export import openvino_file
 
 openvino = pytest.importorskip('openvino', reason='needs the extra openvino')
+pytest.importorskip('nncf', reason='needs the extra openvino')
 ops = openvino.opset13
 
 
-def test_silus_of_convolutions_are_quantised_with_them():
-    """Other sigmoids and multiplications, as of gates, stay in float."""
+def convolution(x, in_channels, rng):
+    kernel = rng.normal(size=(16, in_channels, 3, 3)).astype(np.float32)
+    y = ops.convolution(x, ops.constant(kernel), [1, 1], [1, 1], [1, 1], [1, 1])
+    return ops.add(y, ops.constant(rng.normal(size=(1, 16, 1, 1)).astype(np.float32)))
 
-    def names(parts):
-        image = ops.parameter([1, 3, 8, 8], name='image')
-        kernel = ops.constant(np.ones((3, 3, 1, 1), np.float32))
-        conv = ops.convolution(image, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
-        biased = ops.add(conv, ops.constant(np.ones((1, 3, 1, 1), np.float32)))
-        gate = ops.sigmoid({'conv': conv, 'biased': biased, 'image': image}[parts[0]])
-        product = ops.multiply({'conv': conv, 'biased': biased, 'image': image}[parts[1]], gate)
-        model = openvino.Model([product], [image])
-        both = {product.get_friendly_name(), gate.get_friendly_name()}
-        return both & set(openvino_file.factors_in_float(model)), both
 
-    for parts in ('conv', 'conv'), ('biased', 'biased'):
-        assert names(parts)[0] == set()
-    for parts in ('image', 'image'), ('conv', 'biased'), ('image', 'conv'), ('biased', 'image'):
-        in_float, both = names(parts)
-        assert in_float == both
+def silu(x):
+    return ops.multiply(x, ops.sigmoid(x))
+
+
+def test_only_products_take_integers():
+    """Not SiLUs, sums and gates between them, whichever operand comes first."""
+    rng = np.random.default_rng(0)
+    image = ops.parameter([1, 3, 32, 32], name='images')
+    image.output(0).get_tensor().set_names({'images'})
+    x = silu(convolution(image, 3, rng))
+    x = silu(ops.add(x, convolution(x, 16, rng)))
+    x = ops.multiply(ops.sigmoid(ops.reduce_mean(x, [2, 3], keep_dims=True)), x)
+    x = convolution(silu(convolution(x, 16, rng)), 16, rng)
+    images = [torch.rand(3, 32, 32) for _ in range(4)]
+    model = openvino.Model([ops.result(x)], [image])
+    quantised, in_float = openvino_file.quantise(model, images, lambda batch: batch)
+    assert in_float == []
+    readers = {
+        reader.get_node().get_type_name()
+        for node in quantised.get_ops()
+        if node.get_type_name() == 'FakeQuantize'
+        for reader in node.output(0).get_target_inputs()
+    }
+    assert readers == {'Convolution'}
+    convolutions = [n for n in quantised.get_ops() if n.get_type_name() == 'Convolution']
+    assert len(convolutions) == 4
+    for node in convolutions:
+        assert node.input_value(0).get_node().get_type_name() == 'FakeQuantize'
