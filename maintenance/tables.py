@@ -50,9 +50,9 @@ Training memory by images per process. Measured figures are the peak of three tr
 `effvim benchmark memory CONFIG --cfg-options train_dataloader.batch_size=N`:"""
 
 SPEED_FORMS = """\
-The default form is the network as it is built. The fastest form is the fastest of four: fused or
-not, in channels-last memory format or not. The detectors are fused and randomly initialised, and
-every score counts, so that NMS gets as many boxes as the test settings allow."""
+The default form is `plain` of [speed](docs/speed.md); the fastest is the fastest of four: fused or
+not, in channels-last memory format or not. Detectors are fused and randomly initialised, with a
+score threshold of 0, the most work for NMS."""
 
 # Peak MiB by images per process, on real images, from `effvim benchmark memory`.
 MEASURED_MEMORY = {

@@ -1,5 +1,6 @@
 """Fixtures that tests of several rooms share."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -21,14 +22,14 @@ from tests.helpers.paths import DATA, ROOT
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LARGE = 2**20  # bytes
-
 os.environ.setdefault('MKL_CBWR', 'AUTO')  # as effvim.cli.main does, before the first matmul
+
+LARGE = 2**20  # bytes
 
 
 @pytest.fixture(autouse=True)
 def large_files_are_removed(request):
-    """Remove the checkpoints that a test wrote when it ends: all together are tens of gigabytes.
+    """Remove the large files that a test wrote when it ends: all together are tens of gigabytes.
 
     pytest's own `tmp_path_retention_policy` would remove directories, into which mmengine's loggers
     still write.
@@ -36,8 +37,9 @@ def large_files_are_removed(request):
     folder = request.getfixturevalue('tmp_path') if 'tmp_path' in request.fixturenames else None
     yield
     for path in folder.rglob('*') if folder else ():
-        if path.is_file() and not path.is_symlink() and path.stat().st_size > LARGE:
-            path.unlink()
+        with contextlib.suppress(FileNotFoundError):  # a process that still ends removes its own
+            if path.is_file() and not path.is_symlink() and path.stat().st_size > LARGE:
+                path.unlink()
 
 
 @pytest.fixture(scope='session')

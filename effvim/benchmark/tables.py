@@ -25,7 +25,7 @@ def section(results: dict[str, Any]) -> str:
             '',
             f'{results["date"]}, {device_of(machine)}, {threads_of(machine)} '
             f'({machine["instructions"]}), {machine["system"]}; {versions}; '
-            f'{results["rounds"]} rounds.',
+            f'{results["rounds"]} round{"s" * (results["rounds"] > 1)}.',
             *TABLES[results['kind']](results),
             *failures(results.get('failed')),
         ]

@@ -18,7 +18,7 @@ from effvim.cli.options import (
 )
 
 HELP = (
-    'check the environment and, with a CONFIG, its dataset, its weights and what training takes; '
+    'check the environment and, with a CONFIG, its dataset, its weights, and the memory and time of training; '
     'exit status 0: fine, 1: something is wrong, 2: wrong arguments'
 )
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(
         parser,
         '[CONFIG] CHECKPOINT SOURCE […]',
-        f'{CHECKPOINT}; then what to predict: images, videos, directories with all their '
+        f'{CHECKPOINT}; then SOURCE: images, videos, directories with all their '
         f'subdirectories, patterns in quotes, the number of a camera, an rtsp:// or http:// '
         f'address, a text file of paths (*.txt), or - for paths on standard input',
         '--out DIR [options]',

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ('list', 'list all published weights, with their published score'),
         ('fetch', 'download, verify and convert weights into the cache'),
         ('path', 'print where weights are in the cache'),
-        ('verify', 'check weights in the cache byte by byte, and against the network'),
+        ('verify', 'check weights in the cache: every byte, and the names and shapes of all tensors'),
     ):
         subparser = actions.add_parser(action, help=summary, description=summary)
         if action == 'fetch':

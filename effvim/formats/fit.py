@@ -157,7 +157,7 @@ def replacements(
 
 
 def fewer_regions(cfg: Config) -> dict[str, Any]:
-    """On a CPU, fewer regions of each image for the heads of a two-stage detector to train on.
+    """On a CPU, fewer RoIs of each image for the heads of a two-stage detector to train on.
 
     The recipe's 512 take most of a step there: on images of 352 pixels about 15 s instead of 3 s.
     """
@@ -171,7 +171,7 @@ def fewer_regions(cfg: Config) -> dict[str, Any]:
     keys = [f'rcnn.{i}' for i in range(len(stages))] if isinstance(stages, list) else ['rcnn']
     changes = {f'model.train_cfg.{key}.sampler.num': REGIONS for key in keys}
     console.say(
-        f'{REGIONS} regions of each image are trained on, since without a GPU more take too long; '
+        f'{REGIONS} RoIs of each image are sampled, since without a GPU more take too long; '
         f'to override: --cfg-options {next(iter(changes))}=N'
     )
     return changes
