@@ -1,7 +1,7 @@
 """Imports without Python's garbage collector.
 
-It looks through all objects again and again while thousands of modules are loaded, where hardly
-one is garbage: a fifth of the start-up of a command. It runs as usual as soon as a network is built.
+It looks through all objects again and again while thousands of modules are loaded, hardly one of
+which is garbage: a fifth of a command's start-up. It runs as usual once a network is to be built.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from effvim.cli.options import (
 )
 
 HELP = (
-    'check the environment and, with a CONFIG, its dataset, its weights, and the memory and time of training; '
-    'exit status 0: fine, 1: something is wrong, 2: wrong arguments'
+    'check the environment and, with a CONFIG, its dataset, its weights, and the memory and time '
+    'of training; exit status 0: fine, 1: something is wrong, 2: wrong arguments'
 )
 
 

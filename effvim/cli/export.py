@@ -25,7 +25,8 @@ DESCRIPTION = """\
 Write a checkpoint as a file that another runtime runs.
 Files for onnxruntime and OpenVINO take the pixels of an image and return the final result;
 those for ncnn, LiteRT, ExecuTorch, Core ML and TensorRT end before NMS.
-The file is compared with PyTorch, and not written if it differs (of Core ML: the network before its conversion)."""
+The file is compared with PyTorch, and not written if it differs (of Core ML: the network before its
+conversion)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--int8',
         metavar='DIR',
         help='compute in 8-bit integers, calibrated on at most 128 images of DIR, preferably '
-        'training images; kept if it loses at most 0.02 of mAP or 2 points of mIoU on the test data',
+        'training images; kept if it loses at most 0.02 of mAP or 2 points of mIoU on the test '
+        'data',
     )
     add_presets(parser, trained=True)
     add_data_root(parser)

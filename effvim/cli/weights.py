@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ('list', 'list all published weights, with their published score'),
         ('fetch', 'download, verify and convert weights into the cache'),
         ('path', 'print where weights are in the cache'),
-        ('verify', 'check weights in the cache: every byte, and the names and shapes of all tensors'),
+        (
+            'verify',
+            'check all bytes of weights in the cache, and the names and shapes of tensors',
+        ),
     ):
         subparser = actions.add_parser(action, help=summary, description=summary)
         if action == 'fetch':
