@@ -1,6 +1,8 @@
 """Exported files compared with mmdet's and mmseg's own results, by image and by the metrics."""
 
 import json
+import os
+import subprocess
 import sys
 
 import mmcv
@@ -222,6 +224,23 @@ def test_inference_equals_that_of_the_checkpoint(made):
     away[predicted.labels[:, None] != expected.labels] = np.inf
     assert away.min(1).max() < 0.5
     assert (predicted.masks is None) == (made.kind != 'MaskRCNN')
+
+
+START = """
+import sys
+from effvim import Predictor
+predictor = Predictor(*sys.argv[1:])
+print(*(name for name in ('mmdet.models', 'mmseg.models') if name in sys.modules))
+"""
+
+
+def test_a_file_starts_without_the_models(made):
+    """mmdet's and mmseg's take a second to load."""
+    command = [sys.executable, '-c', START, made.config, str(made.file)]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == ''
 
 
 @pytest.mark.parametrize(
