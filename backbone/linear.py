@@ -29,9 +29,9 @@ def fits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         not torch.compiler.is_compiling()
         and onednn_linear is not None
+        and is_plain(x, x.dtype)  # first: what torch.fx passes has no size
         and x.numel() * weight.shape[0] >= SMALLEST_PRODUCT
         and x.dtype in (torch.float32, torch.bfloat16)
-        and is_plain(x, x.dtype)
         and is_plain(weight, x.dtype)
         and (bias is None or (is_plain(bias, x.dtype) and bias.is_contiguous()))
         and not torch.is_grad_enabled()
