@@ -23,7 +23,7 @@ from .linear import InferenceLinear, linear
 
 __all__ = ['FFN', 'ConvNorm', 'Depthwise', 'Downsample', 'LayerNorm2d', 'Pointwise1d', 'Stem']
 
-Kernel = TypeVar('Kernel', nn.Conv2d, InferenceLinear)
+Layer = TypeVar('Layer', nn.Conv2d, InferenceLinear)
 
 
 def fixed(value: Tensor) -> nn.Parameter:
@@ -31,7 +31,7 @@ def fixed(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone(), requires_grad=False)
 
 
-def with_kernel(layer: Kernel, weight: Tensor, bias: Tensor) -> Kernel:
+def with_kernel(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
     """Copy a convolution or linear layer with another weight and bias, which are never trained."""
     layer = copy.deepcopy(layer)
     layer.weight, layer.bias = fixed(weight), fixed(bias)

@@ -22,7 +22,7 @@ SMALLEST_PRODUCT = 2**26
 
 def fits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether `onednn_linear` may compute a product: it has no gradients, cannot be traced or
-    counted, and reads memory as if it were contiguous.
+    counted, and reads the bias as if it were contiguous.
 
     In float16 CPUs are slower with it, and autocast has to choose the precision itself.
     """

@@ -1,23 +1,30 @@
-"""Imports without Python's garbage collector.
+"""Imports with little garbage collection.
 
-It looks through all objects again and again while thousands of modules are loaded, hardly one of
-which is garbage: a fifth of a command's start-up. It runs as usual once a network is to be built.
+Python's collector looks through all objects again and again while thousands of modules are
+loaded, hardly one of which is garbage: a fifth of a command's start-up. It runs as usual once the
+modules of a network are loaded, or when the command ends.
 """
 
 from __future__ import annotations
 
 import gc
 
-_USUAL = gc.get_threshold()
-
 RARELY = 10_000  # objects
 
+_usual: tuple[int, int, int] | None = None  # while garbage is collected rarely
 
-def begin() -> None:
+
+def collect_rarely() -> None:
     """Collect garbage rarely from now on."""
-    gc.set_threshold(RARELY, *_USUAL[1:])
+    global _usual
+    if _usual is None:
+        _usual = gc.get_threshold()
+        gc.set_threshold(RARELY, *_usual[1:])
 
 
-def end() -> None:
-    """Collect garbage as usual from now on."""
-    gc.set_threshold(*_USUAL)
+def collect_as_usual() -> None:
+    """Collect garbage as before `collect_rarely`; without it nothing is changed."""
+    global _usual
+    if _usual is not None:
+        gc.set_threshold(*_usual)
+        _usual = None

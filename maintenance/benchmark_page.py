@@ -31,12 +31,13 @@ DOCS = Path(__file__).resolve().parents[1] / 'docs'
 INTRODUCTION = """\
 # Benchmarks
 
-This page is written by `make benchmarks-page` from the JSON files in `docs/benchmarks/`,
-which hold the values of every round; `make benchmarks` measures them again, except those of
-exported files. Networks are randomly initialised unless a section says otherwise; speed does not
-depend on the weights. Every round runs every case once, in a new random order, so that temporary
-slowdowns of the machine affect all cases alike. Latency is the median over the rounds, with the
-quartiles in brackets. Speed-ups are computed round by round; above 1 is faster than the baseline.
+This page is written by `make benchmarks-page` from the JSON files in `docs/benchmarks/`, which hold
+the values of every round; `make benchmarks` measures them again, except `exported-*.json`, which
+need trained checkpoints. Networks are randomly initialised unless a section says otherwise; speed
+does not depend on the weights. Every round runs every case once, in a new random order, so that
+temporary slowdowns of the machine affect all cases alike. Latency is the median over the rounds,
+with the quartiles in brackets. Speed-ups are computed round by round; above 1 is faster than the
+baseline.
 
 - *Efficiency*: achieved FLOP/s relative to a float32 product of two 2048 × 2048 matrices in the
   same rounds. FLOPs are two for each MAC of convolutions and matrix products, and in training three

@@ -36,8 +36,8 @@ def large_files_are_removed(request):
     """
     folder = request.getfixturevalue('tmp_path') if 'tmp_path' in request.fixturenames else None
     yield
-    for path in folder.rglob('*') if folder else ():
-        with contextlib.suppress(FileNotFoundError):  # a process that still ends removes its own
+    with contextlib.suppress(FileNotFoundError):  # a process that still ends removes its own
+        for path in folder.rglob('*') if folder else ():
             if path.is_file() and not path.is_symlink() and path.stat().st_size > LARGE:
                 path.unlink()
 

@@ -96,7 +96,7 @@ def run(argv: Sequence[str], command: str | None = None, prog: str = 'effvim') -
         fault keeps its traceback.
     """
     set_process_defaults()
-    start_up.begin()
+    start_up.collect_rarely()
     try:
         args = parse(argv, command, prog)
         args.argv = [*([command] if command else []), *argv]  # for reports that name it
@@ -111,7 +111,7 @@ def run(argv: Sequence[str], command: str | None = None, prog: str = 'effvim') -
         print('interrupted', file=sys.stderr)
         return 130
     finally:
-        start_up.end()
+        start_up.collect_as_usual()
 
 
 def set_process_defaults() -> None:

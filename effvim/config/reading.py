@@ -62,7 +62,8 @@ def import_plugins(cfg: Config, *, models: bool = True) -> None:
     else:
         from backbone.openmmlab import ops
 
-        ops.install()  # as the plugins do
+        with quiet():
+            ops.install()  # as the plugins do
         modules = [module for module in modules if module not in PLUGINS]
     for module in modules:
         try:
@@ -73,4 +74,4 @@ def import_plugins(cfg: Config, *, models: bool = True) -> None:
                 f'custom_imports: {error}; install the project with '
                 f'"pip install ." or set PYTHONPATH'
             ) from error
-    start_up.end()
+    start_up.collect_as_usual()

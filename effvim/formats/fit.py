@@ -24,7 +24,7 @@ from effvim.images import find_files, image_size
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-REGIONS = 64
+ROIS = 64
 
 
 def options(
@@ -85,7 +85,7 @@ def options(
             'head: two convolutions instead of four in front of its outputs, which learn sooner'
         )
         changes['model.bbox_head.stacked_convs'] = 2
-    changes.update(fewer_regions(cfg))
+    changes.update(fewer_rois(cfg))
     console.say(
         f'{len(sizes):,} images: {length.epochs} epochs, batch size '
         f'{length.batch_size}{f" on each of {processes} processes" if processes > 1 else ""}, '
@@ -156,7 +156,7 @@ def replacements(
     return plain
 
 
-def fewer_regions(cfg: Config) -> dict[str, Any]:
+def fewer_rois(cfg: Config) -> dict[str, Any]:
     """On a CPU, fewer RoIs of each image for the heads of a two-stage detector to train on.
 
     The recipe's 512 take most of a step there: on images of 352 pixels about 15 s instead of 3 s.
@@ -169,9 +169,9 @@ def fewer_regions(cfg: Config) -> dict[str, Any]:
     if torch.cuda.is_available():
         return {}
     keys = [f'rcnn.{i}' for i in range(len(stages))] if isinstance(stages, list) else ['rcnn']
-    changes = {f'model.train_cfg.{key}.sampler.num': REGIONS for key in keys}
+    changes = {f'model.train_cfg.{key}.sampler.num': ROIS for key in keys}
     console.say(
-        f'{REGIONS} RoIs of each image are sampled, since without a GPU more take too long; '
+        f'{ROIS} RoIs of each image are sampled, since without a GPU more take too long; '
         f'to override: --cfg-options {next(iter(changes))}=N'
     )
     return changes

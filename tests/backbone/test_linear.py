@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbone.linear import InferenceLinear, linear
+from backbone.linear import InferenceLinear, linear, onednn_linear
+
+needs_onednn = pytest.mark.skipif(
+    onednn_linear is None or not torch.backends.mkldnn.is_available(),
+    reason='PyTorch has no oneDNN here',
+)
 
 
 def layer_and_positions(*shape, dtype=torch.float32):
@@ -44,6 +49,7 @@ def test_equal_to_the_product(onednn_calls, mode, dtype, shape):
         assert_close(linear(x, columns, layer.bias), reference(layer, x))
 
 
+@needs_onednn
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_numbers_that_are_not_finite_stay_visible(onednn_calls, value):
     layer, x = layer_and_positions(30, 24)
@@ -55,8 +61,12 @@ def test_numbers_that_are_not_finite_stay_visible(onednn_calls, value):
     assert onednn_calls and not finite.all()
 
 
-def test_onednn_computes_large_products(onednn_calls, monkeypatch):
-    layer, x = layer_and_positions(30, 24)
+@needs_onednn
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_onednn_computes_large_products(dtype, onednn_calls, monkeypatch):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip('oneDNN does not compute in bfloat16 on this CPU')
+    layer, x = layer_and_positions(30, 24, dtype=dtype)
     with torch.inference_mode():
         layer(x)
         assert len(onednn_calls) == 1
@@ -71,34 +81,34 @@ class Subclass(torch.Tensor):
     pass
 
 
-PLAIN = {
-    'with gradients': (torch.enable_grad(), lambda x, layer: layer(x)),
+NOT_BY_ONEDNN = {
+    'with gradients': (torch.enable_grad, lambda x, layer: layer(x)),
     'oneDNN is switched off': (
-        torch.backends.mkldnn.flags(enabled=False),
+        lambda: torch.backends.mkldnn.flags(enabled=False),
         lambda x, layer: layer(x),
     ),
-    'autocast': (torch.autocast('cpu', torch.bfloat16), lambda x, layer: layer(x)),
+    'autocast': (lambda: torch.autocast('cpu', torch.bfloat16), lambda x, layer: layer(x)),
     'subclass': (
-        contextlib.nullcontext(),
+        contextlib.nullcontext,
         lambda x, layer: linear(x, layer.weight.as_subclass(Subclass), layer.bias),
     ),
-    'transformed': (contextlib.nullcontext(), lambda x, layer: torch.func.vmap(layer)(x)),
+    'transformed': (contextlib.nullcontext, lambda x, layer: torch.func.vmap(layer)(x)),
     'weights on another device': (
-        contextlib.nullcontext(),
+        contextlib.nullcontext,
         lambda x, layer: linear(x, layer.weight.to('meta'), layer.bias),
     ),
     'compiled': (
-        contextlib.nullcontext(),
+        contextlib.nullcontext,
         lambda x, layer: torch.compile(layer, backend='eager', fullgraph=True)(x),
     ),
 }
 
 
-@pytest.mark.parametrize('case', PLAIN)
+@pytest.mark.parametrize('case', NOT_BY_ONEDNN)
 def test_pytorch_computes(case, onednn_calls):
     layer, x = layer_and_positions(30, 24)
-    context, compute = PLAIN[case]
-    with torch.no_grad(), context:
+    context, compute = NOT_BY_ONEDNN[case]
+    with torch.no_grad(), context():
         assert compute(x, layer).shape == (30, 40)
     assert not onednn_calls
 

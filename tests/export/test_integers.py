@@ -21,8 +21,8 @@ def silu(x):
     return ops.multiply(x, ops.sigmoid(x))
 
 
-def test_only_products_take_integers():
-    """Not SiLUs, sums and gates between them, whichever operand comes first."""
+def test_products_take_integers():
+    """SiLUs, sums and gates between them do not, whichever operand comes first."""
     rng = np.random.default_rng(0)
     image = ops.parameter([1, 3, 32, 32], name='images')
     image.output(0).get_tensor().set_names({'images'})

@@ -8,31 +8,34 @@ from mmengine.registry import MODELS, init_default_scope
 
 from effvim.config.editing import set_classes
 from effvim.config.reading import import_plugins, load_config
+from tests.helpers.documentation import BLOCK
 from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
-CONFIG = """
-_base_ = {base!r}
-model = dict(
-    data_preprocessor=dict(mean=[114.0], std=[57.0], bgr_to_rgb=False),
-    backbone=dict(in_channels=1, init_cfg=None),
-    test_cfg=dict(score_thr=0.0, nms_pre=50, max_per_img=10))
-load = [
-    dict(type='LoadImageFromFile', color_type='grayscale'),
-    dict(type='Resize', scale=(128, 128), keep_ratio=True)]
-pack = [dict(type='PackDetInputs', meta_keys=(
-    'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
-labels = [dict(type='LoadAnnotations', with_bbox=True)]
-train_dataloader = dict(dataset=dict(pipeline=load + labels + pack))
-val_dataloader = dict(dataset=dict(pipeline=load + labels + pack))
-test_dataloader = dict(dataset=dict(pipeline=load + labels + pack))
+GUIDE = ROOT / 'docs/fine_tuning.md'
+
+SMALL = """
+model['backbone']['init_cfg'] = None
+model['test_cfg'] = dict(score_thr=0.0, nms_pre=50, max_per_img=10)
 """
+
+
+def config_of_the_guide() -> str:
+    """The config that the documentation shows, for smaller images."""
+    blocks = BLOCK.findall(GUIDE.read_text('utf-8'))
+    (code,) = (block for _, block in blocks if 'in_channels=1' in block)
+    for shown, ours in (
+        ("'configs/retinanet_effvim_m1.py'", repr(str(ROOT / 'configs/retinanet_effvim_m1.py'))),
+        ('(1333, 800)', '(128, 128)'),
+    ):
+        assert shown in code
+        code = code.replace(shown, ours)
+    return code + SMALL
 
 
 def save_grey() -> None:
     """Write grey.py and grey.pth into the current directory."""
-    base = str(ROOT / 'configs/retinanet_effvim_m1.py')
-    Path('grey.py').write_text(CONFIG.format(base=base))
+    Path('grey.py').write_text(config_of_the_guide())
     cfg = load_config('grey.py')
     set_classes(cfg, ('a', 'b'))
     import_plugins(cfg)
