@@ -59,7 +59,7 @@ class Task:
 
 
 # Enlarged as without a flag, RetinaNet sees the images too few times to learn in these minutes.
-FLAGS = {name: ('--image-size', '640') for name in ('retinanet_effvim_m1', 'retinanet_r18')}
+FLAGS = dict.fromkeys(('retinanet_effvim_m1', 'retinanet_r18'), ('--image-size', '640'))
 
 TASKS = {
     'bccd': Task(DETECTORS, 10, 'convert', 'bccd'),

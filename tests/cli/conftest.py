@@ -1,5 +1,6 @@
 """Inputs for the commands, and how long and where they may run."""
 
+import gc
 import json
 import shutil
 import signal
@@ -86,3 +87,12 @@ def annotations(fuzz_root):
 def retinanet_config():
     """A config as it is read."""
     return load_config(str(ROOT / 'configs/retinanet_effvim_m1.py'))
+
+
+@pytest.fixture
+def own_threshold():
+    """A threshold of the garbage collector that the program has chosen itself."""
+    before = gc.get_threshold()
+    gc.set_threshold(1234, 5, 6)
+    yield
+    gc.set_threshold(*before)

@@ -10,16 +10,9 @@ from effvim.config.reading import import_plugins, load_config
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('own_threshold')
+
 CONFIG = str(ROOT / 'configs/retinanet_effvim_m1.py')
-
-
-@pytest.fixture(autouse=True)
-def own_threshold():
-    """One that the program has chosen itself."""
-    before = gc.get_threshold()
-    gc.set_threshold(1234, 5, 6)
-    yield
-    gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize('argv', [('weights', ['list']), ('train', ['absent.py']), ('infer', [])])
