@@ -331,7 +331,7 @@ def real_data() -> Iterator[str]:
                 f'`{model}`',
                 ' × '.join(map(str, own[0]['image_scale'])),
                 f'{np.mean(seconds) / 60:.1f} min',
-                str(own[0]['epochs']),
+                ' to '.join(map(str, sorted({run['epochs'] for run in own}))),
                 str(len(own)),
                 *(spread([run['metrics'][name] for run in own]) for _, name in names),
             )
