@@ -331,7 +331,7 @@ def real_data() -> Iterator[str]:
                 f'`{model}`',
                 ' × '.join(map(str, own[0]['image_scale'])),
                 f'{np.mean(seconds) / 60:.1f} min',
-                ' to '.join(map(str, sorted({run['epochs'] for run in own}))),
+                extent([run['epochs'] for run in own]),
                 str(len(own)),
                 *(spread([run['metrics'][name] for run in own]) for _, name in names),
             )
@@ -354,6 +354,12 @@ def real_metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     if len(classes) > 1:
         names += [(name.removeprefix(start).removesuffix(end), name) for name in classes]
     return names
+
+
+def extent(numbers: Sequence[int]) -> str:
+    """A number, or the smallest and the largest of several that differ."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f'{low} to {high}'
 
 
 def spread(values: Sequence[float]) -> str:

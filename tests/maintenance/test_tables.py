@@ -22,6 +22,11 @@ def test_pages_are_up_to_date(section):
     assert section.insert(text, section.lines()) == text, 'run: make tables'
 
 
+@pytest.mark.parametrize(('numbers', 'text'), [([9], '9'), ([9, 9], '9'), ([14, 9, 15], '9 to 15')])
+def test_numbers_that_differ(numbers, text):
+    assert tables.extent(numbers) == text
+
+
 def test_the_rest_of_a_page_stays():
     section = tables.Section(ROOT / 'page.md', 'x', list)
     old = 'before\n<!-- x: written by make tables -->\nold\n<!-- x: end -->\nafter\n'
