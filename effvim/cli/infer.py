@@ -139,7 +139,7 @@ def _add_tracking(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='bytetrack',
         choices=TRACKERS,
-        help=f'track objects with one of {", ".join(TRACKERS)} (without a value: bytetrack)',
+        help='track objects (without a value: with bytetrack)',
     )
     group.add_argument(
         '--mot',
