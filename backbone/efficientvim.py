@@ -76,9 +76,11 @@ def resolve_arch(arch: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int
 
 
 def feature_info(
-    arch: str | Mapping[str, Sequence[int]] = 'm4', out_indices: Sequence[int] = (0, 1, 2)
+    arch: str | Mapping[str, Sequence[int]] = 'm4',
+    out_indices: Sequence[int] = (0, 1, 2),
+    out_stem: bool = False,
 ) -> tuple[FeatureInfo, ...]:
-    """Return channels and strides of the maps that `EfficientViM(arch, out_indices)` returns.
+    """Return channels and strides of the maps that an `EfficientViM` of these arguments returns.
 
     Raises:
         UserError: `arch` is unknown or `out_indices` is not ascending, empty or out of range.
@@ -92,7 +94,8 @@ def feature_info(
             f'out_indices must be ascending stage numbers from 0 to {len(widths) - 1}, '
             f'at least one; got {tuple(out_indices)}'
         )
-    return tuple(FeatureInfo(widths[i], 16 * 2**i) for i in out_indices)
+    stem = (FeatureInfo(widths[0] // 2, 8),) if out_stem else ()
+    return stem + tuple(FeatureInfo(widths[i], 16 * 2**i) for i in out_indices)
 
 
 class HSMSSD(nn.Module):
@@ -287,6 +290,17 @@ class FusedStage(nn.Module):
         return x, self.downsample(x), h
 
 
+def stem_maps(stem: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The map of stride 8 inside a stem, folded or not, and its output.
+
+    Shape: B C H W → B D/2 ⌈H/8⌉ ⌈W/8⌉ and B D ⌈H/16⌉ ⌈W/16⌉.
+    """
+    *convs, last = stem.conv if isinstance(stem, Stem) else stem
+    for conv in convs:
+        x = conv(x)
+    return x, last(x)
+
+
 @torch.fx.wrap
 def as_input(x: Tensor) -> Tensor:
     """Images in the memory format that is fastest on their device. Shape: B C H W.
@@ -327,6 +341,8 @@ class EfficientViM(nn.Module):
         with_cp: gradient checkpointing; a block's activations are recomputed in the backward pass.
         drop_path_rate: stochastic depth, 0 ≤ rate < 1, growing linearly over all blocks.
         in_channels: channels of the input image.
+        out_stem: also return, before the maps of the stages, the stem's map of stride 8, of half
+            the first width; the paper's detectors do not use it.
 
     Attributes:
         feature_info: a `FeatureInfo` (channels, stride) for each output map.
@@ -344,9 +360,10 @@ class EfficientViM(nn.Module):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         in_channels: int = 3,
+        out_stem: bool = False,
     ) -> None:
         super().__init__()
-        self.feature_info = feature_info(arch, out_indices)
+        self.feature_info = feature_info(arch, out_indices, out_stem)
         widths, depths, state_dims = (
             resolve_arch(arch)[key] for key in ('widths', 'depths', 'state_dims')
         )
@@ -361,7 +378,7 @@ class EfficientViM(nn.Module):
             raise UserError(
                 f"in_channels is the images' number of channels, an integer; got {in_channels!r}"
             )
-        self.out_indices = tuple(out_indices)
+        self.out_indices, self.out_stem = tuple(out_indices), out_stem
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.fused = False
@@ -430,8 +447,13 @@ class EfficientViM(nn.Module):
 
         `count`: only of so many stages.
         """
+        return self.run_stages(self.patch_embed(as_input(x)), count)
+
+    def run_stages(
+        self, x: Tensor, count: int | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """`forward_stages` from what the stem returns."""
         maps, states = [], []
-        x = self.patch_embed(as_input(x))
         for stage in islice(self.stages, count):
             stage_map, x, h = stage(x)
             maps.append(stage_map)
@@ -442,10 +464,14 @@ class EfficientViM(nn.Module):
         """Maps of the chosen stages, finest first.
 
         `x`: B 3 H W, normalised images, H and W of at least 32 and otherwise of any size; the map
-        of stage i has ⌈H/(16·2^i)⌉ × ⌈W/(16·2^i)⌉ positions.
+        of stage i has ⌈H/(16·2^i)⌉ × ⌈W/(16·2^i)⌉ positions, that of the stem ⌈H/8⌉ × ⌈W/8⌉.
         """
-        maps, _ = self.forward_stages(x)
-        return tuple(maps[i] for i in self.out_indices)
+        if not self.out_stem:
+            maps, _ = self.forward_stages(x)
+            return tuple(maps[i] for i in self.out_indices)
+        finer, x = stem_maps(self.patch_embed, as_input(x))
+        maps, _ = self.run_stages(x)
+        return finer, *(maps[i] for i in self.out_indices)
 
 
 def linear_heads(widths: Sequence[int], num_classes: int) -> nn.ModuleList:

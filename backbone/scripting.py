@@ -20,13 +20,16 @@ class ScriptableFeatures(nn.Module):
     def __init__(self, network: EfficientViM) -> None:
         super().__init__()
         self.patch_embed, self.stages = network.patch_embed, network.stages
-        self.out_indices = list(network.out_indices)
+        self.out_indices, self.out_stem = list(network.out_indices), network.out_stem
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if x.device.type == 'cpu':
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.patch_embed(x)
         maps = []
+        for i, conv in enumerate(self.patch_embed):
+            x = conv(x)
+            if self.out_stem and i == 2:  # of stride 8
+                maps.append(x)
         for i, stage in enumerate(self.stages):
             stage_map, x, _ = stage(x)
             if i in self.out_indices:

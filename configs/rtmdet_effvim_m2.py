@@ -4,6 +4,6 @@
 _base_ = 'rtmdet_effvim_m4.py'
 model = dict(
     backbone=dict(arch='m2', init_cfg=dict(checkpoint='timm/efficientvim_m2.e450_in1k')),
-    neck=dict(in_channels=[128, 256, 512], out_channels=96),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=96),
     bbox_head=dict(in_channels=96, feat_channels=96),
 )

@@ -4,5 +4,4 @@
 _base_ = 'rtmdet_effvim_m4.py'
 model = dict(
     backbone=dict(arch='m3', init_cfg=dict(checkpoint='timm/efficientvim_m3.e450_in1k')),
-    neck=dict(in_channels=[224, 320, 512]),
 )

@@ -46,6 +46,7 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         in_channels: see `EfficientViM`; pretrained weights for RGB are adapted to others.
         init_cfg: mmengine's initialisation config; default: the network's own random
             initialisation.
+        out_stem: see `EfficientViM`.
     """
 
     def __init__(
@@ -58,9 +59,17 @@ class EfficientViMBackbone(EfficientViM, BaseModule):
         drop_path_rate: float = 0.0,
         in_channels: int = 3,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        out_stem: bool = False,
     ) -> None:
         super().__init__(
-            arch, out_indices, frozen_stages, norm_eval, with_cp, drop_path_rate, in_channels
+            arch,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            drop_path_rate,
+            in_channels,
+            out_stem,
         )
         self.init_cfg = init_cfg
 

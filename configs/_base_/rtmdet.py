@@ -1,5 +1,5 @@
-# RTMDet (arXiv 2212.07784) on EfficientViM: mmdet's head and settings of RTMDet-s, strides 8 to 64
-# from the neck of the published EfficientViM detectors with BN. Children set the width.
+# RTMDet (arXiv 2212.07784) on EfficientViM: mmdet's neck, head and settings of RTMDet-s on strides 8
+# to 64, where stride 8 is a map of the backbone's stem. Children set the width.
 model = dict(
     type='RTMDet',
     data_preprocessor=dict(
@@ -7,22 +7,25 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
+        pad_size_divisor=64,  # the neck doubles the size of its maps
     ),
     backbone=dict(
         type='EfficientViM',
         arch='m4',
         out_indices=(0, 1, 2),
+        out_stem=True,
         norm_eval=False,
         with_cp=False,
         init_cfg=dict(type='Pretrained', checkpoint='timm/efficientvim_m4.e450_in1k'),
     ),
     neck=dict(
-        type='EfficientViMFPN',
-        in_channels=[224, 320, 512],
+        type='CSPNeXtPAFPN',
+        in_channels=[112, 224, 320, 512],
         out_channels=128,
-        num_transposed=1,
-        num_outs=4,
+        num_csp_blocks=1,
+        expand_ratio=0.5,
         norm_cfg=dict(type='SyncBN'),
+        act_cfg=dict(type='SiLU', inplace=True),
     ),
     bbox_head=dict(
         type='RTMDetSepBNHead',

@@ -16,7 +16,6 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
-from backbone import feature_info
 from backbone.errors import UserError
 from effvim.benchmark import timing
 from effvim.benchmark.backbones import build, set_mode
@@ -45,6 +44,7 @@ from effvim.config.prepare import prepare
 from effvim.config.reading import import_plugins
 from effvim.config.run_spec import RunSpec
 from effvim.config.runtime import RUNTIMES, RuntimeChoices
+from effvim.config.validation import maps_of
 from effvim.console import quiet
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.folding import fuse
@@ -131,9 +131,7 @@ def assemble(source: Source, name: str) -> Any:
             raise UserError(f'{source.path} does not fit the config: {error}') from error
         return model.eval()
     backbone = TimmBackbone(name)
-    own = feature_info(
-        cfg.model.backbone.get('arch', 'm4'), cfg.model.backbone.get('out_indices', (0, 1, 2))
-    )
+    own = maps_of(cfg.model.backbone)
     strides = backbone.network.feature_info.reduction()
     if strides != [info.stride for info in own]:
         raise UserError(

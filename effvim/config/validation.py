@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
 from backbone.errors import UserError
 from effvim.config.structure import EVALUATORS, LOADERS, value_at
+
+if TYPE_CHECKING:
+    from backbone import FeatureInfo
 
 PARTS = ('model', 'optim_wrapper', 'train_cfg', 'default_hooks', *LOADERS, *EVALUATORS)
 
@@ -47,6 +50,18 @@ def check_parts(cfg: Config, where: str) -> None:
         raise UserError(f'{where}: load_from must be the name of a file, got {load_from!r}')
 
 
+def maps_of(backbone: Mapping[str, Any]) -> tuple[FeatureInfo, ...]:
+    """Channels and strides of the maps of an EfficientViM that a config describes.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+    from backbone import feature_info
+
+    arguments = ('arch', 'out_indices', 'out_stem')
+    return feature_info(**{key: backbone[key] for key in arguments if key in backbone})
+
+
 def check_model(cfg: Config) -> None:
     """Check the arguments of the model against each other, without building it.
 
@@ -55,7 +70,7 @@ def check_model(cfg: Config) -> None:
     """
     import inspect
 
-    from backbone import EfficientViM, feature_info
+    from backbone import EfficientViM
 
     backbone, neck = cfg.model.backbone, cfg.model.get('neck')
     if backbone.get('type') != 'EfficientViM':
@@ -66,7 +81,7 @@ def check_model(cfg: Config) -> None:
             f'model.backbone has no argument {sorted(backbone.keys() - known)[0]!r}; '
             f'it has {", ".join(sorted(known))}'
         )
-    info = feature_info(backbone.get('arch', 'm4'), backbone.get('out_indices', (0, 1, 2)))
+    info = maps_of(backbone)
     channels = [i.channels for i in info]
     wanted = neck.get('in_channels', channels) if neck else channels
     if not isinstance(wanted, (list, tuple)) or list(wanted) != channels:

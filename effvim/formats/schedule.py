@@ -16,6 +16,9 @@ BATCH_SIZE = 4  # of all processes; more and smaller steps learn sooner where da
 
 IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
 
+# Learning rates of models with BN in neck and head, which stand twice that of others.
+FROM_SCRATCH = {'RTMDet': 1e-3, 'YOLOX': 1e-3}
+
 MIN_EPOCHS, MAX_EPOCHS = 6, 100
 
 MIN_VALIDATIONS, MAX_VALIDATIONS = 2, 10
@@ -95,12 +98,13 @@ def options(cfg: Config, schedule: Schedule, from_scratch: bool) -> dict[str, An
 
 
 def learning_rate(cfg: Config, total: int, from_scratch: bool) -> float:
-    """That of the recipe, or of `--mini` from scratch, for another total batch size.
+    """That of the recipe, or from scratch of `FROM_SCRATCH`, for another total batch size.
 
     With the square root of the batch size, as is usual for optimizers like Adam.
     """
     if from_scratch:
-        return float(f'{5e-4 * max(1, total / BATCH_SIZE) ** 0.5:.2g}')
+        rate = FROM_SCRATCH.get(cfg.model.type, 5e-4)
+        return float(f'{rate * max(1, total / BATCH_SIZE) ** 0.5:.2g}')
     published = (cfg.get('auto_scale_lr') or {}).get(
         'base_batch_size', cfg.train_dataloader.batch_size
     )

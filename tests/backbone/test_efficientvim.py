@@ -42,6 +42,27 @@ def test_features_equal_timm(arch, size):
         assert relative(other, theirs_map) <= 1e-5
 
 
+@pytest.mark.parametrize('size', [(256, 256), (97, 130)], ids=lambda s: f'{s[0]}x{s[1]}')
+@pytest.mark.parametrize('arch', ARCHS)
+def test_map_of_the_stem_is_what_the_last_convolution_of_timms_stem_takes(arch, size):
+    ours, theirs = pair(arch, out_stem=True)
+    taken = []
+    last = theirs.patch_embed.conv[-1]
+    last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(x, intermediates_only=True)
+        maps, folded = ours(x), ours.fuse()(x)
+    assert ours.feature_info == feature_info(arch, out_stem=True)
+    assert [i.stride for i in ours.feature_info] == [8, 16, 32, 64]
+    for m, other, reference, info in zip(
+        maps, folded, [*taken, *expected], ours.feature_info, strict=True
+    ):
+        assert m.shape == (1, info.channels, *(-(-s // info.stride) for s in size))
+        assert relative(m, reference) <= 1e-5
+        assert relative(other, reference) <= 1e-5
+
+
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize('arch', ARCHS)
 def test_gradients_equal_timm(arch, training):

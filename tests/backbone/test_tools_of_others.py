@@ -29,15 +29,16 @@ def assert_equal(actual, expected):
         assert relative(a, b) <= 1e-5
 
 
+@pytest.mark.parametrize('out_stem', [False, True], ids=['', 'stem'])
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning')
-def test_trace_and_save(form):
-    network, x = network_in(form), images()
+def test_trace_and_save(form, out_stem):
+    network, x = network_in(form, out_stem=out_stem), images()
     traced = torch.jit.trace(network, x, check_trace=False)
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     buffer.seek(0)
-    assert_equal(torch.jit.load(buffer)(x), network_in(form)(x))
+    assert_equal(torch.jit.load(buffer)(x), network_in(form, out_stem=out_stem)(x))
 
 
 @pytest.mark.parametrize('form', ['eval', 'fused'])
@@ -46,6 +47,7 @@ def test_trace_and_save(form):
 def test_script(form, distillation):
     for network in (
         network_in(form),
+        network_in(form, out_stem=True),
         network_in(form, EfficientViMClassifier, distillation=distillation),
     ):
         scripted = torch.jit.script(network)
@@ -68,11 +70,12 @@ def test_script_in_training_is_refused():
         torch.jit.script(EfficientViM('m1').train())
 
 
+@pytest.mark.parametrize('out_stem', [False, True], ids=['', 'stem'])
 @pytest.mark.parametrize('form', FORMS)
-def test_symbolic_trace(form):
-    graph = torch.fx.symbolic_trace(network_in(form))
+def test_symbolic_trace(form, out_stem):
+    graph = torch.fx.symbolic_trace(network_in(form, out_stem=out_stem))
     for x in (images(), images(3, 70, 130)):
-        assert_equal(graph(x), network_in(form)(x))
+        assert_equal(graph(x), network_in(form, out_stem=out_stem)(x))
 
 
 def test_feature_extractor():
