@@ -51,7 +51,7 @@ Training memory by images per process. Measured figures are the peak of three tr
 
 SPEED_FORMS = """\
 The default form is `plain` of [speed](docs/speed.md); the fastest is the fastest of four: fused or
-not, in channels-last memory format or not. Detectors are fused and randomly initialised, with a
+not, channels-last or not. Detectors are fused and randomly initialised, with a
 score threshold of 0, the most work for NMS."""
 
 # Peak MiB by images per process, on real images, from `effvim benchmark memory`.
@@ -244,12 +244,14 @@ def speed() -> Iterator[str]:
             '–',
             '–',
         )
-    machine = backbones['machine']
-    dates = dict.fromkeys(run['date'] for run in (backbones, detectors))
+    measured = [
+        f'{what} {run["date"]}, {device_of(run["machine"])}, {threads_of(run["machine"])}'
+        for what, run in (('backbone', backbones), ('detectors', detectors))
+    ]
     yield from (
         '',
-        f'Median latency, batch 1, float32. Measured by us on {" and ".join(dates)}:',
-        f'{device_of(machine)}, {threads_of(machine)}.',
+        'Median latency, batch 1, float32. Measured by us:',
+        f'{"; ".join(measured)}.',
         '',
         SPEED_FORMS,
     )

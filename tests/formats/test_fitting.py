@@ -17,7 +17,7 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.config.structure import is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import fit
-from effvim.formats.schedule import Schedule
+from effvim.formats.schedule import Schedule, learning_rate
 from effvim.visualization.training_images import draw_training_image
 from tests.helpers.cli import prepared_training
 from tests.helpers.custom_data import (
@@ -67,6 +67,19 @@ def test_processes_share_the_batch(processes, each):
     one, several = Schedule(100, 10), Schedule(100, 10, processes=processes)
     assert several.batch_size == each and several.epochs == one.epochs
     assert several.steps == several.epochs * -(-100 // (each * processes))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_learning_rates(path):
+    """As documented from scratch, and the recipe's for its batch; by the root of the batch size."""
+    cfg = load_config(str(path))
+    scratch = 1e-3 if path.stem.startswith('rtmdet') else 5e-4
+    rates = [learning_rate(cfg, total, True) for total in (1, 4, 16)]
+    assert rates == [scratch, scratch, 2 * scratch]
+    recipe = cfg.optim_wrapper.optimizer.lr
+    base = 32 if path.stem.startswith(('rtmdet', 'semfpn')) else 16
+    assert learning_rate(cfg, base, False) == recipe
+    assert learning_rate(cfg, base // 4, False) == pytest.approx(recipe / 2, rel=0.05)
 
 
 def source_of(path):
