@@ -236,7 +236,8 @@ def test_folded_detectors_and_segmentors_are_equal(path):
     cfg.model.backbone.init_cfg = None
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model = randomised(model).train().eval()
-    x = torch.randn(1, 3, 128, 160)
+    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
+    x = torch.randn(1, 3, 128, 160 + -160 % divisor)
 
     def outputs():
         maps = model.extract_feat(x)

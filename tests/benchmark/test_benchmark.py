@@ -376,7 +376,7 @@ def test_compared_with_another_config(tmp_path):
         'model',
         CONFIG,
         '--sizes',
-        '96x64',
+        '128x64',
         '--rounds',
         '2',
         '--cases',
@@ -395,7 +395,7 @@ def test_compared_with_another_config(tmp_path):
         assert case['parameters'] == sum(p.numel() for p in model.parameters())
         model = revert_sync_batchnorm(model)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.bbox_head(model.extract_feat(torch.zeros(1, 3, 96, 64)))
+            model.bbox_head(model.extract_feat(torch.zeros(1, 3, 128, 64)))
         assert case['macs'] == counter.get_total_flops() // 2
         assert f'| {case["parameters"] / 1e6:.3g} |' in text
     argv = ['model', CONFIG, '--cases', 'own', 'semfpn_effvim_m1']

@@ -43,7 +43,11 @@ def test_neck_and_weights_belong_to_the_backbone(path):
     model = read(path).model
     arch = model.backbone.arch
     assert arch == path.stem.rsplit('_', 1)[1]
-    assert list(model.neck.in_channels) == [i.channels for i in feature_info(arch)]
+    info = feature_info(arch, out_stem=model.backbone.get('out_stem', False))
+    assert list(model.neck.in_channels) == [i.channels for i in info]
+    head = model.get('bbox_head') or model.get('rpn_head')
+    if head:
+        assert head.anchor_generator.strides[0] == (8 if 'bbox_head' in model else 4)
     assert model.backbone.init_cfg.checkpoint == f'timm/efficientvim_{arch}.e450_in1k'
 
 
