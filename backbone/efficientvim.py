@@ -449,9 +449,7 @@ class EfficientViM(nn.Module):
         """
         return self.run_stages(self.patch_embed(as_input(x)), count)
 
-    def run_stages(
-        self, x: Tensor, count: int | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def run_stages(self, x: Tensor, count: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """`forward_stages` from what the stem returns."""
         maps, states = [], []
         for stage in islice(self.stages, count):

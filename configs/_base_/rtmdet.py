@@ -1,5 +1,5 @@
-# RTMDet (arXiv 2212.07784) on EfficientViM: mmdet's neck, head and settings of RTMDet-s on strides 8
-# to 64, where stride 8 is a map of the backbone's stem. Children set the width.
+# RTMDet (arXiv 2212.07784) on EfficientViM: mmdet's neck, head and settings of RTMDet-s on strides
+# 8 to 64, where stride 8 is a map of the backbone's stem. Children set the width.
 model = dict(
     type='RTMDet',
     data_preprocessor=dict(

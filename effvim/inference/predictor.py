@@ -318,8 +318,10 @@ class Network:
         cfg, checkpoint = prepared.cfg, prepared.checkpoint
         assert checkpoint
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
-        opening = _open_ahead(checkpoint.path, where) if isinstance(where, RuntimeChoices) else None
-        import_plugins(cfg, models=opening is None)
+        opening: Any = None
+        if isinstance(where, RuntimeChoices):
+            opening = _open_ahead(checkpoint.path, where)
+        import_plugins(cfg, models=not opening)
 
         self.name = Path(prepared.spec.config).stem
         self.segments = is_segmentor(cfg)
@@ -329,7 +331,7 @@ class Network:
         with DefaultScope.overwrite_default_scope(scope), quiet():
             self.classes = tuple(prepared.spec.classes) or _dataset_classes(cfg, registry)
             set_classes(cfg, self.classes)
-            if opening:
+            if isinstance(where, RuntimeChoices):
                 self.model: Any = opening.result()
             else:
                 network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
