@@ -8,7 +8,6 @@ import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -318,10 +317,9 @@ class Network:
         cfg, checkpoint = prepared.cfg, prepared.checkpoint
         assert checkpoint
         cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
-        opening: Any = None
-        if isinstance(where, RuntimeChoices):
-            opening = _open_ahead(checkpoint.path, where)
-        import_plugins(cfg, models=not opening)
+        import_plugins(cfg, models=not isinstance(where, RuntimeChoices))
+
+        from effvim.inference.exported_model import EffViMExportedModel
 
         self.name = Path(prepared.spec.config).stem
         self.segments = is_segmentor(cfg)
@@ -332,7 +330,7 @@ class Network:
             self.classes = tuple(prepared.spec.classes) or _dataset_classes(cfg, registry)
             set_classes(cfg, self.classes)
             if isinstance(where, RuntimeChoices):
-                self.model: Any = opening.result()
+                self.model: Any = EffViMExportedModel(checkpoint.path, **vars(where))
             else:
                 network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
                 network.load_state_dict(
@@ -387,16 +385,6 @@ class Network:
             instances.labels,
             instances.get('masks'),
         )
-
-
-def _open_ahead(path: str, choices: RuntimeChoices) -> Future[Any]:
-    """The model of an exported file, opened by a thread while others load modules."""
-    from effvim.inference.exported_model import EffViMExportedModel
-
-    thread = ThreadPoolExecutor(1, 'open')
-    opening = thread.submit(EffViMExportedModel, path, **vars(choices))
-    thread.shutdown(wait=False)  # ends with its work
-    return opening
 
 
 def _ready(network: Any, device: str | None, fuse: bool) -> Any:
