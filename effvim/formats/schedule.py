@@ -16,7 +16,7 @@ BATCH_SIZE = 4  # of all processes; more and smaller steps learn sooner where da
 
 IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
 
-# Learning rates of models with BN in neck and head, which stand twice that of others.
+# Learning rates of models with BN in neck and head; all others take 5e-4.
 FROM_SCRATCH = {'RTMDet': 1e-3, 'YOLOX': 1e-3}
 
 MIN_EPOCHS, MAX_EPOCHS = 6, 100
