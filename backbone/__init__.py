@@ -10,14 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .efficientvim import (
-        ARCHS,
-        HSMSSD,
-        EfficientViM,
-        EfficientViMClassifier,
-        FeatureInfo,
-        feature_info,
-    )
+    from .classifier import EfficientViMClassifier
+    from .efficientvim import ARCHS, HSMSSD, EfficientViM, FeatureInfo, feature_info
     from .errors import UserError
 
 __all__ = [
@@ -36,7 +30,8 @@ if not TYPE_CHECKING:  # type checkers would take any name for one that exists
         """The object of a name in `__all__`, from its module (PEP 562)."""
         if name not in __all__:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-        module = 'errors' if name == 'UserError' else 'efficientvim'
+        elsewhere = {'UserError': 'errors', 'EfficientViMClassifier': 'classifier'}
+        module = elsewhere.get(name, 'efficientvim')
         value = getattr(import_module(f'{__name__}.{module}'), name)
         globals()[name] = value  # from now on found without this function
         return value

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from .efficientvim import EfficientViMClassifier
+from .classifier import EfficientViMClassifier
 from .errors import UserError
 from .names import arch_of, translate
 from .weights import fit, read, resolve, state_dict_of

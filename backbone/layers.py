@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -261,7 +261,10 @@ class Pointwise1d(nn.Module):
 
 
 class Stem(nn.Module):
-    """Four 3×3 convolutions of stride 2. Shape: B 3 H W → B C ⌈H/16⌉ ⌈W/16⌉."""
+    """Four 3×3 convolutions of stride 2.
+
+    Shape: B 3 H W → (the third one's map, B C/2 ⌈H/8⌉ ⌈W/8⌉; the last one's, B C ⌈H/16⌉ ⌈W/16⌉).
+    """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -270,13 +273,29 @@ class Stem(nn.Module):
             *(ConvNorm(widths[i], widths[i + 1], 3, stride=2, relu=i < 3) for i in range(4))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        *convs, last = self.conv
+        for conv in convs:
+            x = conv(x)
+        return x, last(x)
 
-    def fuse(self) -> nn.Sequential:
+    def fuse(self) -> FusedStem:
         """Return the equivalent for inference, with folded kernels."""
         convs: Any = self.conv
-        return nn.Sequential(*(conv.fuse() for conv in convs))
+        return FusedStem([conv.fuse() for conv in convs])
+
+
+class FusedStem(nn.Module):
+    """`Stem` with folded kernels; shapes as there."""
+
+    def __init__(self, convs: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.finer = nn.Sequential(*convs[:-1])
+        self.last = convs[-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.finer(x)
+        return x, self.last(x)
 
 
 class FFN(nn.Module):

@@ -25,11 +25,8 @@ class ScriptableFeatures(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         if x.device.type == 'cpu':
             x = x.contiguous(memory_format=torch.channels_last)
-        maps = []
-        for i, conv in enumerate(self.patch_embed):
-            x = conv(x)
-            if self.out_stem and i == 2:  # of stride 8
-                maps.append(x)
+        finer, x = self.patch_embed(x)
+        maps = [finer] if self.out_stem else []
         for i, stage in enumerate(self.stages):
             stage_map, x, _ = stage(x)
             if i in self.out_indices:
@@ -49,7 +46,7 @@ class ScriptableClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == 'cpu':
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.patch_embed(x)
+        _, x = self.patch_embed(x)
         tokens = []
         for stage in self.stages:
             _, x, h = stage(x)

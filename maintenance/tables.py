@@ -51,8 +51,8 @@ Training memory by images per process. Measured figures are the peak of three tr
 
 SPEED_FORMS = """\
 The default form is `plain` of [speed](docs/speed.md); the fastest is the fastest of four: fused or
-not, channels-last or not. Detectors are fused and randomly initialised, with a
-score threshold of 0, the most work for NMS."""
+not, channels-last or not. Detectors are fused and randomly initialised; their
+NMS gets up to 1,000 boxes of each level."""
 
 # Peak MiB by images per process, on real images, from `effvim benchmark memory`.
 MEASURED_MEMORY = {

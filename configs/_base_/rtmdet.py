@@ -8,6 +8,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=64,  # the neck doubles the size of its maps
+        pad_mask=True,
     ),
     backbone=dict(
         type='EfficientViM',

@@ -133,11 +133,12 @@ def assemble(source: Source, name: str) -> Any:
     backbone = TimmBackbone(name)
     own = maps_of(cfg.model.backbone)
     strides = backbone.network.feature_info.reduction()
-    if strides != [info.stride for info in own]:
+    needed = [info.stride for info in own]
+    if strides != needed:
+        known = ', e.g. efficientvim_m4 or shvit_s4' if needed == [16, 32, 64] else ''
         raise UserError(
-            f'{name} returns maps of strides {strides}, the config needs '
-            f'{[info.stride for info in own]}: use a network with these strides, e.g. '
-            f'efficientvim_m4 or shvit_s4'
+            f'{name} returns maps of strides {strides}, the config needs {needed}: use a network '
+            f'with these strides{known}'
         )
     cfg.model.neck.in_channels = backbone.network.feature_info.channels()
     model = MODELS.build(cfg.model)

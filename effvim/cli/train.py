@@ -44,7 +44,7 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar='PIXELS',
         help='with --data: the long side that most images are resized to, in multiples of 32 '
-        '(default: by the sizes of the images)',
+        '(RTMDet, YOLOX: 64; default: by the sizes of the images)',
     )
     parser.add_argument(
         '--augment',

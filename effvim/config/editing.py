@@ -40,7 +40,20 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         DictAction([], dest='options')(None, parsed, list(pairs))  # type: ignore[arg-type]
     except (AssertionError, ValueError, SyntaxError) as error:
         raise UserError(f'--cfg-options {" ".join(pairs)}: {error}') from error
+    except RecursionError:  # its answer to some dicts; of others it makes words
+        parsed.options = {'': 'dict('}
+    if any(_has_dict(value) for value in parsed.options.values()):
+        raise UserError(
+            f'--cfg-options {" ".join(pairs)}: values are numbers, words, and lists and tuples of '
+            f'them, not dicts: give each key of the dict, or write a config file'
+        )
     return dict(parsed.options)
+
+
+def _has_dict(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_dict, value))
+    return isinstance(value, str) and value.startswith(('dict(', '{'))
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def use_from_scratch(cfg: Config) -> None:
         model.get('roi_head', {}).get('mask_head'),
     ):
         if part and part.type == 'EfficientViMFPN' and part.get('norm_cfg'):
-            continue  # its BN is trained anyway, as RTMDet's
+            continue  # a norm layer of its own
         if part and part.type in ('EfficientViMFPN', 'FPN', 'RetinaHead', 'FPNHead', 'FCNMaskHead'):
             part.norm_cfg = GROUP_NORM
 
@@ -82,7 +83,8 @@ def use_synthetic_detection(cfg: Config) -> None:
     """Train a detector on the synthetic dataset, with a schedule of minutes on two CPU cores.
 
     Many images seen few times, in small batches: more and smaller steps learn faster per minute.
-    Enlarged to 224 pixels, since the finest map of the backbone has stride 16. Mixed precision
+    Enlarged to 224 pixels, since the finest map of the backbone's stages has stride 16, or to 256
+    where the model pads to multiples of 64. Mixed precision
     where the device has it. RetinaNet gets towers of two convolutions instead of four, and 128
     channels instead of 256 from the neck on: they learn sooner, in less than half of the time.
     """
@@ -90,12 +92,14 @@ def use_synthetic_detection(cfg: Config) -> None:
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
         cfg.custom_hooks = []
         cfg.train_dataloader.dataset.pipeline = cfg.plain_pipeline
+    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
+    size = (math.ceil(224 / divisor) * divisor,) * 2
     for _, step in every_step(cfg):
         for key in ('scale', 'crop_size', 'size'):
             if key in step:
-                step[key] = (224, 224)
+                step[key] = size
         if 'scales' in step:
-            step.scales = [(224, 224)]
+            step.scales = [size]
     for loader in LOADERS:
         cfg[loader].num_workers = 2
     cfg.train_dataloader.batch_size = 4

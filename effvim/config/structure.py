@@ -19,7 +19,7 @@ def value_at(cfg: Config, key: str) -> Any:
     """The value of a dotted key, None where a part of it is absent."""
     node: Any = cfg
     for part in key.split('.'):
-        node = node.get(part)
+        node = node.get(part) if hasattr(node, 'get') else None
     return node
 
 
@@ -59,7 +59,7 @@ def every_step(cfg: Config) -> Iterator[tuple[str, Any]]:
 
 
 def kind_of(step: Any) -> str:
-    """The type of a transform without its scope: Resize for mmdet.Resize."""
+    """The type of a transform or model without its scope: Resize for mmdet.Resize."""
     return str(step.type).rpartition('.')[2]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 
 from backbone.errors import UserError
-from effvim.config.structure import EVALUATORS, LOADERS, value_at
+from effvim.config.structure import EVALUATORS, LOADERS, kind_of, value_at
 
 if TYPE_CHECKING:
     from backbone import FeatureInfo
@@ -27,6 +27,18 @@ LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'dataset.data_prefix': (lambda value: isinstance(value, dict), 'names of folders by key'),
     'dataset.pipeline': (lambda value: isinstance(value, list), 'a list of transforms'),
 }
+
+
+# Necks that double maps and join them with finer ones, without cutting.
+DOUBLING = ('CSPNeXtPAFPN', 'YOLOXPAFPN')
+
+# Where heads say the strides of the maps that they take.
+HEAD_STRIDES = (
+    'model.bbox_head.strides',
+    'model.bbox_head.anchor_generator.strides',
+    'model.rpn_head.strides',
+    'model.rpn_head.anchor_generator.strides',
+)
 
 
 def check_parts(cfg: Config, where: str) -> None:
@@ -66,7 +78,8 @@ def check_model(cfg: Config) -> None:
     """Check the arguments of the model against each other, without building it.
 
     Raises:
-        UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone.
+        UserError: unknown arch, out_indices out of range, a neck that does not fit the backbone, a
+            head that does not fit the neck, sizes of images that the neck does not take.
     """
     import inspect
 
@@ -85,8 +98,99 @@ def check_model(cfg: Config) -> None:
     channels = [i.channels for i in info]
     wanted = neck.get('in_channels', channels) if neck else channels
     if not isinstance(wanted, (list, tuple)) or list(wanted) != channels:
+        remedy = 'set model.neck.in_channels'
+        if backbone.get('out_stem') and list(wanted) == channels[1:]:
+            remedy += ', or model.backbone.out_stem=False'
         raise UserError(
             f'model.neck.in_channels is {wanted}, but the backbone '
             f'arch={backbone.get("arch", "m4")!r} gives maps of {channels} channels '
-            f'at strides {[i.stride for i in info]}: set model.neck.in_channels'
+            f'at strides {[i.stride for i in info]}: {remedy}'
         )
+    levels = neck_strides(neck, [i.stride for i in info])
+    for key in HEAD_STRIDES:
+        strides = value_at(cfg, key)
+        if levels and isinstance(strides, (list, tuple)) and list(strides) != levels:
+            raise UserError(
+                f'{key} is {list(strides)}, but the head gets maps of strides {levels}: change it, '
+                f'or num_transposed and num_outs of the neck, or out_indices and out_stem of the '
+                f'backbone'
+            )
+    if not neck:
+        for key in ('decode_head', 'auxiliary_head'):
+            heads = cfg.model.get(key) or []
+            for head in heads if isinstance(heads, list) else [heads]:
+                check_segmentation_head(head, f'model.{key}', channels)
+    elif kind_of(neck) in DOUBLING:
+        check_doubling(cfg, info[-1].stride)
+
+
+def neck_strides(neck: Any, strides: list[int]) -> list[int] | None:
+    """Strides of the maps that a head gets, None where the neck is not known here.
+
+    Args:
+        neck: its config, None if there is none.
+        strides: of the maps of the backbone.
+    """
+    if not neck or kind_of(neck) in DOUBLING:
+        return strides
+    if kind_of(neck) != 'EfficientViMFPN':
+        return None
+    finer = neck.get('num_transposed', 1)
+    coarser = neck.get('num_outs', 5) - len(strides) - finer
+    return [
+        *(strides[0] // 2**i for i in range(finer, 0, -1)),
+        *strides,
+        *(strides[-1] * 2 ** (i + 1) for i in range(coarser)),
+    ]
+
+
+def check_segmentation_head(head: Any, key: str, channels: list[int]) -> None:
+    """Check that the maps of a head without a neck have the channels that it takes.
+
+    Raises:
+        UserError: they do not.
+    """
+    chosen, wanted = head.get('in_index', -1), head.get('in_channels')
+    indices = chosen if isinstance(chosen, (list, tuple)) else [chosen]
+    wanted = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    given = [channels[i] for i in indices if -len(channels) <= i < len(channels)]
+    if given != wanted:
+        raise UserError(
+            f'{key} takes maps in_index={chosen} of {wanted} channels, but the backbone gives '
+            f'maps of {channels} channels: set in_index and in_channels'
+        )
+
+
+def check_doubling(cfg: Config, coarsest: int) -> None:
+    """Check that a neck that doubles maps gets images of sizes that halve without a rest.
+
+    Args:
+        cfg: the config.
+        coarsest: the largest stride of the backbone's maps.
+
+    Raises:
+        UserError: it does not.
+    """
+    settings = cfg.model.get('data_preprocessor') or {}
+    padded = [
+        side
+        for step in cfg.test_dataloader.dataset.pipeline
+        if kind_of(step) == 'Pad'
+        for side in step.get('size') or ()
+    ]
+    if settings.get('pad_size_divisor', 1) % coarsest and (
+        not padded or any(side % coarsest for side in padded)
+    ):
+        raise UserError(
+            f'model.neck {cfg.model.neck.type} takes images whose sides are multiples of '
+            f'{coarsest}: set model.data_preprocessor.pad_size_divisor={coarsest}'
+        )
+    for i, augment in enumerate(settings.get('batch_augments') or []):
+        if kind_of(augment) == 'BatchSyncRandomResize' and (
+            augment.get('size_divisor', 32) % coarsest
+        ):
+            raise UserError(
+                f'model.neck {cfg.model.neck.type} takes images whose sides are multiples of '
+                f'{coarsest}: set size_divisor={coarsest} in '
+                f'model.data_preprocessor.batch_augments.{i}'
+            )

@@ -187,6 +187,17 @@ class Runner(MMRunner):
         if not self._has_loaded and not self._resume and self._load_from:
             self.load_checkpoint(self._load_from, strict=False)
         super().load_or_resume()
+        if self._resume:
+            self.dump_config()
+
+    def dump_config(self) -> None:
+        """Write the config next to the checkpoints, as mmengine does.
+
+        A run that is resumed does so when its checkpoint fits: until then the file is the config
+        of the run before, which its checkpoints need.
+        """
+        if self._has_loaded or not self._resume:
+            super().dump_config()
 
     def save_checkpoint(
         self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any

@@ -28,7 +28,7 @@ from effvim.console import quiet
 from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
 from effvim.inference.folding import fuse
-from effvim.inference.preprocessing import Prepare
+from effvim.inference.preprocessing import PadToMultiple, Prepare
 
 OPSET = 18
 MAX_BYTES = 2**31  # of an ONNX file
@@ -214,7 +214,10 @@ def write(
     Raises:
         UserError: PyTorch cannot export the model.
     """
-    prepare = nn.Identity() if normalised else Prepare(**preparation(cfg.model.data_preprocessor))
+    how = preparation(cfg.model.data_preprocessor)
+    # an image of a fixed size comes padded; of any other size the network would not take each
+    without = nn.Identity() if size else PadToMultiple(how['divisor'])
+    prepare = without if normalised else Prepare(**how)
     network = (Backbone if kind == 'Backbone' else EXPORTABLE[kind])(
         emit(model, runtime), prepare
     ).eval()

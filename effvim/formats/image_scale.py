@@ -17,7 +17,7 @@ SIZES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')  # of pipeline ste
 
 MIN_SIDE = 128  # two cells of the coarsest map; BN of one cell has no variance
 
-MAX_ENLARGEMENT = 1.4  # the finest map of the backbone has stride 16
+MAX_ENLARGEMENT = 1.4  # the finest map of the backbone's stages has stride 16
 
 ELONGATED = 4  # times as long as wide: resized, such an image has hardly a short side left
 
@@ -41,9 +41,9 @@ def image_scale(
     factors = anchors.resize_factors(sizes, scale)
     long_side = float(np.median(factors * sizes.max(1)))
     if image_size:
-        return _multiply(scale, image_size / long_side)
+        return _multiply(scale, image_size / long_side, _multiple(cfg))
     factor = min(1.0, MAX_ENLARGEMENT / float(np.median(factors)))
-    return _multiply(scale, factor)
+    return _multiply(scale, factor, _multiple(cfg))
 
 
 def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
@@ -51,26 +51,31 @@ def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
     own = tuple(evaluation_resize(cfg).scale)
     if own == scale:
         return {}
-    factor = max(scale) / max(own)
+    factor, multiple = max(scale) / max(own), _multiple(cfg)
     changes = {
-        f'{key}.{name}': _multiply(step[name], factor)
+        f'{key}.{name}': _multiply(step[name], factor, multiple)
         for key, step in every_step(cfg)
         for name in SIZES
         if name in step
     }
     if is_segmentor(cfg):
         changes['model.data_preprocessor.size'] = _multiply(
-            cfg.model.data_preprocessor.size, factor
+            cfg.model.data_preprocessor.size, factor, multiple
         )
     return changes
 
 
-def _multiply(size: Any, factor: float) -> Any:
-    """Multiply a size in pixels, or a list of them, to multiples of 32; ratios stay as they are."""
+def _multiple(cfg: Config) -> int:
+    """What sides are rounded to: what the model pads images to, at least 32."""
+    return max(32, (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1))
+
+
+def _multiply(size: Any, factor: float, multiple: int) -> Any:
+    """Multiply a size in pixels, or a list of them, and round it; ratios stay as they are."""
     if isinstance(size, (list, tuple)):
-        return type(size)(_multiply(one, factor) for one in size)
+        return type(size)(_multiply(one, factor, multiple) for one in size)
     in_pixels = isinstance(size, int) and factor != 1
-    return max(MIN_SIDE, round(size * factor / 32) * 32) if in_pixels else size
+    return max(MIN_SIDE, round(size * factor / multiple) * multiple) if in_pixels else size
 
 
 def note_elongated(

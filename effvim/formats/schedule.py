@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effvim.config.augmentation import last_epochs
+from effvim.config.structure import kind_of
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -16,7 +17,7 @@ BATCH_SIZE = 4  # of all processes; more and smaller steps learn sooner where da
 
 IMAGES_SEEN = 24_000  # in a training run, however many there are, within MIN_EPOCHS to MAX_EPOCHS
 
-# Learning rates of models with BN in neck and head; all others take 5e-4.
+# By model; these have BN in neck and head. All others take 5e-4.
 FROM_SCRATCH = {'RTMDet': 1e-3, 'YOLOX': 1e-3}
 
 MIN_EPOCHS, MAX_EPOCHS = 6, 100
@@ -103,7 +104,7 @@ def learning_rate(cfg: Config, total: int, from_scratch: bool) -> float:
     With the square root of the batch size, as is usual for optimizers like Adam.
     """
     if from_scratch:
-        rate = FROM_SCRATCH.get(cfg.model.type, 5e-4)
+        rate = FROM_SCRATCH.get(kind_of(cfg.model), 5e-4)
         return float(f'{rate * max(1, total / BATCH_SIZE) ** 0.5:.2g}')
     published = (cfg.get('auto_scale_lr') or {}).get(
         'base_batch_size', cfg.train_dataloader.batch_size

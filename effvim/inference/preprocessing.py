@@ -9,6 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class PadToMultiple(nn.Module):
+    """Pad maps with 0 at the right and the bottom. Shape: B 3 H W → B 3 H' W'.
+
+    Args:
+        divisor: height and width are padded to multiples of it.
+    """
+
+    def __init__(self, divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.divisor == 1:
+            return x
+        return F.pad(x, (0, -x.shape[3] % self.divisor, 0, -x.shape[2] % self.divisor))
+
+
 class Prepare(nn.Module):
     """Normalise images and pad them with 0 at the right and the bottom.
 
@@ -28,11 +45,8 @@ class Prepare(nn.Module):
         self.mean, self.std = (
             nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (mean, std)
         )
-        self.reverse, self.divisor = reverse, divisor
+        self.reverse, self.pad = reverse, PadToMultiple(divisor)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.float()
-        x = ((x.flip(1) if self.reverse else x) - self.mean) / self.std
-        if self.divisor > 1:
-            x = F.pad(x, (0, -x.shape[3] % self.divisor, 0, -x.shape[2] % self.divisor))
-        return x
+        return self.pad(((x.flip(1) if self.reverse else x) - self.mean) / self.std)

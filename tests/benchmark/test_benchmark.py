@@ -501,6 +501,15 @@ def test_published_scores_of_ours():
             ['model', CONFIG, '--cases', 'repvit_m1_1'],
             ['repvit_m1_1', '[4, 8, 16, 32]', '[16, 32, 64]'],
         ),
+        (
+            ['model', 'rtmdet_effvim_m1', '--cases', 'efficientvim_m1'],
+            [
+                'efficientvim_m1',
+                '[16, 32, 64]',
+                '[8, 16, 32, 64]',
+                'use a network with these strides',
+            ],
+        ),
         (['model', CONFIG, '--cfg-options', 'model.bakcbone=1'], ['model.backbone']),
     ],
     ids=lambda value: ' '.join(value[:3]) if isinstance(value, list) else None,

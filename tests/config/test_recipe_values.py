@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 import mmdet_plugin  # noqa: F401
 from backbone import feature_info
+from effvim.config.validation import check_model
 from tests.helpers.paths import ROOT
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+WITH_GALLERY = [*CONFIGS, *sorted((ROOT / 'configs/gallery').glob('*.py'))]
 RETINANETS = sorted((ROOT / 'configs').glob('retinanet_*.py'))
 
 
@@ -45,10 +47,22 @@ def test_neck_and_weights_belong_to_the_backbone(path):
     assert arch == path.stem.rsplit('_', 1)[1]
     info = feature_info(arch, out_stem=model.backbone.get('out_stem', False))
     assert list(model.neck.in_channels) == [i.channels for i in info]
-    head = model.get('bbox_head') or model.get('rpn_head')
-    if head:
-        assert head.anchor_generator.strides[0] == (8 if 'bbox_head' in model else 4)
     assert model.backbone.init_cfg.checkpoint == f'timm/efficientvim_{arch}.e450_in1k'
+
+
+@pytest.mark.parametrize('path', WITH_GALLERY, ids=name)
+def test_maps_have_the_strides_that_the_head_is_made_for(path):
+    cfg = read(path)
+    check_model(cfg)
+    model = cfg.model
+    head = model.get('rpn_head') or model.get('bbox_head') or {}
+    strides = head.get('strides') or head.get('anchor_generator', {}).get('strides')
+    if not strides:
+        pytest.skip('a head without strides')
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        maps = MODELS.build(model).eval().extract_feat(torch.empty(1, 3, 256, 256))
+    assert [256 // m.shape[-1] for m in maps] == list(strides)
 
 
 @pytest.mark.parametrize('path', RETINANETS, ids=name)

@@ -313,6 +313,20 @@ def test_a_corrupt_checkpoint_is_refused_and_the_previous_one_used(whole, root, 
     assert_equal_runs(resumed, whole[1])
 
 
+def test_a_config_that_does_not_fit_does_not_replace_that_of_the_checkpoint(
+    whole, root, tmp_path, capsys
+):
+    for name in ('epoch_1.pth', Path(RETINANET).name):
+        shutil.copy2(whole[0] / name, tmp_path)
+    copy = tmp_path / Path(RETINANET).name
+    before = copy.read_bytes()
+    other = [*TWO_EPOCHS, 'model.bbox_head.stacked_convs=1']
+    assert run_command('train', training_argv(root, tmp_path, '--resume', more=other)) == 2
+    assert 'does not fit' in capsys.readouterr().err and copy.read_bytes() == before
+    run(root, tmp_path, '--resume', more=[*TWO_EPOCHS, 'default_hooks.logger.interval=7'])
+    assert 'interval=7' in copy.read_text()
+
+
 def test_files_of_other_programs_are_called_unverified(whole, tmp_path, capsys):
     torch.save(checkpoint.read(whole[0] / 'epoch_1.pth'), tmp_path / 'theirs.pth')
     for path, word in ((tmp_path / 'theirs.pth', 'unverified'), (whole[0] / 'epoch_1.pth', 'ver')):

@@ -424,6 +424,28 @@ def test_fixed_size_and_normalised(semfpn, tmp_path):
         parity.predict(runner, list(random_images(97, 160, 1)), 'EncoderDecoder')
 
 
+def test_normalised_images_of_any_size(made, tmp_path):
+    """As the file that normalises them itself; both pad to what the network takes."""
+    path = tmp_path / 'model.onnx'
+    assert run_command('export', [*made.argv, '--normalised', '--out', str(path)]) == 0
+    image = random_images(97, 131)
+    mean, std = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[..., None, None]
+    rgb = (image.flip(1).numpy().astype(np.float32) - mean) / std
+    one, other = (
+        dict(zip([o.name for o in session.get_outputs()], session.run(None, {name: given})))
+        for session, name, given in (
+            (onnxruntime.InferenceSession(str(made.file)), 'images', image.numpy()),
+            (onnxruntime.InferenceSession(str(path)), 'images', rgb),
+        )
+    )
+    assert one.keys() == other.keys()
+    if made.kind == 'EncoderDecoder':
+        assert (one['label_map'] == other['label_map']).mean() > 0.9995
+        return
+    assert (one['count'] == other['count']).all() and one['count'].min() >= 5
+    assert np.abs(one['scores'] - other['scores']).max() <= 1e-4
+
+
 def test_a_backbone_alone(semfpn, tmp_path, capsys):
     model, argv = semfpn
     assert run_command('export', [*argv, '--backbone-only']) == 0

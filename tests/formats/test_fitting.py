@@ -14,7 +14,7 @@ from PIL import Image
 from backbone import UserError
 from effvim.cli import main
 from effvim.config.reading import import_plugins, load_config
-from effvim.config.structure import is_segmentor
+from effvim.config.structure import every_step, is_segmentor
 from effvim.datasets import synthetic
 from effvim.formats import fit
 from effvim.formats.schedule import Schedule, learning_rate
@@ -69,15 +69,17 @@ def test_processes_share_the_batch(processes, each):
     assert several.steps == several.epochs * -(-100 // (each * processes))
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', [*CONFIGS, ROOT / 'configs/gallery/yolox_effvim_m1.py'], ids=lambda path: path.stem
+)
 def test_learning_rates(path):
     """As documented from scratch, and the recipe's for its batch; by the root of the batch size."""
     cfg = load_config(str(path))
-    scratch = 1e-3 if path.stem.startswith('rtmdet') else 5e-4
+    scratch = 1e-3 if path.stem.startswith(('rtmdet', 'yolox')) else 5e-4
     rates = [learning_rate(cfg, total, True) for total in (1, 4, 16)]
     assert rates == [scratch, scratch, 2 * scratch]
     recipe = cfg.optim_wrapper.optimizer.lr
-    base = 32 if path.stem.startswith(('rtmdet', 'semfpn')) else 16
+    base = 32 if path.stem.startswith(('rtmdet', 'semfpn', 'yolox')) else 16
     assert learning_rate(cfg, base, False) == recipe
     assert learning_rate(cfg, base // 4, False) == pytest.approx(recipe / 2, rel=0.05)
 
@@ -319,7 +321,7 @@ def test_the_image_size_is_that_of_the_images(path, tmp_path, monkeypatch):
     """As the pipeline of the validation resizes them."""
     monkeypatch.chdir(tmp_path)
     argv = [str(path), '--data', source_of(path), '--from-scratch', '--work-dir', 'run']
-    cfg, _ = prepared_training([*argv, '--image-size', '192'])
+    cfg, _ = prepared_training([*argv, '--image-size', '224'])
     import_plugins(cfg)
     init_default_scope(cfg.default_scope)
     pipeline = [s for s in cfg.val_dataloader.dataset.pipeline if s.type != 'Pad']
@@ -327,10 +329,13 @@ def test_the_image_size_is_that_of_the_images(path, tmp_path, monkeypatch):
         dict(cfg.val_dataloader.dataset, pipeline=pipeline, _scope_=cfg.default_scope)
     )
     sides = [max(dataset[i]['inputs'].shape[1:]) for i in range(len(dataset))]
-    assert abs(np.median(sides) - 192) <= 32
+    assert abs(np.median(sides) - 224) <= 32
+    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
+    steps = [s for _, s in every_step(cfg) if s.type == 'Pad' and s.get('size')]
+    assert all(side % divisor == 0 for step in steps for side in step.size)  # no second padding
     if is_segmentor(cfg):
         crop = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop')
-        assert 128 <= min(crop.crop_size) <= 224
+        assert 128 <= min(crop.crop_size) <= 256
 
 
 @pytest.mark.parametrize(('flags', 'number'), [([], 64), (['512'], 512)], ids=str)

@@ -10,7 +10,9 @@ from tests.helpers.cli import prepared_training
 
 
 def small_runner(config: Path, roots: dict[str, Path], work_dir: Path) -> Runner:
-    """Build a config's Runner on synthetic images of 128 pixels, in batches of two.
+    """Build a config's Runner on synthetic images of 160 pixels, in batches of two.
+
+    Models that pad to multiples of 64 have to pad these.
 
     roots: a synthetic dataset by type of dataset.
     """
@@ -43,7 +45,7 @@ def small_runner(config: Path, roots: dict[str, Path], work_dir: Path) -> Runner
         for step in cfg[loader].dataset.pipeline:
             for key in ('scale', 'crop_size', 'size', 'img_scale'):
                 if key in step:
-                    step[key] = (128, 128)
+                    step[key] = (160, 160)
     import_plugins(cfg)
     return Runner(cfg, spec)
 
