@@ -324,7 +324,7 @@ def real_data() -> Iterator[str]:
         runs = [run for run in content['runs'] if run['dataset'] == dataset]
         names = real_metrics(runs[0]['metrics'])
         yield from ['', f'### {dataset}', '']
-        yield row('model', 'images', 'time', 'epochs', 'seeds', *(title for title, _ in names))
+        yield row('model', 'resized to fit', 'time', 'epochs', 'seeds', *(title for title, _ in names))
         yield row(*['---'] * (5 + len(names)))
         for model in dict.fromkeys(run['model'] for run in runs):
             own = [run for run in runs if run['model'] == model]
@@ -334,7 +334,7 @@ def real_data() -> Iterator[str]:
                 ' × '.join(map(str, own[0]['image_scale'])),
                 f'{np.mean(seconds) / 60:.1f} min',
                 extent([run['epochs'] for run in own]),
-                str(len(own)),
+                ', '.join(str(run['seed']) for run in own),
                 *(spread([run['metrics'][name] for run in own]) for _, name in names),
             )
 
