@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mmengine.config import Config
 
 from backbone.errors import UserError
@@ -162,7 +163,7 @@ def check_segmentation_head(head: Any, key: str, channels: list[int]) -> None:
 
 
 def check_doubling(cfg: Config, coarsest: int) -> None:
-    """Check that a neck that doubles maps gets images of sizes that halve without a rest.
+    """Check that a neck that doubles maps gets images of sizes that halve evenly.
 
     Args:
         cfg: the config.
@@ -176,7 +177,7 @@ def check_doubling(cfg: Config, coarsest: int) -> None:
         side
         for step in cfg.test_dataloader.dataset.pipeline
         if kind_of(step) == 'Pad'
-        for side in step.get('size') or ()
+        for side in np.ravel(step.get('size') or [])
     ]
     if settings.get('pad_size_divisor', 1) % coarsest and (
         not padded or any(side % coarsest for side in padded)
