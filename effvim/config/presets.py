@@ -118,7 +118,9 @@ def use_synthetic_detection(cfg: Config) -> None:
         cfg.model.test_cfg.rpn.update(nms_pre=500, max_per_img=100)
     epochs = 2
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
-    cfg.optim_wrapper.optimizer.update(lr=5e-4, fused=True)
+    # at 5e-4 RetinaNet-M4's gradients grow in some runs and not in others that differ in rounding
+    rate = 3e-4 if cfg.model.type == 'RetinaNet' else 5e-4
+    cfg.optim_wrapper.optimizer.update(lr=rate, fused=True)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(
