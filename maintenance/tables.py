@@ -324,7 +324,9 @@ def real_data() -> Iterator[str]:
         runs = [run for run in content['runs'] if run['dataset'] == dataset]
         names = real_metrics(runs[0]['metrics'])
         yield from ['', f'### {dataset}', '']
-        yield row('model', 'resized to fit', 'time', 'epochs', 'seeds', *(title for title, _ in names))
+        yield row(
+            'model', 'resized to fit', 'time', 'epochs', 'seeds', *(title for title, _ in names)
+        )
         yield row(*['---'] * (5 + len(names)))
         for model in dict.fromkeys(run['model'] for run in runs):
             own = [run for run in runs if run['model'] == model]
