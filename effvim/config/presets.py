@@ -11,7 +11,14 @@ from mmengine.config import Config
 from backbone.errors import UserError
 from effvim.config.editing import set_data_root
 from effvim.config.precision import amp_available, use_amp
-from effvim.config.structure import EVALUATORS, LOADERS, dataset_configs, every_step, is_segmentor
+from effvim.config.structure import (
+    EVALUATORS,
+    LOADERS,
+    dataset_configs,
+    every_step,
+    is_segmentor,
+    pad_divisor,
+)
 from effvim.datasets import synthetic
 
 GROUP_NORM = dict(type='GN', num_groups=32, requires_grad=True)
@@ -92,7 +99,7 @@ def use_synthetic_detection(cfg: Config) -> None:
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules
         cfg.custom_hooks = []
         cfg.train_dataloader.dataset.pipeline = cfg.plain_pipeline
-    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
+    divisor = pad_divisor(cfg)
     size = (math.ceil(224 / divisor) * divisor,) * 2
     for _, step in every_step(cfg):
         for key in ('scale', 'crop_size', 'size'):

@@ -23,6 +23,11 @@ def value_at(cfg: Config, key: str) -> Any:
     return node
 
 
+def pad_divisor(cfg: Config) -> int:
+    """What the model pads the sides of images to multiples of, 1 where it does not pad."""
+    return value_at(cfg, 'model.data_preprocessor.pad_size_divisor') or 1
+
+
 def dotted_keys(node: Any, prefix: str = '') -> Iterator[str]:
     """Every key below `node` as `--cfg-options` writes it, e.g. train_pipeline.2.scale."""
     if isinstance(node, dict):

@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.config import Config
 
 from backbone.errors import UserError
-from effvim.config.structure import EVALUATORS, LOADERS, kind_of, value_at
+from effvim.config.structure import EVALUATORS, LOADERS, kind_of, pad_divisor, value_at
 
 if TYPE_CHECKING:
     from backbone import FeatureInfo
@@ -172,21 +172,18 @@ def check_doubling(cfg: Config, coarsest: int) -> None:
     Raises:
         UserError: it does not.
     """
-    settings = cfg.model.get('data_preprocessor') or {}
     padded = [
         side
         for step in cfg.test_dataloader.dataset.pipeline
         if kind_of(step) == 'Pad'
         for side in np.ravel(step.get('size') or [])
     ]
-    if settings.get('pad_size_divisor', 1) % coarsest and (
-        not padded or any(side % coarsest for side in padded)
-    ):
+    if pad_divisor(cfg) % coarsest and (not padded or any(side % coarsest for side in padded)):
         raise UserError(
             f'model.neck {cfg.model.neck.type} takes images whose sides are multiples of '
             f'{coarsest}: set model.data_preprocessor.pad_size_divisor={coarsest}'
         )
-    for i, augment in enumerate(settings.get('batch_augments') or []):
+    for i, augment in enumerate(value_at(cfg, 'model.data_preprocessor.batch_augments') or []):
         if kind_of(augment) == 'BatchSyncRandomResize' and (
             augment.get('size_divisor', 32) % coarsest
         ):

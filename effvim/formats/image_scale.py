@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effvim import console
-from effvim.config.structure import evaluation_resize, every_step, is_segmentor
+from effvim.config.structure import evaluation_resize, every_step, is_segmentor, pad_divisor
 from effvim.formats import anchors
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
 
 def _multiple(cfg: Config) -> int:
     """What sides are rounded to: what the model pads images to, at least 32."""
-    return max(32, (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1))
+    return max(32, pad_divisor(cfg))
 
 
 def _multiply(size: Any, factor: float, multiple: int) -> Any:
