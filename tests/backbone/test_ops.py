@@ -25,10 +25,8 @@ from backbone.openmmlab import (
     softmax_focal,
     suppression,
 )
+from tests.helpers.operators import HALF, mmcv_ops
 from tests.helpers.paths import ROOT
-
-ops.install()
-mmcv_ops = importlib.import_module('mmcv.ops')  # after install, or the import fails
 
 OURS = {
     'nms',
@@ -47,7 +45,6 @@ IN_OTHER_FILES = {
     for file in (deformable, resampling, rotated, softmax_focal, suppression)
     for operator in file.OPERATORS
 }
-HALF = [torch.float16, torch.bfloat16]
 
 
 def test_operators_under_test_are_ours():

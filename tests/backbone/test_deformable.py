@@ -1,97 +1,10 @@
-"""The stand-in's operators that detectors of configs/gallery/ use, against plain loops in NumPy."""
-
-import importlib
+"""Deformable convolution and attention, through `mmcv.ops`, against plain loops."""
 
 import numpy as np
 import pytest
 import torch
 
-from backbone.openmmlab import ops
-
-ops.install()
-mmcv_ops = importlib.import_module('mmcv.ops')
-
-
-def iou(a, b, offset):
-    sides = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + offset).clip(0)
-    areas = [(x[2:] - x[:2] + offset).prod() for x in (a, b)]
-    return sides.prod() / (sum(areas) - sides.prod())
-
-
-def plain_soft_nms(boxes, scores, threshold, sigma, least, method, offset):
-    """Keep the highest-scoring box, lower the other scores, drop those below `least`; repeat."""
-    left, chosen = {i: float(score) for i, score in enumerate(scores)}, []
-    while left:
-        best = max(left, key=left.get)
-        chosen.append((best, left.pop(best)))
-        for i in list(left):
-            overlap = iou(boxes[best], boxes[i], offset)
-            if method == 'gaussian':
-                left[i] *= np.exp(-(overlap**2) / sigma)
-            elif overlap >= threshold:
-                left[i] *= 1 - overlap if method == 'linear' else 0
-            if left[i] < least:
-                del left[i]
-    return chosen
-
-
-@pytest.mark.parametrize('offset', [0, 1])
-@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
-def test_soft_nms(method, offset):
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 60, (40, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (40, 2))], 1)
-    scores = rng.uniform(0.1, 1, 40)
-    expected = plain_soft_nms(boxes, scores, 0.3, 0.5, 0.05, method, offset)
-    assert 5 < len(expected) and (method != 'naive' or len(expected) < 40)
-    dets, kept = mmcv_ops.soft_nms(
-        torch.tensor(boxes), torch.tensor(scores), 0.3, 0.5, 0.05, method, offset
-    )
-    assert kept.tolist() == [i for i, _ in expected]
-    np.testing.assert_allclose(dets[:, :4], boxes[kept])
-    np.testing.assert_allclose(dets[:, 4], [score for _, score in expected], rtol=1e-6)
-
-
-@pytest.mark.parametrize('method, second', [('naive', None), ('linear', 0.4)])
-def test_soft_nms_lowers_from_the_threshold_on(method, second):
-    """Eq. (3) of arXiv:1704.04503, the threshold itself included: an overlap of exactly a half."""
-    boxes, scores = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.0]]), torch.tensor([0.9, 0.8])
-    dets, kept = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.5, method=method)
-    assert kept.tolist() == ([0] if second is None else [0, 1])
-    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, second][: len(kept)]))
-
-
-@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
-def test_soft_nms_of_boxes_without_area(method):
-    """They overlap nothing, not even themselves; only the one of score 0 goes."""
-    boxes = torch.tensor([[4, 3, 5, 3], [4, 3, 5, 4], *[[3, 1, 3, 1]] * 4]).float()
-    scores = torch.tensor([0.9, 0.85, 0.5, 0.45, 0.4, 0])
-    dets, kept = mmcv_ops.soft_nms(boxes, scores, iou_threshold=0.6, method=method)
-    assert kept.tolist() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(dets, torch.cat([boxes, scores[:, None]], 1)[:5])
-
-
-def test_soft_nms_of_nothing():
-    dets, kept = mmcv_ops.soft_nms(torch.zeros(0, 4), torch.zeros(0))
-    assert dets.shape == (0, 5) and kept.shape == (0,)
-
-
-def test_roi_pool():
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
-    rois = torch.tensor([[0, 2, 1, 17, 13], [1, 0, 0, 21, 17], [1, 4, 4, 9, 9.0]]).double()
-    pooled = mmcv_ops.roi_pool(x, rois, (2, 3), 0.5)
-    expected = torch.zeros(3, 3, 2, 3).double()
-    for r, (b, *box) in enumerate(rois.tolist()):
-        x1, y1, x2, y2 = (int(np.floor(c * 0.5 + 0.5)) for c in box)
-        height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-        for i in range(2):
-            for j in range(3):
-                rows = slice(y1 + i * height // 2, min(y1 - (-(i + 1) * height // 2), 9))
-                columns = slice(x1 + j * width // 3, min(x1 - (-(j + 1) * width // 3), 11))
-                expected[r, :, i, j] = x[int(b), :, rows, columns].amax((1, 2))
-    torch.testing.assert_close(pooled, expected)
-    assert torch.autograd.gradcheck(lambda x: mmcv_ops.roi_pool(x, rois, (2, 3), 0.5), x)
+from tests.helpers.operators import mmcv_ops
 
 
 def bilinear(grid, y, x):
