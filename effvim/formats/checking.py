@@ -24,7 +24,7 @@ def checked(dataset: Dataset, findings: Findings, clip: bool, merge: bool = Fals
         merge: the splits will be merged, so that they may share images.
 
     Raises:
-        UserError: two classes share a name, a split is empty, or there is no instance.
+        UserError: two classes share a name, or a split is empty.
     """
     duplicates = any(count > 1 for count in Counter(dataset.classes).values())
     if duplicates or '' in dataset.classes:
@@ -37,11 +37,6 @@ def checked(dataset: Dataset, findings: Findings, clip: bool, merge: bool = Fals
             raise UserError(
                 f'{dataset.source}: the split {split} has no images: add some or remove the split'
             )
-    if not findings.defects and not any(image.instances for image in dataset.images()):
-        raise UserError(
-            f'{dataset.source}: no image has an instance: are the annotations where the format '
-            f'expects them?'
-        )
     splits = {split: _images_once(images, findings) for split, images in dataset.splits.items()}
     splits = _without_equal_splits(splits, dataset.source, findings)
     _check_shared(splits, findings, merge)

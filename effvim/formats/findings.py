@@ -93,13 +93,22 @@ class Findings:
             limit: fraction of the images that may be skipped.
 
         Raises:
-            UserError: there are defects and `skip` is False, too many would be skipped, or nothing
-                would be left of a split. A list of all of them is written if there are several.
+            UserError: there are defects and `skip` is False, too many would be skipped, nothing
+                would be left of a split, or there is nothing to learn. A list of all defects is
+                written if there are several.
         """
-        if not self.defects:
-            return dataset
-        if not skip:
+        if self.defects and not skip:
             raise UserError(self._refusal(dataset.source))
+        valid = self._without_invalid(dataset, limit) if self.defects else dataset
+        problem = _problem_of_learning(valid)
+        if problem and self.defects:
+            problem = f'without invalid images {problem}. {self._summary(dataset.source)}'
+        if problem:
+            raise UserError(f'{dataset.source}: {problem}')
+        return valid
+
+    def _without_invalid(self, dataset: Dataset, limit: float) -> Dataset:
+        """The dataset without its invalid images, see `settle`."""
         invalid = {defect.image for defect in self.defects if defect.image}
         alone = sum(defect.image is None for defect in self.defects)
         paths = {image.path for images in dataset.splits.values() for image in images}
@@ -140,6 +149,18 @@ class Findings:
         if len(self.defects) > 1:
             texts.append(f'complete list: {write_list(self.defects, source)}')
         return '. '.join(texts)
+
+
+def _problem_of_learning(dataset: Dataset) -> str:
+    """Why there is nothing to learn from a dataset; '' if there is."""
+    images = dataset.images()
+    labels = {instance.label for image in images for instance in image.instances}
+    if len(labels) < 2 and any(image.mask for image in images):
+        only = ''.join(f'the class {dataset.classes[label]!r}' for label in labels)
+        return f'the masks hold only {only or "pixels that are ignored"}: there is nothing to learn'
+    if not labels:
+        return 'no image has an instance: are the annotations where the format expects them?'
+    return ''
 
 
 def write_list(defects: Sequence[Defect], source: Path) -> Path:

@@ -150,7 +150,7 @@ def read(root: Path, places: Sequence[Place], findings: Findings, colors: Path |
         colors: table of the classes of colours or values (default: one of `TABLES`).
 
     Raises:
-        UserError: classes or masks are absent, or the masks teach nothing.
+        UserError: classes or masks are absent.
     """
     pairs = [
         (place.split, image, mask)
@@ -159,7 +159,6 @@ def read(root: Path, places: Sequence[Place], findings: Findings, colors: Path |
     ]
     files = [mask for _, _, mask in pairs]
     classes, coding = _classes(root, files, findings, colors)
-    values: set[int] = set()
     annotated: dict[str | None, list[AnnotatedImage]] = {}
     opened = {
         image.path: image
@@ -175,12 +174,7 @@ def read(root: Path, places: Sequence[Place], findings: Findings, colors: Path |
         annotated.setdefault(split, []).append(image._replace(mask=label_map))
         with findings.collect(Kind.MASK, path):
             labels = read_labels(label_map, (image.width, image.height), len(classes))
-            values.update(np.unique(labels).tolist())
             image.instances.extend(regions(labels))
-    if not findings.defects and len(values - {ade.UNLABELLED}) < 2:
-        raise UserError(
-            f'{places[0].masks} holds only the value {min(values)}: there is nothing to learn'
-        )
     if None not in annotated:
         return Dataset(
             root, classes, {split: images for split, images in annotated.items() if split}
@@ -296,7 +290,7 @@ def _classes(
         try:
             values |= values_of(mask)
         except UserError:  # a defect when its labels are read
-            return classes, None
+            continue
         if not values <= {0, ade.UNLABELLED}:
             return classes, None
     if values != {0, ade.UNLABELLED}:
@@ -316,9 +310,17 @@ def _unnamed_classes(
     """Background and foreground, if the masks have only the values 0 and 1, or 0 and 255.
 
     Raises:
-        UserError: they have others.
+        UserError: they have others, or none can be read.
     """
-    values: set[int] = set().union(*map(values_of, masks))
+    values: set[int] = set()
+    errors = []
+    for mask in masks:
+        try:
+            values |= values_of(mask)
+        except UserError as error:  # a defect when its labels are read
+            errors.append(error)
+    if errors and not values:
+        raise errors[0]
     for last in (1, 255):
         if values == {0, last}:
             findings.note(

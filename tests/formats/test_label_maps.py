@@ -90,6 +90,25 @@ def test_binary_masks(save, own, capsys):
     assert_refused('stats own', capsys, '255', 'write 1')
 
 
+@pytest.mark.parametrize('classes', [('background', 'foreground'), None])
+def test_binary_masks_next_to_an_unreadable_one(classes, own, capsys):
+    """255 stays foreground; it would be ignored if one file decided about all."""
+    draw(own, lambda labels: Image.fromarray(labels * 255), classes)
+    draw_image(own / 'images/0.jpg', seed=2)
+    (own / 'masks/0.png').write_bytes(b'no image')
+    assert_refused('stats own', capsys, '0.png cannot be read')
+    flags = '--skip-invalid --max-invalid 0.5'
+    assert 'skipped 1 images' in check(capsys, ('background', 'foreground'), flags)
+
+
+def test_nothing_to_learn_without_invalid_images(own, capsys):
+    draw(own, lambda labels: Image.fromarray(labels * 0))
+    draw_image(own / 'images/0.jpg', seed=2)
+    Image.new('L', (9, 9), 1).save(own / 'masks/0.png')
+    flags = '--skip-invalid --max-invalid 0.5'
+    assert_refused(f'convert own out {flags}', capsys, "only the class 'ground'", '9 × 9')
+
+
 def test_masks_without_classes(own, capsys):
     draw(own, Image.fromarray, None)
     check(capsys, ('background', 'foreground'))
@@ -191,7 +210,7 @@ def test_colours_that_nobody_named(own, capsys):
     write_labels(own / 'colors.txt', '0 0 0 ground', '9 9 9 leaf')
     assert_refused('stats own', capsys, 'a.png', '600 pixels of colour 0 128 0', 'colors.txt')
     write_labels(own / 'colors.txt', '0 0 0 ground', '9 9 9 leaf', '0 128 0 void')
-    assert_refused('stats own', capsys, 'only the value 0')
+    assert_refused('stats own', capsys, "only the class 'ground'")
     for lines, word in (
         (['0 0 0 ground'], '1 classes'),
         (['0 0 0 ground', '1 leaf'], 'use one'),
