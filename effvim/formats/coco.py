@@ -78,13 +78,15 @@ def read(root: Path, files: Sequence[Path], findings: Findings) -> Dataset:
                 f'them itself'
             )
         file_of[split] = path
-    contents = {split: coco_fields.load(path, findings) for split, path in file_of.items()}
+    contents, dropped = {}, {}
+    for split, path in file_of.items():
+        contents[split], dropped[split] = coco_fields.load(path, findings)
     classes = _classes(file_of, contents, findings)
     return Dataset(
         root,
         classes,
         {
-            split: _read_split(file_of[split], root, content, classes, findings)
+            split: _read_split(file_of[split], root, content, dropped[split], classes, findings)
             for split, content in contents.items()
         },
     )
@@ -146,6 +148,7 @@ def _read_split(
     path: Path,
     root: Path,
     content: dict[str, Any],
+    dropped: Sequence[coco_fields.Dropped],
     classes: Sequence[str],
     findings: Findings,
 ) -> list[AnnotatedImage]:
@@ -161,14 +164,20 @@ def _read_split(
     images: dict[Any, AnnotatedImage | None] = {}
     for image in content['images']:
         images[image['id']] = _read_image(path, folders, image, findings)
+
+    def add(text: str, image_id: int | None) -> None:
+        owner = images.get(image_id)
+        findings.add(Kind.ANNOTATION, text, owner.path if owner else None)
+
+    for image_id, text in dropped:
+        add(text, image_id)
     for annotation in content['annotations']:
         image_id, category_id = annotation['image_id'], annotation['category_id']
         if image_id not in images or category_id not in label_of:
-            findings.add(
-                Kind.ANNOTATION,
+            add(
                 f'{path}: annotation {annotation["id"]} is of image {image_id} and '
                 f'category {category_id}, which the file does not list',
-                found.path if (found := images.get(image_id)) else None,
+                image_id,
             )
             continue
         owner = images[image_id]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pycocotools import mask as rle
 
@@ -22,8 +22,20 @@ NEEDED = {
 }
 
 
-def load(path: Path, findings: Findings) -> dict[str, Any]:
-    """Read a COCO file; return its lists, with every field that `NEEDED` names in every item.
+class Dropped(NamedTuple):
+    """An annotation that cannot be read.
+
+    Attributes:
+        image_id: of the image that it belongs to; None if it does not say so.
+        text: what is wrong with it, and where.
+    """
+
+    image_id: int | None
+    text: str
+
+
+def load(path: Path, findings: Findings) -> tuple[dict[str, Any], list[Dropped]]:
+    """Read a COCO file: its lists, with all fields in `NEEDED`, and the annotations without them.
 
     Sizes of images, areas and ids of annotations may be absent; numbers may be floats, names may
     have blanks around them, paths may be those of Windows. What is assumed is counted.
@@ -39,6 +51,7 @@ def load(path: Path, findings: Findings) -> dict[str, Any]:
                 content[key] = list(values.values())
     coco.check_lists(path, content)
     _complete(path, content, findings)
+    dropped = []
     for key, fields in NEEDED.items():
         wrong = dict(coco.field_problems(content[key], key, fields))
         if wrong and (key == 'categories' or len(wrong) == len(content[key])):
@@ -46,13 +59,22 @@ def load(path: Path, findings: Findings) -> dict[str, Any]:
             all_of = f' (as in all {len(wrong)})' if key != 'categories' and wrong else ''
             raise UserError(f'{path}: {key}[{index}]{text}{all_of if len(wrong) > 1 else ""}')
         for index, text in wrong.items():
-            findings.add(Kind.ANNOTATION, f'{path}: {key}[{index}]{text}')
+            text = f'{path}: {key}[{index}]{text}'
+            if key == 'annotations':
+                dropped.append(Dropped(_image_id(content[key][index]), text))
+            else:
+                findings.add(Kind.ANNOTATION, text)
         content[key] = [item for i, item in enumerate(content[key]) if i not in wrong]
     if not content['categories']:
         raise UserError(f'{path} has no categories')
     coco.check_unique(path, content, 'images')
     coco.check_unique(path, content, 'categories')
-    return content
+    return content, dropped
+
+
+def _image_id(annotation: Any) -> int | None:
+    value = annotation.get('image_id') if isinstance(annotation, dict) else None
+    return value if type(value) is int else None
 
 
 def _are_dicts(values: dict[str, Any]) -> bool:

@@ -69,6 +69,26 @@ def test_what_would_be_another_object_is_refused(fields, words, coco, capsys):
     assert_refused('convert own out', capsys, *words)
 
 
+@pytest.mark.parametrize(
+    'fields',
+    [
+        dict(category_id=None),
+        dict(category_id=7),
+        dict(bbox=[1, 1, 5, float('nan')]),
+        dict(bbox=..., segmentation=...),
+    ],
+)
+def test_an_image_with_a_defective_annotation_is_skipped(fields, coco, capsys):
+    """Without the annotation its object would be trained as background."""
+    coco(
+        images=[dict(id=i, file_name=f'{n}.jpg', width=64, height=48) for i, n in enumerate('ab')],
+        annotations=[annotation(**fields), annotation(id=2, image_id=0)],
+    )
+    flags = '--skip-invalid --max-invalid 0.5'
+    assert converted('own', flags)['train'] == {'a.jpg': [('cat', 10, 10, 20, 15)]}
+    noted(capsys, 'skipped 1 images', '1 annotations cannot be read')
+
+
 @pytest.mark.parametrize('box', [..., None, []])
 def test_the_box_is_computed_from_the_outline(box, coco, capsys):
     coco(annotations=[annotation(bbox=box)])
