@@ -85,6 +85,63 @@ def test_label_studio_json(own, capsys):
     assert_refused('convert own out', capsys, '0f-a.jpg', 'not found')
 
 
+def tasks_of(own, *tasks):
+    (own / 'project.json').write_text(json.dumps(tasks))
+
+
+ANNOTATED = dict(annotations=[dict(result=[region('rectanglelabels', **PERCENT)])])
+
+
+@pytest.mark.parametrize('name', ['label', 'bbox', 'poly'])
+def test_label_studio_json_min_names_regions_after_their_control(name, own):
+    draw_image(own / 'a.jpg')
+    regions = [dict(PERCENT, rectanglelabels=['cat'])]
+    tasks_of(own, {'id': 1, 'image': 'a.jpg', 'tags': ['x'], 'meta': [{'x': 1}], name: regions})
+    one(converted('own'))
+
+
+def test_label_studio_tasks_without_an_annotation_are_no_background(own, capsys):
+    for i, stem in enumerate('abcdef'):
+        draw_image(own / f'{stem}.jpg', seed=i)
+    tasks_of(
+        own,
+        dict(id=1, data=dict(image='a.jpg'), **ANNOTATED),
+        dict(id=2, data=dict(image='b.jpg'), annotations=[]),
+        dict(id=3, data=dict(image='c.jpg'), annotations=[dict(was_cancelled=True, result=[])]),
+        dict(id=4, data=dict(image='d.jpg'), predictions=ANNOTATED['annotations']),
+        dict(id=5, image='e.jpg', annotation_id=None),
+        dict(id=6, data=dict(image='f.jpg'), annotations=[dict(result=[])]),
+    )
+    found = converted('own')
+    assert found['all'].keys() == {'a.jpg', 'f.jpg'} and not found['all']['f.jpg']
+    assert '4 tasks have no annotation' in capsys.readouterr().err
+    tasks_of(own, dict(id=4, data=dict(image='d.jpg'), predictions=ANNOTATED['annotations']))
+    assert_refused('convert own out', capsys, 'project.json', 'predictions are not read')
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        dict(image='/data/local-files/?d=a.jpg'),
+        dict(image='/data/local-files/?d=set%5Csub/a.jpg'),
+        dict(image='https://bucket/set/a.jpg?key=x/y.z'),
+        dict(caption='A dog.', image='/data/upload/1/a.jpg'),
+        dict(taken='2024.01.02', image='http://host/a.jpg?x=1'),
+    ],
+)
+def test_urls_of_label_studio(data, own):
+    draw_image(own / 'a.jpg')
+    tasks_of(own, dict(id=1, data=data, **ANNOTATED))
+    one(converted('own'))
+
+
+def test_an_image_of_label_studio_that_is_there_twice(own, capsys):
+    for folder in ('x', 'y'):
+        draw_image(own / folder / 'a.jpg')
+    tasks_of(own, dict(id=1, data=dict(image='a.jpg'), **ANNOTATED))
+    assert_refused('convert own out', capsys, 'own/x/a.jpg, own/y/a.jpg: keep one')
+
+
 def test_a_turned_box_of_label_studio_is_the_box_around_it(own):
     draw_image(own / 'a.jpg', (100, 100))
     turned = dict(x=50, y=50, width=20, height=10, rotation=90)  # around its corner, clockwise
