@@ -17,6 +17,7 @@ from PIL import Image
 
 from backbone.errors import UserError
 from effvim.datasets import ade
+from effvim.files import numbered_lines
 from effvim.formats.dataset import (
     AnnotatedImage,
     Dataset,
@@ -124,11 +125,13 @@ def read_classes(root: Path) -> tuple[str, ...]:
             f'{path} not found: it must name the classes of the masks, one a line, '
             f'the first for value 0'
         )
-    lines = path.read_text('utf-8-sig').rstrip().splitlines()
-    names = tuple(line.strip() for line in lines)
-    if not all(names):
-        value = names.index('')
-        raise UserError(f'{path}, line {value + 1} is empty: which class has the value {value}?')
+    lines = numbered_lines(path)
+    names = tuple(line.strip() for line in lines.values())
+    for value, number in enumerate(lines):
+        if number != value + 1:
+            raise UserError(
+                f'{path}, line {value + 1} is empty: which class has the value {value}?'
+            )
     if not 2 <= len(names) <= ade.UNLABELLED:
         raise UserError(f'{path} has {len(names)} names: needed are 2 to {ade.UNLABELLED}')
     return names

@@ -60,7 +60,10 @@ def add_labels(
         if file is None:
             without.append(image.path)
             continue
-        for number, line in numbered_lines(file).items():
+        lines: dict[int, str] = {}
+        with findings.collect(Kind.ANNOTATION, image.path):
+            lines = numbered_lines(file)
+        for number, line in lines.items():
             with findings.collect(Kind.ANNOTATION, image.path):
                 try:
                     instance = read_line(line, image)

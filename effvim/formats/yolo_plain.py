@@ -105,8 +105,7 @@ def _read_names(path: Path) -> dict[int, str]:
             return {item['id']: item['name'] for item in content['categories']}
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f'{path} has no list of categories with id and name') from error
-    lines = path.read_text('utf-8-sig').rstrip().splitlines()
-    names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+    names = {number - 1: line.strip() for number, line in numbered_lines(path).items()}
     if not names:
         raise UserError(f'{path} is empty: write the name of a class into each line')
     return names

@@ -26,12 +26,16 @@ def recolour(path):
         (lambda root: (root / 'images/00003.png').unlink(), ['partner', '00003']),
         (lambda root: (root / 'classes.txt').unlink(), ['classes.txt']),
         (lambda root: (root / 'classes.txt').write_text('ground\ndisc\n'), ['value', '0 to 1']),
+        (
+            lambda root: (root / 'classes.txt').write_bytes(b'gr\xfcn\nrot\n'),
+            ['is not text in UTF-8'],
+        ),
         (lambda root: Image.new('L', (9, 9)).save(root / 'masks/00003.png'), ['00003', '9 × 9']),
         (lambda root: recolour(root / 'masks/00003.png'), ['3 channels', '--colors']),
         (lambda root: (root / 'masks/00003.png').write_bytes(b'text'), ['00003']),
         (lambda root: (root / 'images/00003.png').rename(root / 'images/00002.png'), ['00002']),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_bad_masks(damage, words, regions, capsys):
     damage(Path('regions'))

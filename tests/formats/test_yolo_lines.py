@@ -29,6 +29,23 @@ def test_boxes_outside_name_file_and_line(line, yolo, capsys):
     assert_refused('convert own out', capsys, 'a.txt, line 1', 'a.jpg')
 
 
+def test_a_label_file_of_another_encoding_is_one_defect(yolo, own, capsys):
+    yolo('0 .5 .5 .1 .1')
+    for i, content in enumerate((b'0 .5 .5 .1 .1\n# M\xe4rz\n', b'9 .5 .5 .1 .1\n')):
+        draw_image(own / f'images/train/{i}.jpg', seed=i + 1)
+        (own / f'labels/train/{i}.txt').write_bytes(content)
+    assert_refused('convert own out', capsys, '2 annotations', '0.txt is not text in UTF-8')
+    flags = '--skip-invalid --max-invalid 0.7'
+    assert converted('own', flags)['train'].keys() == {'a.jpg'}
+
+
+def test_names_of_another_encoding_are_named(own, capsys):
+    draw_image(own / 'a.jpg')
+    write_labels(own / 'a.txt', '0 .5 .5 .1 .1')
+    (own / 'classes.txt').write_bytes('Bär\n'.encode('latin-1'))
+    assert_refused('convert own out', capsys, 'own/classes.txt is not text in UTF-8')
+
+
 def test_names_from_one_and_with_gaps(yolo, capsys):
     yolo('4 .5 .5 .25 .25', '{1: cat, 2: dog, 4: cow}')
     assert converted('own')['train']['a.jpg'][0][0] == 'cow'
