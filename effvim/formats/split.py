@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,9 @@ def split(
         dataset: its own splits are merged.
         fraction: of the images that go to val.
         seed: random seed.
-        group_by: regular expression that is searched in the names of images; those in which its
-            first group finds the same text stay together (default: each image by itself).
+        group_by: regular expression that is searched in the names of images in their own split;
+            those in which its first group finds the same text stay together (default: each image
+            by itself).
         copies: files of the same content, see `find_copies`: they stay together.
 
     Raises:
@@ -48,7 +49,9 @@ def split(
             f'--val {fraction:g} of {len(images)} images leaves a split empty: pass a '
             f'fraction between 0 and 1 that is at least one image'
         )
-    groups = _join(_groups(images, group_by), copies)
+    # without the names of splits, which tell merged images apart but group nothing
+    own = {image.path: image.name for images in dataset.splits.values() for image in images}
+    groups = _join(_groups(images, own, group_by), copies)
     if len(groups) < 2:
         raise UserError('all images are copies of one another, or of one group: add other images')
     random.Random(seed).shuffle(groups)
@@ -66,8 +69,10 @@ def split(
     return dataset._replace(splits={'train': subset(False), 'val': subset(True)})
 
 
-def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[AnnotatedImage]]:
-    """The images that stay together.
+def _groups(
+    images: list[AnnotatedImage], names: Mapping[Path, str], group_by: str | None
+) -> list[list[AnnotatedImage]]:
+    """The images that stay together, by their names.
 
     Raises:
         UserError: the expression is wrong, or does not find a group in every image, or only one.
@@ -81,10 +86,10 @@ def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[Ann
     groups: dict[str, list[AnnotatedImage]] = {}
     without = []
     for image in images:
-        match = expression.search(image.name)
+        match = expression.search(names[image.path])
         name = match and (match[1] if expression.groups else match[0])
         if name is None:
-            without.append(image.name)
+            without.append(names[image.path])
         else:
             groups.setdefault(name, []).append(image)
     if without:
@@ -95,19 +100,19 @@ def _groups(images: list[AnnotatedImage], group_by: str | None) -> list[list[Ann
     if len(groups) < 2:
         raise UserError(
             f'--group-by {group_by} puts all images into one group, {next(iter(groups))!r}: change '
-            f'the expression; names look like {images[0].name}'
+            f'the expression; names look like {names[images[0].path]}'
         )
     return list(groups.values())
 
 
 def find_copies(images: Iterable[AnnotatedImage]) -> list[set[Path]]:
-    """The files with the same content as others, those of one content together."""
+    """The files with the same content as others, those of one content together, in one order."""
     by_size: dict[int, set[Path]] = {}
     for image in images:
         by_size.setdefault(image.path.stat().st_size, set()).add(image.path)
     by_content: dict[bytes, set[Path]] = {}
     for paths in by_size.values():
-        for path in paths if len(paths) > 1 else ():
+        for path in sorted(paths) if len(paths) > 1 else ():
             content = hashlib.sha256(path.read_bytes()).digest()
             by_content.setdefault(content, set()).add(path)
     return [paths for paths in by_content.values() if len(paths) > 1]

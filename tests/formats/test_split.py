@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from effvim.formats.dataset import AnnotatedImage, Dataset, Instance
-from effvim.formats.split import split
+from effvim.formats.split import find_copies, split
 from tests.helpers.custom_data import assert_refused, draw_image, run, write_coco, write_labels
 
 
@@ -96,6 +96,18 @@ def test_groups_are_directories_too(videos):
     }
 
 
+def test_groups_go_across_splits_that_share_names(own):
+    """The names of the splits that are put in front of the images' group nothing."""
+    for i, name in enumerate(f'{a}/{b}' for a in ('train', 'val') for b in 'abc'):
+        draw_image(own / f'images/{name}/0.jpg', seed=i)
+        write_labels(own / f'labels/{name}/0.txt', '0 .5 .5 .25 .25')
+    write_labels(own / 'data.yaml', 'train: images/train', 'val: images/val', 'names: [cat]')
+    assert run("split own out --val 0.34 --group-by '^([^/]+)/'") == 0
+    content = json.loads(Path('out/annotations/instances_val2017.json').read_text())
+    names = {image['file_name'] for image in content['images']}
+    assert len(names) == 2 and len({name.split('/')[1] for name in names}) == 1, names
+
+
 def test_expressions_that_group_nothing(videos, capsys):
     assert_refused("split own out --group-by '('", capsys, 'regular expression')
     assert_refused("split own out --group-by 'v([0-3])'", capsys, '6 of 20', 'v4_frame0')
@@ -150,3 +162,13 @@ def test_copies_stay_together(own, capsys):
         ]
         assert not contents[0] & contents[1] and len(contents[0] | contents[1]) == 15
         assert 5 <= len(list(Path(f'ready{seed}/val2017').iterdir())) <= 7
+
+
+def test_copies_are_found_in_one_order(tmp_path):
+    """That of sets of paths differs between processes, and a split by one seed with it."""
+    paths = [tmp_path / f'{i}{copy}.png' for i in range(9) for copy in 'ab']
+    for path in paths:
+        path.write_bytes(path.stem[:1].encode())
+    images = [AnnotatedImage(path, path.name, 1, 1, []) for path in paths]
+    found = find_copies(images)
+    assert found == [set(paths[i : i + 2]) for i in range(0, 18, 2)]
