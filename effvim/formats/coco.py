@@ -38,17 +38,20 @@ def annotation_files(root: Path) -> list[Path]:
 
     They lie in annotations/, next to the images of each split, or in the directory itself.
     """
-    own = children(root, ANNOTATIONS)
-    for folders in (own, split_folders(root).values(), [root]):
-        files = [
-            file
-            for folder in folders
-            for file in visible_files(folder, ['.json'])
-            if not file.name.startswith(OTHER_TASKS) and (folder in own or is_coco(file))
-        ]
+    own = _json_files(children(root, ANNOTATIONS))
+    # with those that are damaged, which would be missing otherwise
+    if any(file.name.startswith('instances_') or is_coco(file) for file in own):
+        return own
+    for folders in (split_folders(root), [root]):
+        files = [file for file in _json_files(folders) if is_coco(file)]
         if files:
             return files
     return []
+
+
+def _json_files(folders: Sequence[Path]) -> list[Path]:
+    files = [file for folder in folders for file in visible_files(folder, ['.json'])]
+    return [file for file in files if not file.name.startswith(OTHER_TASKS)]
 
 
 def is_coco(path: Path) -> bool:

@@ -111,7 +111,7 @@ def group_by_split(images: Sequence[AnnotatedImage], root: Path) -> dict[str, li
     """Splits by the first directories of the images' names; `all` where those name no splits.
 
     Raises:
-        UserError: only some of them do.
+        UserError: only some of them do, or two images of a split have one name.
     """
     splits: dict[str, list[AnnotatedImage]] = {}
     for image in images:
@@ -123,6 +123,15 @@ def group_by_split(images: Sequence[AnnotatedImage], root: Path) -> dict[str, li
             f'{root} has directories for splits and images that are in none of them, e.g. '
             f'{splits["all"][0].name}: move these into train, val or test'
         )
+    for split, own in splits.items():
+        by_name: dict[str, Path] = {}
+        for image in own:
+            first = by_name.setdefault(image.name, image.path)
+            if first != image.path:
+                raise UserError(
+                    f'{first} and {image.path} would be one image of the split {split}: rename '
+                    f'one of them'
+                )
     return splits or {'all': []}
 
 

@@ -38,6 +38,7 @@ from effvim.formats.label_maps import (
 from effvim.formats.opening import open_images
 from effvim.formats.places import (
     IMAGE_FOLDERS,
+    by_split,
     children,
     listed_splits,
     split_folders,
@@ -79,21 +80,25 @@ def find_places(root: Path) -> list[Place]:
     """The directories of images and masks; empty if this is no such dataset.
 
     They may lie next to each other, in each directory of a split, or be train/ and train_masks/.
+
+    Raises:
+        UserError: masks have no images, or two directories are of one split.
     """
     place = _pair(root)
     if place:
         return [Place(None, *place)]
-    by_split = split_folders(root).items()
-    places = [Place(split, *pair) for split, folder in by_split if (pair := _pair(folder))]
-    if places:
-        return places
-    for split, folder in by_split:
-        name = folder.name.lower()
-        found = children(root, [f'{name}{end}' for end in MASK_ENDS])
-        found = [masks for masks in found if find_files(masks, [*SUFFIXES, *LOSSY])]
-        if found and find_files(folder):
-            places.append(Place(split, folder, found[0]))
-    return places
+    folders = split_folders(root)
+    pairs = {folder: pair for folder in folders if (pair := _pair(folder))}
+    if not pairs:
+        pairs = {folder: (folder, masks) for folder in folders if (masks := _masks_of(folder))}
+    return [Place(split, *pair) for split, pair in by_split(pairs).items()]
+
+
+def _masks_of(images: Path) -> Path | None:
+    """The directory of masks next to a directory of images, e.g. train_masks/ and train/."""
+    found = children(images.parent, [f'{images.name.lower()}{end}' for end in MASK_ENDS])
+    found = [masks for masks in found if find_files(masks, [*SUFFIXES, *LOSSY])]
+    return found[0] if found and find_files(images) else None
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:

@@ -20,7 +20,7 @@ from effvim.formats.dataset import AnnotatedImage, Dataset, Instance
 from effvim.formats.findings import Findings, Kind
 from effvim.formats.masks import CLASSES, MASK_FOLDERS, SUFFIXES
 from effvim.formats.opening import open_images
-from effvim.formats.places import IMAGE_FOLDERS, children, split_folders, subfolders
+from effvim.formats.places import IMAGE_FOLDERS, by_split, children, split_folders, subfolders
 from effvim.images import TRAINED_SUFFIXES, find_files
 
 OBJECT = 'object'  # the class of objects that nobody named
@@ -36,9 +36,13 @@ class Place(NamedTuple):
 
 
 def find_places(root: Path) -> dict[str, list[Place]]:
-    """Images and their directories of masks by split; empty if this is no such dataset."""
+    """Images and their directories of masks by split; empty if this is no such dataset.
+
+    Raises:
+        UserError: two directories are of one split.
+    """
     folders = split_folders(root)
-    splits = {split: places for split, folder in folders.items() if (places := _places(folder))}
+    splits = by_split({folder: places for folder in folders if (places := _places(folder))})
     if splits:
         return splits
     places = _places(root)

@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from backbone.errors import UserError
 from effvim.files import numbered_lines
 from effvim.formats.dataset import SPLITS, AnnotatedImage, split_in_name, split_named
 from effvim.images import is_hidden
+
+Content = TypeVar('Content')
 
 # Directories that hold images, in lower case. Those of splits come before them.
 IMAGE_FOLDERS = (
@@ -49,9 +52,27 @@ def subfolders(folder: Path, name: str | None = None) -> list[Path]:
     )
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
+def split_folders(folder: Path) -> list[Path]:
     """The subdirectories that are named after splits."""
-    return {split: child for child in subfolders(folder) if (split := split_named(child.name))}
+    return [child for child in subfolders(folder) if split_named(child.name)]
+
+
+def by_split(contents: Mapping[Path, Content]) -> dict[str, Content]:
+    """What directories named after splits hold, by split.
+
+    Raises:
+        UserError: two are named after one split.
+    """
+    folders: dict[str, Path] = {}
+    for folder in contents:
+        split = split_named(folder.name) or ''
+        first = folders.setdefault(split, folder)
+        if first != folder:
+            raise UserError(
+                f'{folder} is a second directory of the split {split}, next to {first}: merge '
+                f'them, or rename one'
+            )
+    return {split: contents[folder] for split, folder in folders.items()}
 
 
 def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:

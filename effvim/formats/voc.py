@@ -49,7 +49,7 @@ def find_folder(root: Path) -> Path | None:
     for folder in children(root, ANNOTATIONS):
         if find_files(folder, ['.xml']):
             return folder
-    splits = split_folders(root).values()
+    splits = split_folders(root)
     if any(visible_files(folder, ['.xml']) for folder in (root, *splits)):
         return root
     nested = any(find_files(folder, ['.xml']) and find_files(folder) for folder in splits)

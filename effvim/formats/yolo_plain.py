@@ -46,7 +46,7 @@ def find(root: Path) -> Source | None:
     folders = [
         root,
         *children(root, (*LABEL_FOLDERS, *IMAGE_FOLDERS)),
-        *split_folders(root).values(),
+        *split_folders(root),
     ]
     lists: dict[str, Path] = {}
     names = None

@@ -5,14 +5,24 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from effvim.datasets.scenes import CLASSES
 from tests.helpers.custom_data import (
     assert_refused,
     assert_same,
     boxes_of_coco,
+    converted,
+    draw_image,
     run,
+    write_coco,
+    write_voc,
 )
+
+
+def path_in(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def roboflow_coco(root):
@@ -110,6 +120,49 @@ def test_splits_go_by_their_usual_names(shapes, capsys):
         assert [len(json.loads(file.read_text())['images']) for file in files] == [10, 2]
     shutil.copy('ready/annotations/valid.json', 'ready/annotations/val.json')
     assert_refused('convert ready out', capsys, 'second file of the split val')
+
+
+def masks_of_objects(folder):
+    draw_image(folder / 'x/images/a.jpg')
+    Image.new('L', (64, 48), 1).save(path_in(folder / 'x/masks/0.png'))
+
+
+def masks_of_classes(folder):
+    draw_image(folder / 'images/a.jpg')
+    Image.new('L', (64, 48), 1).save(path_in(folder / 'masks/a.png'))
+
+
+def masks_elsewhere(folder):
+    draw_image(folder / 'a.jpg')
+    Image.new('L', (64, 48), 1).save(path_in(folder.with_name(f'{folder.name}_masks') / 'a.png'))
+
+
+def voc_next_to_images(folder):
+    draw_image(folder / 'a.jpg', seed=len(str(folder)))
+    write_voc(folder / 'a.xml')
+
+
+def coco_next_to_images(folder):
+    draw_image(folder / 'a.jpg')
+    write_coco(folder / 'annotations.json')
+
+
+@pytest.mark.parametrize(
+    'layout',
+    [masks_of_objects, masks_of_classes, masks_elsewhere, voc_next_to_images, coco_next_to_images],
+)
+def test_two_folders_of_one_split_are_refused(layout, own, capsys):
+    """One of them would be lost."""
+    for name in ('train', 'val', 'valid'):
+        layout(own / name)
+    assert_refused('convert own out', capsys, 'own/val', 'own/valid', 'split val')
+
+
+def test_folders_of_a_split_without_annotations_are_no_second_split(own):
+    draw_image(own / 'train2014/b.jpg')
+    draw_image(own / 'train2017/a.jpg')
+    write_coco(own / 'annotations/instances_train2017.json')
+    assert converted('own')['train'].keys() == {'a.jpg'}
 
 
 def test_places_of_yolo_images(shapes, capsys):

@@ -353,6 +353,24 @@ def test_a_dataset_further_down_and_traces_of_archives(own, capsys):
     assert_refused('convert own out', capsys, 'cats v2', 'cats v3')
 
 
+@pytest.mark.parametrize('folder', ['annotations', 'labels'])
+def test_json_files_of_other_tools_are_not_taken_for_coco(folder, own, capsys):
+    draw_image(own / 'images/a.jpg')
+    (own / folder).mkdir()
+    for stem in 'ab':
+        (own / f'{folder}/{stem}.json').write_text('{"shapes": [], "imagePath": "a.jpg"}')
+    assert_refused('convert own out', capsys, 'No JSON file there is COCO')
+    write_voc(own / folder / 'a.xml')
+    one(converted('own'))
+
+
+def test_a_damaged_file_next_to_a_coco_file_is_named(own, capsys):
+    draw_image(own / 'train/a.jpg')
+    write_coco(own / 'annotations/train.json')
+    (own / 'annotations/val.json').write_text('{"images": [')
+    assert_refused('convert own out', capsys, 'val.json is not complete JSON')
+
+
 @pytest.mark.parametrize(
     'files, words',
     [
