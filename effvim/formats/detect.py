@@ -16,7 +16,7 @@ from effvim.formats import (
     yolo,
     yolo_plain,
 )
-from effvim.formats.dataset import Dataset
+from effvim.formats.dataset import AnnotatedImage, Dataset
 from effvim.formats.findings import Findings
 from effvim.formats.places import subfolders, visible_files
 from effvim.images import IMAGE_SUFFIXES, is_hidden
@@ -50,16 +50,27 @@ def read(source: Path, findings: Findings, colors: Path | None = None) -> Datase
         colors: table of the classes of colours or values of masks.
 
     Raises:
-        UserError: its format is unknown, or nothing of it can be read.
+        UserError: its format is unknown, nothing of it can be read, or `colors` has no use.
     """
     try:
         if not source.exists():
             raise UserError(f'{source} not found: name the directory of a dataset: {LAYOUTS}')
         if source.is_file():
-            return _read_file(source, findings)
-        return _read_folder(source, findings, colors)
+            dataset = _read_file(source, findings)
+        else:
+            dataset = _read_folder(source, findings, colors)
     except OSError as error:
         raise UserError(f'{error.filename or source} cannot be read: {error.strerror}') from error
+    if colors and any(not _is_coded_by(colors, image) for image in dataset.images()):
+        raise UserError(
+            f'--colors {colors}: {source} is not read as a directory of images with masks, so '
+            f'nothing uses this table: drop the flag'
+        )
+    return dataset
+
+
+def _is_coded_by(table: Path, image: AnnotatedImage) -> bool:
+    return bool(image.mask and image.mask.coding and image.mask.coding.source == table)
 
 
 def _read_file(source: Path, findings: Findings) -> Dataset:

@@ -287,11 +287,17 @@ def _classes(
     Raises:
         UserError: the classes are unknown.
     """
-    table = colors or (None if (root / CLASSES).is_file() else find_table(root))
+    has_names, found = (root / CLASSES).is_file(), find_table(root)
+    table = colors or (None if has_names else found)
     if table:
         return read_table(table)
-    if not (root / CLASSES).is_file():
+    if not has_names:
         return _unnamed_classes(root, masks, findings)
+    if found:
+        findings.note(
+            f'{found} is ignored, since {root / CLASSES} names the classes: pass --colors {found} '
+            f'to use it instead'
+        )
     classes = read_classes(root)
     values: set[int] = set()
     for mask in masks:

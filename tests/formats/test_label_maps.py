@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.custom_data import assert_refused, draw_image, run, stats, write_labels
+from tests.helpers.custom_data import (
+    assert_refused,
+    draw_image,
+    run,
+    stats,
+    write_coco,
+    write_labels,
+)
 
 LEAF = 600 / (64 * 48)  # fraction of the pixels
 
@@ -198,6 +205,27 @@ def test_tables_of_colours(name, save, own, capsys):
     check(capsys)
     (own / name).rename('table' + Path(name).suffix)
     check(capsys, flags=f'--colors table{Path(name).suffix}')
+
+
+def test_a_table_next_to_names_is_ignored_with_a_note(own, capsys):
+    draw(own, Image.fromarray)
+    (own / 'class_dict.csv').write_text(TABLES['class_dict.csv'])
+    assert 'own/class_dict.csv is ignored' in check(capsys)
+    draw(own, coloured)
+    assert 'is ignored' not in check(capsys, flags='--colors own/class_dict.csv')
+
+
+@pytest.mark.parametrize('source', ['own', 'own/train.json', 'own/data.yaml'])
+def test_colours_of_a_dataset_without_masks_are_refused(source, own, capsys):
+    draw_image(own / 'a.jpg')
+    if source.endswith('yaml'):
+        write_labels(own / 'a.txt', '0 .5 .5 .1 .1')
+        write_labels(own / 'data.yaml', 'train: .', 'names: [cat]')
+    else:
+        write_coco(own / 'train.json')
+    (own / 'table.txt').write_text(TABLES['colors.txt'])
+    assert run(f'stats {source}') == 0
+    assert_refused(f'stats {source} --colors own/table.txt', capsys, 'table.txt', 'drop the flag')
 
 
 def test_colours_without_a_table(own, capsys):
