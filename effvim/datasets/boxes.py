@@ -1,10 +1,12 @@
-"""What can be wrong with a box."""
+"""Boxes: around masks, at the edges of images, and what can be wrong with them."""
 
 from __future__ import annotations
 
 import enum
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 TOLERANCE = 1.0  # pixels by which a box may leave its image, for rounding
 
@@ -44,3 +46,11 @@ def clip_box(
     """Cut a box x1, y1, x2, y2 at the edges of its image."""
     x1, y1, x2, y2 = box
     return max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+
+
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 in pixels around the true pixels of H W; all 0 if there are none."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

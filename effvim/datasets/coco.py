@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def check_all(
         if other != classes:
             raise UserError(
                 f'{where[1]} and {first[1]} do not list the same categories in the '
-                f'same order: {_some(other)}; {_some(classes)}'
+                f'same order: {some(map(repr, other))}; {some(map(repr, classes))}'
             )
     return classes
 
@@ -229,7 +229,7 @@ def check(dataset: Any, parsed: dict[Path, dict[str, Any]] | None = None) -> tup
     if missing:
         raise UserError(
             f'{len(missing)} of {len(names)} images that {path} names are not in '
-            f'{folder}: {", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}'
+            f'{folder}: {some(missing)}'
         )
     if uses_masks(dataset):
         _check_masks(path, content)
@@ -254,8 +254,8 @@ def classes_of(dataset: Any, path: Path, content: dict[str, Any]) -> tuple[str, 
     foreign = [name for name in wanted if name not in names]
     if foreign:
         raise UserError(
-            f'{path} has no category {_some(foreign)}, which the config asks for; it '
-            f'has {_some(names)}'
+            f'{path} has no category {some(map(repr, foreign))}, which the config asks for; it '
+            f'has {some(map(repr, names))}'
         )
     return tuple(name for name in names if name in wanted)
 
@@ -275,7 +275,7 @@ def check_not_empty(
         i['id'] in annotated and min(i['height'], i['width']) >= min_size for i in content['images']
     ):
         raise UserError(
-            f'{path} has no annotation of {_some(classes)} in an image of at least '
+            f'{path} has no annotation of {some(map(repr, classes))} in an image of at least '
             f'{min_size} pixels: there is nothing to train on or to evaluate'
         )
 
@@ -385,6 +385,7 @@ def encode_mask(segmentation: Any, width: int, height: int) -> Any:
     return rle.merge(encoded) if isinstance(encoded, list) else encoded
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    rest = f' … ({len(names)})' if len(names) > limit else ''
-    return ', '.join(map(repr, names[:limit])) + rest
+def some(names: Iterable[object], limit: int = 5) -> str:
+    """The first names of a list for a message, and how many there are if there are more."""
+    texts = list(map(str, names))
+    return ', '.join(texts[:limit]) + (f' … ({len(texts)})' if len(texts) > limit else '')

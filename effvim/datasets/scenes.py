@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from effvim.datasets.boxes import box_around
+
 CLASSES = ('disc', 'triangle', 'cross')
 
 _KINDS = (2, 0, 3)  # the texture of each class, see _texture
@@ -322,8 +324,5 @@ def _whole(rng: np.random.RandomState, low: int, high: int) -> int:
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """COCO's box x, y, w, h in pixels around the true pixels of H W; all 0 if there are none."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+    x1, y1, x2, y2 = box_around(mask)
+    return x1, y1, x2 - x1, y2 - y1

@@ -96,10 +96,11 @@ def read(root: Path, files: Sequence[Path], findings: Findings) -> Dataset:
 
 
 def _name(path: Path, root: Path) -> str:
-    """What tells the split of a file: its name, or the directory that it shares with images."""
-    if split_in_name(path.stem) or path.parent == root:
-        return path.stem.removeprefix('instances_')
-    return path.parent.name if split_in_name(path.parent.name) else path.stem
+    """What a file calls its split: its own name, or that of the directory of its images."""
+    is_shared = path.parent != root and split_in_name(path.parent.name)
+    if is_shared and not split_in_name(path.stem):
+        return path.parent.name
+    return path.stem.removeprefix('instances_')
 
 
 def _classes(
@@ -113,12 +114,14 @@ def _classes(
         own = [category['name'] for category in content['categories']]
         new = [name for name in dict.fromkeys(own) if name not in names]
         if names and new:
-            findings.note(f'{file_of[split]} lists categories that {first} does not: {_some(new)}')
+            findings.note(
+                f'{file_of[split]} lists categories that {first} does not: {coco.some(new)}'
+            )
         twice = sorted({name for name in own if own.count(name) > 1})
         if twice:
             findings.note(
                 f'{file_of[split]} lists categories of the same name more than once, each is one '
-                f'class: {_some(twice)}'
+                f'class: {coco.some(twice)}'
             )
         if names and not new and list(dict.fromkeys(own)) != names[: len(set(own))]:
             findings.note(
@@ -137,14 +140,10 @@ def _classes(
     if parents and len(parents) < len(names):
         findings.note(
             f'categories without annotations that are only the group of others are no classes: '
-            f'{_some(parents)}'
+            f'{coco.some(parents)}'
         )
         names = [name for name in names if name not in parents]
     return tuple(names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:5]) + (f' … ({len(names)})' if len(names) > 5 else '')
 
 
 def _read_split(
@@ -155,15 +154,12 @@ def _read_split(
     classes: Sequence[str],
     findings: Findings,
 ) -> list[AnnotatedImage]:
-    name = path.stem.removeprefix('instances_')
-    if path.parent != root and split_in_name(path.parent.name):
-        name = path.parent.name
     label_of = {
         category['id']: classes.index(category['name'])
         for category in content['categories']
         if category['name'] in classes
     }
-    folders = image_places(root, path.parent, name)
+    folders = image_places(root, path.parent, _name(path, root))
     images: dict[Any, AnnotatedImage | None] = {}
     for image in content['images']:
         images[image['id']] = _read_image(path, folders, image, findings)

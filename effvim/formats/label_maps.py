@@ -41,13 +41,11 @@ class Coding(NamedTuple):
         labels: the label of a pixel by its value, or by its colour R + 256 G + 65536 B.
         colours: whether pixels are colours.
         source: the file that says so, for messages.
-        rest: the label of all other values; None if there must be none.
     """
 
     labels: Mapping[int, int]
     colours: bool
     source: Path
-    rest: int | None = None
 
 
 class LabelMap(NamedTuple):
@@ -95,7 +93,7 @@ def read_labels(label_map: LabelMap, size: tuple[int, int], num_classes: int) ->
         )
     values, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
     known = np.array([int(value) in coding.labels for value in values])
-    if not known.all() and coding.rest is None:
+    if not known.all():
         unknown = sorted(zip(-counts[~known], values[~known]))[:3]
         text = ', '.join(_text(int(value), coding.colours) for _, value in unknown)
         text = f'{counts[~known].sum():,} pixels of {text}, which {coding.source} does not name'
@@ -108,8 +106,7 @@ def read_labels(label_map: LabelMap, size: tuple[int, int], num_classes: int) ->
             f'mask {path} has {text}: add a line, or save the mask without smoothing and '
             f'compression'
         )
-    rest = 0 if coding.rest is None else coding.rest
-    table = np.array([coding.labels.get(int(value), rest) for value in values], np.uint8)
+    table = np.array([coding.labels[int(value)] for value in values], np.uint8)
     return table[places].reshape(pixels.shape)
 
 

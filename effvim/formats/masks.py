@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from backbone.errors import UserError
-from effvim.datasets import ade
+from effvim.datasets import ade, coco
+from effvim.datasets.boxes import box_around
 from effvim.files import numbered_lines
 from effvim.formats.dataset import (
     AnnotatedImage,
@@ -217,9 +218,10 @@ def _pairs(place: Place, findings: Findings) -> dict[Path, Path]:
                 images, masks = dict(own), dict(other)
                 break
         else:
+            names = [coco.some((f.name for f in own.values()), 2) for own in (images, masks)]
             raise UserError(
                 f'no image in {place.images} has a mask of the same name in {place.masks}: '
-                f'{_names(images.values())}; {_names(masks.values())}'
+                f'{"; ".join(names)}'
             )
     for stem, path in images.items():
         if stem not in masks:
@@ -272,11 +274,6 @@ def _without_common_ends(files: Mapping[str, Path]) -> dict[str, Path]:
 def _common_prefix(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
     return next((first[:i] for i, letter in enumerate(first) if letter != last[i : i + 1]), first)
-
-
-def _names(paths: Iterable[Path]) -> str:
-    names = [path.name for path in paths]
-    return ', '.join(names[:2]) + (' …' if len(names) > 2 else '')
 
 
 def _classes(
@@ -341,11 +338,10 @@ def _unnamed_classes(
                 f'no {CLASSES}: the values 0 and {last} are taken as {" and ".join(BACKGROUND)}'
             )
             return BACKGROUND, Coding({0: 0, last: 1}, False, root / CLASSES)
-    found = ', '.join(map(str, sorted(values)[:9])) + (' …' if len(values) > 9 else '')
     raise UserError(
         f'{root / CLASSES} not found: it must name the classes of the masks, one a line, the first '
-        f'for value 0; the masks have the values {found}. If values are missing in between, name '
-        f'them in a table with lines "VALUE NAME", see --colors'
+        f'for value 0; the masks have the values {coco.some(sorted(values), 9)}. If values '
+        f'are missing in between, name them in a table with lines "VALUE NAME", see --colors'
     )
 
 
@@ -354,9 +350,7 @@ def regions(labels: np.ndarray) -> list[Instance]:
     found = []
     for label in np.unique(labels[labels != ade.UNLABELLED]).tolist():
         inside = labels == label
-        x, y = (np.flatnonzero(inside.any(axis)) for axis in (0, 1))
-        box = float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
-        found.append(Instance(label, box, area=float(inside.sum())))
+        found.append(Instance(label, box_around(inside), area=float(inside.sum())))
     return found
 
 

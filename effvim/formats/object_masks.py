@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from backbone.errors import UserError
+from effvim.datasets.boxes import box_around
 from effvim.files import numbered_lines
 from effvim.formats.dataset import AnnotatedImage, Dataset, Instance
 from effvim.formats.findings import Findings, Kind
@@ -142,11 +143,10 @@ def _read_objects(
             if not inside.any():
                 findings.assume('masks of objects have no pixel and are ignored', file)
                 continue
-            x, y = (np.flatnonzero(inside.any(axis)) for axis in (0, 1))
             encoded = rle.encode(np.asfortranarray(inside.astype(np.uint8)))
             segmentation = {'size': encoded['size'], 'counts': encoded['counts'].decode()}
-            box = float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
-            instance = Instance(0, box, segmentation, area=float(inside.sum()), origin=str(file))
+            box, area = box_around(inside), float(inside.sum())
+            instance = Instance(0, box, segmentation, area=area, origin=str(file))
             own = file.parent.relative_to(folder).as_posix()
             objects.append((name if own == '.' else own, instance))
     return objects

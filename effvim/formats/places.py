@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backbone.errors import UserError
+from effvim.datasets import coco
 from effvim.files import numbered_lines
 from effvim.formats.dataset import SPLITS, AnnotatedImage, split_in_name, split_named
 from effvim.images import is_hidden
@@ -141,9 +142,8 @@ def _listed(path: Path, by_stem: Mapping[str, AnnotatedImage]) -> list[Annotated
             images.append(by_stem[stem])
     if absent:
         raise UserError(
-            f'{path} names {", ".join(absent[:3])}{" …" if len(absent) > 3 else ""}, of which '
-            f'there is no image ({len(absent)} of {len(absent) + len(images)} lines): remove these '
-            f'lines or add the images'
+            f'{path}: of {len(absent)} of {len(absent) + len(images)} lines there is no image, '
+            f'{coco.some(absent, 3)}: remove these lines or add the images'
         )
     return images
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from backbone.errors import UserError
+from effvim.datasets import coco
 from effvim.files import numbered_lines
 from effvim.formats.dataset import (
     AnnotatedImage,
@@ -133,10 +134,9 @@ def numbered(dataset: Dataset, names: Mapping[int, str], findings: Findings) -> 
     numbers = sorted(names)
     absent = sorted(set(range(numbers[-1])) - set(numbers))
     if absent:
-        text = ', '.join(map(str, absent[:9])) + (' …' if len(absent) > 9 else '')
         findings.note(
-            f'{dataset.source}: names has no name for {text}, which no label uses: the classes are '
-            f'those with a name'
+            f'{dataset.source}: names has no name for {coco.some(absent, 9)}, which no label '
+            f'uses: the classes are those with a name'
         )
         label_of = {number: label for label, number in enumerate(numbers)}
         for image in dataset.images():
