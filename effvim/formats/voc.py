@@ -75,19 +75,20 @@ def read(root: Path, folder: Path, findings: Findings) -> Dataset:
         for image in open_images(files, image_folder, findings)
     ]
     by_stem = images_by_stem(images, 'annotation file')
-    all_stems = {os.path.splitext(_plain(file, image_folder))[0] for file in files}
+    # also of the images that cannot be decoded, or are of kinds that are not read
+    known = {
+        _stem(file, image_folder) for file in (*files, *find_files(image_folder, UNREAD_SUFFIXES))
+    }
     objects: dict[str, list[tuple[str, Instance]]] = {}
-    unread = find_files(image_folder, UNREAD_SUFFIXES)
-    lost = {os.path.splitext(_plain(file, image_folder))[0] for file in unread}
     for file in find_files(folder, ['.xml']):
-        stem = os.path.splitext(_plain(file, folder))[0]
+        stem = _stem(file, folder)
         with findings.collect(Kind.ANNOTATION, by_stem[stem].path if stem in by_stem else None):
             annotation = _parse(file)
-            stem = stem if stem in all_stems else _stated_stem(annotation, all_stems) or stem
+            stem = stem if stem in known else _stated_stem(annotation, known) or stem
             if stem in by_stem:
-                objects[stem] = objects.get(stem, [])
-                objects[stem] += _read_objects(file, annotation, by_stem[stem], findings)
-            elif stem not in lost and stem not in all_stems:
+                own_objects = _read_objects(file, annotation, by_stem[stem], findings)
+                objects.setdefault(stem, []).extend(own_objects)
+            elif stem not in known:
                 findings.add(Kind.NO_IMAGE, f'{file} has no image {image_folder / stem}.*: add it')
     classes = tuple(sorted({name for own in objects.values() for name, _ in own}))
     for stem, pairs in objects.items():
@@ -107,6 +108,10 @@ def read(root: Path, folder: Path, findings: Findings) -> Dataset:
 def _plain(file: Path, top: Path) -> str:
     """The path below `top`, without directories that only say what they hold."""
     return without_folders(file.relative_to(top).as_posix(), (*IMAGE_FOLDERS, *ANNOTATIONS))
+
+
+def _stem(file: Path, top: Path) -> str:
+    return os.path.splitext(_plain(file, top))[0]
 
 
 def _stated_stem(annotation: Element, stems: set[str]) -> str | None:
