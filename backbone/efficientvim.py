@@ -336,6 +336,7 @@ class EfficientViM(nn.Module):
             the first width; the paper's detectors do not use it.
 
     Attributes:
+        arch: as given.
         feature_info: a `FeatureInfo` (channels, stride) for each output map.
 
     Raises:
@@ -354,7 +355,7 @@ class EfficientViM(nn.Module):
         out_stem: bool = False,
     ) -> None:
         super().__init__()
-        self.feature_info = feature_info(arch, out_indices, out_stem)
+        self.arch, self.feature_info = arch, feature_info(arch, out_indices, out_stem)
         widths, depths, state_dims = (
             resolve_arch(arch)[key] for key in ('widths', 'depths', 'state_dims')
         )

@@ -32,7 +32,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         UserError: there is no such file, or the hub cannot be reached; says where to put it.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if path.is_file():
         return path
     scheme = SCHEME.fullmatch(str(source))
     if scheme and scheme[1] in _resolvers:

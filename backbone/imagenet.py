@@ -122,8 +122,7 @@ def evaluate(
             `image_folder`.
     """
     if image_size is None:
-        arch = arch_of(network.state_dict())
-        image_size = IMAGE_SIZES[arch] if isinstance(arch, str) else 224
+        image_size = IMAGE_SIZES[network.arch] if isinstance(network.arch, str) else 224
     if image_size < 32 or batch_size < 1 or workers < 0:
         raise UserError(
             f'image_size must be at least 32, batch_size 1 and workers 0, got '

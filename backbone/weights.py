@@ -71,12 +71,11 @@ class LoadReport(NamedTuple):
     """
 
     loaded: int
-    wanted: int
     ignored: list[str]
     adapted: int | None = None
 
     def __str__(self) -> str:
-        text = f'loaded {self.loaded}/{self.wanted} tensors'
+        text = f'loaded {self.loaded} tensors'
         if self.ignored:
             head = sum(bool(CLASSIFIER.match(name)) for name in self.ignored)
             rest = len(self.ignored) - head
@@ -233,7 +232,7 @@ def load_backbone(
     chosen = fit(own, tensors, path)
     network.load_state_dict(chosen)
     ignored = sorted(tensors.keys() - chosen.keys())
-    return LoadReport(len(chosen), len(chosen), ignored, adapted)
+    return LoadReport(len(chosen), ignored, adapted)
 
 
 def adapt_channels(own: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:

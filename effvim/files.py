@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from backbone.errors import UserError
 
 WINDOWS = os.name == 'nt'
 
-CHUNK = 2**20  # bytes that are compared at once
+CHUNK = 2**20  # bytes that are read at once
 
 STALE_AFTER = 24 * 3600  # seconds after which a killed process's unfinished directory is removed
 
@@ -186,7 +187,7 @@ def ensure_writable(directory: Path, flag: str) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # of another machine's process with the same number
     except OSError as error:
         raise UserError(
             f'directory {directory} cannot be written: {error.strerror}; choose another with {flag}'
@@ -205,3 +206,12 @@ def numbered_lines(path: Path) -> dict[int, str]:
     except ValueError as error:
         raise UserError(f'{path} is not text in UTF-8: {error}') from error
     return {i: line for i, line in enumerate(text.splitlines(), 1) if line.strip()}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

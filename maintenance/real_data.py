@@ -29,7 +29,7 @@ from pycocotools.coco import COCO
 from effvim import console
 from effvim.benchmark.timing import environment
 from effvim.config.precision import amp_available
-from effvim.config.structure import evaluation_resize
+from effvim.config.structure import evaluation_resize, pair
 from effvim.files import write_atomic
 from effvim.formats.schedule import Schedule
 from effvim.visualization.curves import read_scalars
@@ -125,7 +125,7 @@ def train(config: str, ready: Path, work_dir: Path, seed: int, epochs: int) -> d
         seconds_per_step=float(np.median([line['time'] for line in train_log])),
         seconds_per_validation_batch=float(np.median([line['time'] for line in val_log])),
         validation_batch_size=cfg.val_dataloader.batch_size,
-        image_scale=list(evaluation_resize(cfg).scale),
+        image_scale=list(pair(evaluation_resize(cfg).scale)),
         metrics=json.loads((work_dir / 'metrics.json').read_text()),
     )
 

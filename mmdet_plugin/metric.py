@@ -14,6 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 
+from backbone.errors import UserError
+
 # mmdet's names of the twelve numbers, in the order of `COCOeval.stats`. mmdet limits the detections
 # per image to 100, 300 and 1000, COCO itself to 1, 10 and 100.
 NAMES = (
@@ -39,16 +41,27 @@ class EffViMCocoMetric(CocoMetric):
     It returns all twelve numbers instead of six, in full precision instead of three digits, and a
     dataset without a single detection scores 0 where objects exist instead of raising. As in COCO,
     −1 stands for "no such object in the ground truth", e.g. no small one. faster-coco-eval counts.
-    With `classwise=True` it also returns the mAP of each class, for boxes and masks.
+    With `classwise=True` it also returns the mAP of each class, for boxes and masks. It needs
+    `ann_file`, and takes the metrics bbox and segm.
 
     Attributes:
         precision: of the last evaluation, by metric ('bbox', 'segm'): the precision by IoU
             threshold, recall (101 points), class, object size (all, small, medium, large) and limit
             of detections; −1 where the ground truth has no such object.
+
+    Raises:
+        UserError: an argument is not one of these.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        others = [metric for metric in self.metrics if metric not in ('bbox', 'segm')]
+        if others:
+            raise UserError(f"metric={others[0]!r}: it takes 'bbox' and 'segm'; use CocoMetric")
+        if self._coco_api is None:
+            raise UserError('ann_file is needed: EffViMCocoMetric reads the ground truth from it')
+        if self.metric_items:
+            raise UserError('metric_items: EffViMCocoMetric gives all twelve numbers: drop it')
         self.precision: dict[str, np.ndarray] = {}
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:

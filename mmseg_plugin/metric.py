@@ -11,6 +11,8 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
+from backbone.errors import UserError
+
 
 @METRICS.register_module()
 class EffViMIoUMetric(IoUMetric):
@@ -32,7 +34,8 @@ class EffViMIoUMetric(IoUMetric):
 
     def __init__(self, *args: Any, ignored_classes: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.ignored_classes = tuple(ignored_classes)
+        given = [ignored_classes] if isinstance(ignored_classes, str) else ignored_classes
+        self.ignored_classes = tuple(given)
 
     @staticmethod
     def intersect_and_union(
@@ -57,13 +60,22 @@ class EffViMIoUMetric(IoUMetric):
         return both, predicted + true - both, predicted, true
 
     def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """Return the means, named as in mmseg, then every class, e.g. `IoU.wall` and `Acc.wall`."""
+        """Return the means, named as in mmseg, then every class, e.g. `IoU.wall` and `Acc.wall`.
+
+        Raises:
+            UserError: one of the ignored classes is not among the dataset's.
+        """
         if self.format_only:
             return {}
         counts = [sum(per_image).double() for per_image in zip(*results)]
         values = self.total_area_to_metrics(*counts, self.metrics, self.nan_to_num, self.beta)
         overall = values.pop('aAcc')
         classes = self.dataset_meta['classes']
+        for name in self.ignored_classes:
+            if name not in classes:
+                raise UserError(
+                    f'ignored_classes: there is no class {name!r}, only {", ".join(classes)}'
+                )
         counted = [name not in self.ignored_classes for name in classes]
         numbers = {f'm{name}': 100 * np.nanmean(value[counted]) for name, value in values.items()}
         numbers['aAcc'] = 100 * overall

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from backbone.errors import UserError
 from effvim import console
 from effvim.checkpoints.published import PublishedWeights
 from effvim.files import write_atomic
-
-CHUNK = 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +89,6 @@ def is_cached(weights: PublishedWeights) -> bool:
         return False
     record = remembered(weights)
     return record is not None and path.stat().st_size == record.converted_size
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import hashlib
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from backbone.errors import UserError
 from effvim.checkpoints.kinds import runtime_of, weights_of
+from effvim.files import sha256_of
 
 INSTALL = 'install the extra export, pip install ".[export]"'
 
@@ -36,7 +37,7 @@ def description(path: str) -> dict[str, Any]:
         raise UserError(
             f'{path} was not written by effvim export: its metadata does not say what it is'
         )
-    about = {key: json.loads(value) for key, value in metadata.items()}
+    about = dict(_own(metadata))
     if runtime != 'onnxruntime':
         weights = weights_of(path)
         if about.get('weights') != hash_of_weights(path):
@@ -48,6 +49,13 @@ def description(path: str) -> dict[str, Any]:
     return about
 
 
+def _own(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """The entries of this project: other tools, e.g. onnxruntime's quantisation, add others."""
+    for key, value in metadata.items():
+        with contextlib.suppress(ValueError):
+            yield key, json.loads(value)
+
+
 def hash_of_weights(path: str) -> str:
     """SHA-256 of the weights that belong to an exported file.
 
@@ -56,11 +64,7 @@ def hash_of_weights(path: str) -> str:
     """
     weights = weights_of(path)
     try:
-        with open(weights, 'rb') as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-            return digest.hexdigest()
+        return sha256_of(weights)
     except FileNotFoundError as error:
         raise UserError(
             f'{path} needs its weights, {weights.name}, next to it: copy both files'

@@ -16,6 +16,7 @@ from effvim.checkpoints import cache
 from effvim.checkpoints.cache import Record
 from effvim.checkpoints.download import NO_SPACE, Unavailable, download
 from effvim.checkpoints.published import PublishedWeights, find, of_config
+from effvim.files import sha256_of
 
 
 def fetch(name: str) -> Path:
@@ -75,7 +76,7 @@ def _fetch(weights: PublishedWeights) -> None:
             url,
             digest,
             source.stat().st_size,
-            cache.sha256_of(converted),
+            sha256_of(converted),
             converted.stat().st_size,
         )
         cache.remember(weights, record)
@@ -157,7 +158,7 @@ def check_file(weights: PublishedWeights, path: Path, origin: str) -> str:
             + (f' ("{words}")' if words else '')
             + ', as servers do when a quota is exceeded or a login is needed'
         )
-    digest, size = cache.sha256_of(path), path.stat().st_size
+    digest, size = sha256_of(path), path.stat().st_size
     record = cache.remembered(weights)
     known = weights.sha256 or (record.sha256 if record else None)
     if known and digest != known:
@@ -170,11 +171,11 @@ def check_file(weights: PublishedWeights, path: Path, origin: str) -> str:
     if weights.size is not None and size != weights.size:
         raise UserError(f'{origin} has {size:,} bytes, not {weights.size:,}')
     if zipfile.is_zipfile(path):  # PyTorch writes checksums and does not read them
-        with zipfile.ZipFile(path) as archive:
-            try:
+        try:
+            with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
-            except zipfile.BadZipFile as error:
-                raise UserError(f'{origin} is damaged: {error}') from error
+        except (zipfile.BadZipFile, ValueError, OSError) as error:
+            raise UserError(f'{origin} is damaged: {error}') from error
         if bad:
             raise UserError(f'{origin} is damaged: the checksum of {bad} in it is wrong')
     return digest
@@ -197,7 +198,7 @@ def verify(name: str) -> str:
     record = cache.remembered(weights)
     if record is None:
         return f'{path} was not fetched: delete it'
-    if cache.sha256_of(path) != record.converted_sha256:
+    if sha256_of(path) != record.converted_sha256:
         return f'{path} is corrupt: delete it and fetch it again'
 
     from effvim.checkpoints.architecture import check_shapes

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
-from effvim.config.structure import evaluation_resize, is_segmentor, kind_of
+from effvim.config.structure import evaluation_resize, is_segmentor, kind_of, loads_grey, pair
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -88,7 +88,7 @@ def last_epochs(epochs: int) -> int:
 def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     """The training pipeline of a detector with a preset of `options`."""
     loading, packing = _ends(cfg)
-    scale = evaluation_resize(cfg).scale
+    scale = pair(evaluation_resize(cfg).scale)
     padding = [step for step in cfg.val_dataloader.dataset.pipeline if kind_of(step) == 'Pad']
     fixed = next((tuple(step.size) for step in padding if step.get('size')), None)
     flip = dict(type='RandomFlip', prob=0.5)
@@ -100,7 +100,7 @@ def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     # images of either orientation are joined into squares of the same area
     side = max(32, round(math.sqrt(scale[0] * scale[1]) / 32) * 32)
     square = (side, side)
-    fill = FILL if is_grey(cfg) else (FILL, FILL, FILL)
+    fill = FILL if loads_grey(loading) else (FILL, FILL, FILL)
     colours = dict(type='YOLOXHSVRandomAug')
     mixup = dict(
         type='CachedMixUp',
@@ -114,10 +114,10 @@ def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
         dict(type='CachedMosaic', img_scale=square, pad_val=float(FILL)),
         _random_resize((2 * side, 2 * side), STRONG_SCALES),
         *_crop(square),
-        *([] if is_grey(cfg) else [colours]),  # cannot write into flipped images
+        *([] if loads_grey(loading) else [colours]),  # cannot write into flipped images
         flip,
         dict(type='Pad', size=square, pad_val=dict(img=fill)),
-        *([] if is_grey(cfg) else [mixup]),
+        *([] if loads_grey(loading) else [mixup]),
         packing,
     ]
 
@@ -125,7 +125,7 @@ def detection_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
 def segmentation_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     """The training pipeline of a segmentor with a preset of `options`."""
     loading, packing = _ends(cfg)
-    scale = evaluation_resize(cfg).scale
+    scale = pair(evaluation_resize(cfg).scale)
     crops = [s for s in cfg.train_dataloader.dataset.pipeline if kind_of(s) == 'RandomCrop']
     if name == 'none':
         return [*loading, dict(type='Resize', scale=scale, keep_ratio=True), *crops, packing]
@@ -133,13 +133,8 @@ def segmentation_pipeline(cfg: Config, name: str) -> list[dict[str, Any]]:
     if name == 'light':
         return [*loading, _random_resize(scale, LIGHT_SCALES), *crops, flip, packing]
     turn = dict(type='RandomRotate', prob=0.5, degree=10.0, pad_val=0, seg_pad_val=255)
-    colours = [] if is_grey(cfg) else [dict(type='PhotoMetricDistortion')]
+    colours = [] if loads_grey(loading) else [dict(type='PhotoMetricDistortion')]
     return [*loading, _random_resize(scale, STRONG_SCALES), turn, *crops, flip, *colours, packing]
-
-
-def is_grey(cfg: Config) -> bool:
-    """Whether images are loaded without colours."""
-    return cfg.train_dataloader.dataset.pipeline[0].get('color_type', 'color') != 'color'
 
 
 def _ends(cfg: Config) -> tuple[list[Any], Any]:

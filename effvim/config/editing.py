@@ -22,7 +22,18 @@ from effvim.config.structure import (
 from effvim.config.validation import check_parts
 
 # Variables of configs that were copied to their places when the file was read: too late to change.
-COPIED = ('train_pipeline', 'test_pipeline', 'data_root', 'dataset_type', 'backend_args')
+COPIED = (
+    'train_pipeline',
+    'plain_pipeline',
+    'test_pipeline',
+    'data_root',
+    'dataset_type',
+    'backend_args',
+    'vis_backends',
+    'max_epochs',
+    'crop',
+    'pad',
+)
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from effvim.config.structure import kind_of, pair
+
 
 class InputSize(NamedTuple):
     """The largest input of a pipeline.
@@ -55,23 +57,23 @@ def _size_after(steps: Sequence[Any], size: InputSize | None) -> InputSize | Non
 
 
 def _size_of(step: Any, size: InputSize | None) -> InputSize | None:
-    kind = step.get('type')
+    kind = kind_of(step)
     if _is_size(step.get('crop_size')):
         if step.get('crop_type') == 'absolute_range':  # from the first number to the second
             return InputSize(max(step['crop_size']), max(step['crop_size']), True)
-        return InputSize(*_pair(step['crop_size']), True)
+        return InputSize(*pair(step['crop_size']), True)
     if kind == 'Pad' and _is_size(step.get('size')):
-        return InputSize(*_pair(step['size']), True)
+        return InputSize(*pair(step['size']), True)
     key = next((key for key in ('scale', 'scales', 'img_scale', 'img_scales') if step.get(key)), '')
     value = step.get(key)
     several = isinstance(value, (list, tuple)) and isinstance(value[0], (list, tuple))
     scales = [s for s in (value if several else [value]) if _is_size(s)]
     if not scales or kind == 'MixUp':  # which enlarges nothing
         return size
-    width, height = max((_pair(scale) for scale in scales), key=lambda pair: pair[0] * pair[1])
+    width, height = max((pair(scale) for scale in scales), key=lambda pair: pair[0] * pair[1])
     factor = max(step.get('ratio_range') or (1,)) if kind == 'RandomResize' else 1
     options = {**step, **(step.get('resize_cfg') or {})}
-    keeps = options.get('keep_ratio', False) and 'Mosaic' not in str(kind)
+    keeps = options.get('keep_ratio', False) and 'Mosaic' not in kind
     return InputSize(round(width * factor), round(height * factor), not keeps)
 
 
@@ -79,7 +81,3 @@ def _is_size(value: Any) -> bool:
     """Whether a value is a size in pixels, not a factor."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     return bool(numbers) and all(isinstance(n, int) and n > 1 for n in numbers)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size[0], size[-1]) if isinstance(size, (list, tuple)) else (size, size)

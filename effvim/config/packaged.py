@@ -17,7 +17,7 @@ def config_path(name: str) -> str:
     A file of that name in the current directory comes first.
     """
     packaged = CONFIGS / f'{name.removesuffix(".py")}.py'
-    return str(packaged) if not Path(name).exists() and packaged.is_file() else name
+    return str(packaged) if not Path(name).is_file() and packaged.is_file() else name
 
 
 def is_packaged(name: str) -> bool:

@@ -26,7 +26,9 @@ def amp_dtype() -> torch.dtype:
     """
     if not amp_available():
         raise UserError('--amp needs a GPU or a CPU with bfloat16 instructions: drop the flag')
-    wide = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+    wide = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(
+        including_emulation=False  # which is slower than float32
+    )
     return torch.bfloat16 if wide else torch.float16
 
 

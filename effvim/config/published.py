@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from effvim.config.reading import load_config
+from effvim.config.structure import value_at
 from effvim.resources import CONFIGS, PUBLISHED_CURVES
 
 # What makes a recipe, by dotted key; weights, classes and directories do not.
@@ -92,7 +93,7 @@ def published_curve(cfg: Config, name: str, world_size: int | None = None) -> Pu
     if name not in published_names():
         return None
     original = load_config(str(CONFIGS / f'{name}.py'))
-    if any(_at(cfg, key) != _at(original, key) for key in RECIPE):
+    if any(value_at(cfg, key) != value_at(original, key) for key in RECIPE):
         return None
     batch = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
     if world_size and batch * world_size != original.auto_scale_lr.base_batch_size:
@@ -103,10 +104,3 @@ def published_curve(cfg: Config, name: str, world_size: int | None = None) -> Pu
         [(step, loss) for step, loss in content['loss']],
         content.get('iterations_per_epoch'),
     )
-
-
-def _at(cfg: Config, key: str) -> Any:
-    node: Any = cfg
-    for word in key.split('.'):
-        node = node.get(word) if node else None
-    return node.to_dict() if hasattr(node, 'to_dict') else node

@@ -105,7 +105,8 @@ class RunSpec:
             UserError: a choice contradicts the checkpoint.
         """
         if not trained:
-            return dataclasses.replace(self, seed=seed)
+            chosen = self.seed if self.seed is not None else self.options.get('randomness.seed')
+            return dataclasses.replace(self, seed=seed if chosen is None else chosen)
         old = RunSpec.from_dict(trained)
         flags = {
             '--mini': 'mini' in self.presets and 'mini' not in old.presets,

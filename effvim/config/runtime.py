@@ -83,6 +83,8 @@ class RuntimeChoices:
                 f'--precision must be {", ".join(PRECISIONS)}, got {self.precision!r}; 8-bit '
                 f'integers are a matter of the file: effvim export --int8'
             )
+        if self.threads and own == 'executorch':
+            raise UserError('--threads: ExecuTorch takes all cores: drop it')
         if self.threads and self.device and self.device.lower() != 'cpu':
             raise UserError(f'--threads are of the CPU, not of --device {self.device}: drop it')
         for name, least in (('threads', 1), ('streams', 0)):

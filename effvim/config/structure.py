@@ -68,6 +68,11 @@ def kind_of(step: Any) -> str:
     return str(step.type).rpartition('.')[2]
 
 
+def pair(size: Any) -> tuple[int, int]:
+    """A size in a pipeline as two numbers; one number stands for both."""
+    return (size[0], size[-1]) if isinstance(size, (list, tuple)) else (size, size)
+
+
 def evaluation_resize(cfg: Config) -> Any:
     """The transform of the validation pipeline that resizes images to a scale.
 
@@ -80,9 +85,14 @@ def evaluation_resize(cfg: Config) -> Any:
     raise UserError('--data needs a config whose val_dataloader has a step Resize with a scale')
 
 
+def loads_grey(pipeline: Sequence[Any]) -> bool:
+    """Whether a pipeline loads images without colours."""
+    return str(pipeline[0].get('color_type')).startswith('grayscale')
+
+
 def from_memory(pipeline: Sequence[Any]) -> list[Any]:
     """A test pipeline that starts from an image in memory, without annotations."""
-    first, *rest = (step for step in pipeline if step.type != 'LoadAnnotations')
+    first, *rest = (step for step in pipeline if kind_of(step) != 'LoadAnnotations')
     return [{**first, 'type': 'LoadImageFromNDArray'}, *rest]
 
 

@@ -98,9 +98,10 @@ def check_model(cfg: Config) -> None:
     info = maps_of(backbone)
     channels = [i.channels for i in info]
     wanted = neck.get('in_channels', channels) if neck else channels
-    if not isinstance(wanted, (list, tuple)) or list(wanted) != channels:
+    given = list(wanted) if isinstance(wanted, (list, tuple)) else wanted
+    if given != channels:
         remedy = 'set model.neck.in_channels'
-        if backbone.get('out_stem') and list(wanted) == channels[1:]:
+        if backbone.get('out_stem') and given == channels[1:]:
             remedy += ', or model.backbone.out_stem=False'
         raise UserError(
             f'model.neck.in_channels is {wanted}, but the backbone '

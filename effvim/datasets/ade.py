@@ -118,7 +118,8 @@ def find_pairs(dataset: Any) -> list[tuple[Path, Path]]:
     """The images of a dataset config, each with the label map of the same name.
 
     Raises:
-        UserError: a directory is absent, empty or holds another dataset, or a file has no partner.
+        UserError: a directory is absent, empty or holds another dataset, or a file has no partner;
+            where a list says which images are used, none has one.
     """
     root = Path(dataset.get('data_root') or '')
     if not root.is_dir():
@@ -144,7 +145,14 @@ def find_pairs(dataset: Any) -> list[tuple[Path, Path]]:
     if not dataset.get('ann_file'):  # which lists the images to be used
         _check_partners(images, label_maps, 'images', 'no label map')
         _check_partners(label_maps, images, 'label maps', 'no image')
-    return [(path, label_maps[name]) for name, path in images.items() if name in label_maps]
+    pairs = [(path, label_maps[name]) for name, path in images.items() if name in label_maps]
+    if not pairs:
+        raise UserError(
+            f'no image in {root} has a label map of the same name, e.g. '
+            f'{next(iter(images.values())).name} and {next(iter(label_maps.values())).name}: set '
+            f'img_suffix and seg_map_suffix in the datasets of the config'
+        )
+    return pairs
 
 
 def _check_partners(files: dict[str, Path], others: dict[str, Path], what: str, lack: str) -> None:

@@ -23,7 +23,7 @@ from effvim.config.prepare import PreparedRun, check_data, prepare, work_directo
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
 from effvim.config.weights import fetch_weights
-from effvim.engine import distributed, ema, lock, optimizer
+from effvim.engine import distributed, ema, lock, optimizer, run_record
 from effvim.engine.settings import EvaluationSettings, TrainSettings
 from effvim.files import ensure_writable
 
@@ -131,6 +131,8 @@ def run_training(settings: TrainSettings) -> Path | None:
         lock.held(folder),
     ):
         try:
+            if distributed.launched(settings.launcher)[0] == 0:
+                run_record.write(folder, prepared.spec)
             best = _run(prepared, settings.auto_batch)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -192,13 +194,16 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         seed=settings.seed,
         skip_bad_batches=settings.skip_bad_batches,
     )
-    resumed = find_resumed(settings, config, asked)
+    resumed, asked = find_resumed(settings, config, asked)
     parsed: dict[Path, dict[str, Any]] = {}  # annotations that fitting reads, for their check
     if settings.data:
         from effvim.formats import fit
 
         cfg = load_config(config)
         apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
+        chosen = {key.removeprefix('+') for key in settings.options}
+        if length := chosen & {'train_cfg.max_epochs', 'train_cfg.max_iters'}:
+            raise UserError(f'--cfg-options {min(length)}: with --data use --epochs')
         rank, processes = distributed.launched(settings.launcher)
         with console.quiet(errors=True) if rank else contextlib.nullcontext():
             asked.fitted = fit.options(
@@ -210,6 +215,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
                 augment=settings.augment or ('config' if fit.replaced(settings.options) else None),
                 patience=settings.patience,
                 processes=processes,
+                chosen=chosen,
                 parsed=parsed,
             )
         for key, whole in fit.replaced(settings.options).items():
@@ -228,7 +234,8 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     if resumed:
         check_resumable(prepared, resumed)
     folder = prepared.work_directory(settings.work_dir)
-    if not resumed and 'mini' not in spec.presets and any(folder.glob('*_[0-9]*.pth')):
+    earlier = ckpt.newest_first(folder) or any(folder.glob('best_*.pth'))
+    if not resumed and 'mini' not in spec.presets and earlier:
         raise UserError(
             f'{folder} holds checkpoints of an earlier run, which this one would overwrite: '
             f'choose another --work-dir, or continue that run: effvim train '
@@ -247,24 +254,27 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
 
 def find_resumed(
     settings: TrainSettings, config: str, asked: RunSpec
-) -> ckpt.LoadedCheckpoint | None:
-    """The checkpoint to resume from, None for a new run.
+) -> tuple[ckpt.LoadedCheckpoint | None, RunSpec]:
+    """The checkpoint to resume from, None for a new run, and what the run is then asked for.
 
     Raises:
         UserError: it is absent, cannot be read, or holds only weights.
     """
     if not settings.resume:
-        return None
+        return None, asked
     if settings.resume is not True:
         resumed = ckpt.load(settings.resume)
     else:
         folder = work_directory(load_config(config), config, settings.work_dir, asked.presets)
         if (folder / lock.NAME).exists() and not ckpt.newest_first(folder):
             console.say(f'the run in {folder} ended before its first checkpoint: starting anew')
-            return None
+            first = run_record.read(folder)
+            if first:
+                asked = asked.adopt(first.to_dict(), first.seed, str(folder))
+            return None, asked
         resumed = ckpt.load_latest(folder)
     ckpt.check_training_state(resumed.content, Path(resumed.path))
-    return resumed
+    return resumed, asked
 
 
 def apply_training_choices(cfg: Config, spec: RunSpec, settings: TrainSettings) -> None:

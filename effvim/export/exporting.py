@@ -24,6 +24,7 @@ from effvim.config.machine import fit_to_machine
 from effvim.config.packaged import published_or_given
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.reading import import_plugins
+from effvim.config.structure import pair
 from effvim.export import (
     fixed_size,
     onnx_file,
@@ -262,7 +263,9 @@ def keep_files(made: Path, out: Path) -> int:
     parts = {weights_of(str(out)): weights_of(str(made))}
     if Path(f'{made}.json').exists():
         parts[Path(f'{out}.json')] = Path(f'{made}.json')
-    parts[out] = made  # last: without the others it is worth nothing
+    # last: without the others it is worth nothing
+    parts.pop(out, None)
+    parts[out] = made
     contents = {target: source.read_bytes() for target, source in parts.items()}
     new = [target for target in contents if not target.exists()]
     try:
@@ -467,7 +470,7 @@ def example_image(path: str, cfg: Config, settings: ExportSettings, number: int)
     else:
         scales = [step.scale for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
         if scales:
-            image = mmcv.imrescale(image, tuple(scales[0]))
+            image = mmcv.imrescale(image, pair(scales[0]))
         shrink = SHRINK[number % len(SHRINK)]
         height, width = (max(SMALLEST, round(side * shrink)) for side in image.shape[:2])
     if settings.normalised:  # boxes end where the file's image does, padding included

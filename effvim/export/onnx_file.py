@@ -23,7 +23,7 @@ from effvim.checkpoints import exported
 from effvim.checkpoints.exported import preparation
 from effvim.checkpoints.versions import versions
 from effvim.config.run_spec import RunSpec
-from effvim.config.structure import kind_of
+from effvim.config.structure import kind_of, pair
 from effvim.console import quiet
 from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
@@ -107,9 +107,7 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
     for step in cfg.test_dataloader.dataset.pipeline:
         kind = kind_of(step)
         if kind == 'Resize' and step.get('scale'):
-            scale = step.scale
-            scale = [scale, scale] if isinstance(scale, int) else list(scale)
-            rules.update(scale=scale, keep_ratio=step.get('keep_ratio', False))
+            rules.update(scale=list(pair(step.scale)), keep_ratio=step.get('keep_ratio', False))
         elif kind == 'ResizeToMultiple':
             rules['multiple'] = step.get('size_divisor', 32)
         elif kind == 'Pad' and step.get('size'):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backbone.errors import UserError
+from effvim.config.structure import pair
 from effvim.export.graph import EXPORTABLE, Dense, Queries, Segmentor, TwoStage
 from effvim.export.settings import SMALLEST
 
@@ -89,14 +90,13 @@ def size_of(pipeline: Sequence[Mapping[str, Any]], out: str) -> tuple[int, int]:
     """
     scale = None
     for step in pipeline:
-        size = step.get('size') if 'Pad' in step['type'] else None
-        if size:
-            return size[0], size[1]
-        scale = step.get('scale') or scale
-    longest = max(scale or [640])
+        if 'Pad' in step['type'] and step.get('size'):
+            width, height = pair(step['size'])
+            return height, width
+        scale = pair(step['scale']) if step.get('scale') else scale
     if scale and scale[0] == scale[1]:
-        return scale[0], scale[1]
-    side = max(SMALLEST, longest // 64 * 32)
+        return scale
+    side = max(SMALLEST, max(scale or [640]) // 64 * 32)
     raise UserError(
         f'--out {out}: this format takes images of one size: add --size H W, e.g. --size {side} '
         f'{side}'

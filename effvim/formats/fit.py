@@ -6,7 +6,7 @@ They are remembered in the checkpoint, so that later commands need no data to kn
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ROIS = 64
 
+# Keys that a user may set next to --data.
+BATCH_SIZE, LEARNING_RATE = 'train_dataloader.batch_size', 'optim_wrapper.optimizer.lr'
+
 
 def options(
     cfg: Config,
@@ -37,6 +40,7 @@ def options(
     augment: str | None = None,
     patience: int | None = None,
     processes: int = 1,
+    chosen: Container[str] = (),
     parsed: dict[Path, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Changes that fit `cfg` to the dataset in `root`, as `--cfg-options` would make them.
@@ -52,6 +56,7 @@ def options(
         augment: one of `augmentation.PRESETS` (default: `augmentation.default`).
         patience: stop after so many validations without improvement (default: never).
         processes: number of processes that share each batch.
+        chosen: keys that the user has set in `cfg`: a batch size and a learning rate stay.
         parsed: receives the annotations that are read, for `coco.check`.
 
     Raises:
@@ -77,8 +82,17 @@ def options(
         raise UserError(f'{root} holds no image to train on')
     scale = image_scale(cfg, np.array(list(sizes.values())), image_size)
     by_iteration = 'max_iters' in cfg.train_cfg
-    length = schedule.Schedule(len(sizes), num_val, epochs, processes, by_iteration)
-    changes.update(schedule.options(cfg, length, from_scratch))
+    length = schedule.Schedule(
+        len(sizes),
+        num_val,
+        epochs,
+        processes,
+        by_iteration,
+        cfg.train_dataloader.batch_size if BATCH_SIZE in chosen else None,
+        cfg.optim_wrapper.get('accumulative_counts') or 1,
+    )
+    rate = cfg.optim_wrapper.optimizer.lr if LEARNING_RATE in chosen else None
+    changes.update(schedule.options(cfg, length, from_scratch, rate))
     changes.update(resizing(cfg, scale))
     if from_scratch and cfg.model.type == 'RetinaNet':
         console.say(
@@ -89,7 +103,7 @@ def options(
     console.say(
         f'{len(sizes):,} images: {length.epochs} epochs, batch size '
         f'{length.batch_size}{f" on each of {processes} processes" if processes > 1 else ""}, '
-        f'learning rate {changes["optim_wrapper.optimizer.lr"]:g}, images resized to fit '
+        f'learning rate {changes[LEARNING_RATE]:g}, images resized to fit '
         f'{scale[0]} × {scale[1]}, {length.validations} validation{"s" * (length.validations > 1)}'
     )
     note_elongated(sizes, content, scale)
@@ -199,6 +213,20 @@ def _annotations(root: Path, name: str, parsed: dict[Path, dict[str, Any]]) -> d
     return parsed[path]
 
 
+def require(path: Path, root: Path) -> None:
+    """Check that a part of the dataset in `root` is there.
+
+    Raises:
+        UserError: it is not; says how to write a dataset in this layout.
+    """
+    if not path.exists():
+        raise UserError(
+            f'{path} not found: --data needs a train and a val split in the layout of effvim data. '
+            f'Run "effvim data split {root} ready" (or effvim data convert, if it is split '
+            f'already), then pass --data ready'
+        )
+
+
 def training_annotations(
     cfg: Config, root: Path, parsed: dict[Path, dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[Any, tuple[int, int]]]:
@@ -208,14 +236,9 @@ def training_annotations(
         UserError: there are none, or as `coco.read_annotations`.
     """
     dataset = cfg.train_dataloader.dataset
-    has_classes = (root / masks.CLASSES).is_file()
-    for name in (dataset.ann_file, cfg.val_dataloader.dataset.ann_file):
-        if root.is_dir() and not (root / name).is_file() and not has_classes:
-            raise UserError(
-                f'{root / name} not found: --data needs a train and a val split in the layout of '
-                f'effvim data. Run "effvim data split {root} ready" (or effvim data convert, if it '
-                f'is split already), then pass --data ready'
-            )
+    if not (root / 'images/training').is_dir():  # masks, which `coco` names as the mistake
+        for name in (dataset.ann_file, cfg.val_dataloader.dataset.ann_file):
+            require(root / name, root)
     content = _annotations(root, dataset.ann_file, parsed)
     filters = dataset.get('filter_cfg') or {}
     min_size = filters.get('min_size', 0)
@@ -245,8 +268,10 @@ def segmentation_layout(
     """
     if any(root.glob('annotations/*.json')):
         raise UserError(f'{root} holds boxes, but the config is a segmentor: it needs masks')
+    folder = root / cfg.train_dataloader.dataset.data_prefix.img_path
+    require(folder, root)
     classes = masks.read_classes(root)
-    files = find_files(root / cfg.train_dataloader.dataset.data_prefix.img_path)
+    files = find_files(folder)
     changes: dict[str, Any] = {
         f'{key}.reduce_zero_label': False
         for key, step in every_step(cfg)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effvim import console
-from effvim.config.structure import evaluation_resize, every_step, is_segmentor, pad_divisor
+from effvim.config.structure import (
+    evaluation_resize,
+    every_step,
+    is_segmentor,
+    pad_divisor,
+    pair,
+)
 from effvim.formats import anchors
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ def image_scale(
     Returns:
         Long side and short side, as the config orders them.
     """
-    scale = evaluation_resize(cfg).scale
+    scale = pair(evaluation_resize(cfg).scale)
     factors = anchors.resize_factors(sizes, scale)
     long_side = float(np.median(factors * sizes.max(1)))
     if image_size:
@@ -48,7 +54,7 @@ def image_scale(
 
 def resizing(cfg: Config, scale: tuple[int, int]) -> dict[str, Any]:
     """Changes of every size in every pipeline that go with evaluation at `scale`."""
-    own = tuple(evaluation_resize(cfg).scale)
+    own = pair(evaluation_resize(cfg).scale)
     if own == scale:
         return {}
     factor, multiple = max(scale) / max(own), _multiple(cfg)

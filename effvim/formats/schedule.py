@@ -33,9 +33,9 @@ class Schedule:
     Attributes:
         epochs: how often every image is seen.
         batch_size: of each process.
-        total: images in a step, on all processes.
-        steps: steps in the whole training.
-        length: of the training, in epochs or in steps, as the config counts.
+        total: images whose gradients are averaged, of all processes.
+        steps: iterations in the whole training.
+        length: of the training, in epochs or in iterations, as the config counts.
         interval: from one validation to the next, likewise.
         validations: how often is validated.
     """
@@ -47,13 +47,15 @@ class Schedule:
         epochs: int | None = None,
         processes: int = 1,
         by_iteration: bool = False,
+        batch_size: int | None = None,
+        accumulated: int = 1,
     ) -> None:
         self.epochs = epochs or int(
             np.clip(round(IMAGES_SEEN / num_images), MIN_EPOCHS, MAX_EPOCHS)
         )
-        self.batch_size = max(1, min(BATCH_SIZE, num_images) // processes)
-        self.total = self.batch_size * processes
-        self.steps = self.epochs * math.ceil(num_images / self.total)
+        self.batch_size = batch_size or max(1, min(BATCH_SIZE, num_images) // processes)
+        self.total = self.batch_size * processes * accumulated
+        self.steps = self.epochs * math.ceil(num_images / (self.batch_size * processes))
         affordable = VALIDATED * self.epochs * num_images / max(1, num_val)
         self.length = self.steps if by_iteration else self.epochs
         most = int(np.clip(affordable, MIN_VALIDATIONS, MAX_VALIDATIONS))
@@ -61,9 +63,19 @@ class Schedule:
         self.validations = math.ceil(self.length / self.interval)
 
 
-def options(cfg: Config, schedule: Schedule, from_scratch: bool) -> dict[str, Any]:
-    """Changes of length, batch size, learning rate, and when to evaluate and to save."""
+def options(
+    cfg: Config, schedule: Schedule, from_scratch: bool, rate: float | None = None
+) -> dict[str, Any]:
+    """Changes of length, batch size, learning rate, and when to evaluate and to save.
+
+    Args:
+        cfg: the config, not changed.
+        schedule: the length and the batch size.
+        from_scratch: whether the run starts from randomly initialised weights.
+        rate: the learning rate (default: see `learning_rate`).
+    """
     by_iteration = 'max_iters' in cfg.train_cfg
+    rate = learning_rate(cfg, schedule.total, from_scratch) if rate is None else rate
     length, interval = schedule.length, schedule.interval
     warm_up = dict(
         type='LinearLR',
@@ -87,7 +99,7 @@ def options(cfg: Config, schedule: Schedule, from_scratch: bool) -> dict[str, An
         'train_cfg.val_interval': interval,
         'default_hooks.checkpoint.interval': interval,
         'train_dataloader.batch_size': schedule.batch_size,
-        'optim_wrapper.optimizer.lr': learning_rate(cfg, schedule.total, from_scratch),
+        'optim_wrapper.optimizer.lr': rate,
         'param_scheduler': [warm_up, cosine],
     }
     if 'dynamic_intervals' in cfg.train_cfg:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backbone.errors import UserError
 from effvim import console
@@ -61,20 +61,25 @@ def find_annotations(root: Path) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(file: Path) -> dict[str, list[tuple[str, int]]]:
+    """The name and id of every image and category."""
     try:
         content = json.loads(file.read_bytes())
-        return {key: list(content[key]) for key in ('images', 'categories')}
+        return {
+            'images': [(str(image['file_name']), image['id']) for image in content['images']],
+            'categories': [(str(each['name']), each['id']) for each in content['categories']],
+        }
     except OSError as error:
         raise UserError(f'--annotations {file} cannot be read: {error.strerror}') from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is not an annotation file of COCO's: it needs images and categories"
+            f"{file} is not an annotation file of COCO's: it needs images with file_name and id, "
+            f'and categories with name and id'
         ) from error
 
 
 def _look_up(
-    content: dict[str, list[dict[str, Any]]],
+    content: dict[str, list[tuple[str, int]]],
     paths: Sequence[Path],
     root: Path,
     classes: Sequence[str],
@@ -82,11 +87,11 @@ def _look_up(
 ) -> AnnotationIds:
     by_name: dict[str, int] = {}
     by_last: dict[str, list[int]] = {}  # names without their directory
-    for image in content['images']:
-        name = str(image['file_name']).replace('\\', '/')
-        by_name[name] = image['id']
-        by_last.setdefault(name.rpartition('/')[2], []).append(image['id'])
-    images = []
+    for name, image_id in content['images']:
+        name = name.replace('\\', '/')
+        by_name[name] = image_id
+        by_last.setdefault(name.rpartition('/')[2], []).append(image_id)
+    images, used = list[int](), dict[int, Path]()
     for path in paths:
         names = [
             path.relative_to(root).as_posix(),
@@ -98,8 +103,11 @@ def _look_up(
             (found,) = alike
         if found is None:
             raise UserError(f'{file} does not list the image {path}')
+        if found in used:
+            raise UserError(f'{file} lists one image for {used[found]} and {path}')
+        used[found] = path
         images.append(found)
-    ids = {str(category['name']): category['id'] for category in content['categories']}
+    ids = dict(content['categories'])
     unknown = [name for name in classes if name not in ids]
     if unknown:
         raise UserError(f'{file} does not list the class {unknown[0]}')

@@ -145,7 +145,6 @@ class InferenceJob:
             self.category_ids = category_ids(classes)
         self.unreadable: list[str] = []
         self.whole = 0
-        self.segments = False
         self.spool = ResultSpool(out) if json else None
 
     def _refuse_to_replace(self) -> None:

@@ -112,7 +112,7 @@ def to_yolo(prediction: Prediction, with_scores: bool = False) -> str:
     """The content of a label file of YOLO: a line for each object, from 0 to 1.
 
     `label x y width height`, with the centre of the box, or with masks `label x1 y1 x2 y2 …`, a
-    line for each part of an object.
+    line for each part of an object. Boxes end where the image does.
 
     Args:
         prediction: what to convert.
@@ -124,9 +124,8 @@ def to_yolo(prediction: Prediction, with_scores: bool = False) -> str:
         if each.polygons:
             shapes = [(polygon / [width, height]).ravel() for polygon in each.polygons]
         else:
-            x1, y1, x2, y2 = each.box
-            box = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-            shapes = [np.array(box) / [width, height, width, height]]
+            x1, y1, x2, y2 = np.clip(each.box, 0, [width, height] * 2) / ([width, height] * 2)
+            shapes = [np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])]
         score = f' {each.score:.6g}' if with_scores and each.score is not None else ''
         for shape in shapes:
             numbers = ' '.join(f'{value:.6f}' for value in shape)
@@ -210,7 +209,7 @@ def to_label_studio(
     percent = 100 / np.array([width, height])
     results: list[dict[str, Any]] = []
     for each in objects(prediction):
-        x1, y1, x2, y2 = np.array(each.box) * np.tile(percent, 2)
+        x1, y1, x2, y2 = np.clip(np.array(each.box) * np.tile(percent, 2), 0, 100)
         values: list[tuple[str, dict[str, Any]]] = [
             ('polygonlabels', {'points': (polygon * percent).tolist()}) for polygon in each.polygons
         ]

@@ -31,7 +31,7 @@ from effvim.config.prepare import PreparedRun, prepare
 from effvim.config.reading import import_plugins
 from effvim.config.run_spec import RunSpec
 from effvim.config.runtime import RuntimeChoices
-from effvim.config.structure import from_memory, is_segmentor
+from effvim.config.structure import from_memory, is_segmentor, loads_grey
 from effvim.config.tiling import TILED_MEGAPIXELS, Tiling
 from effvim.console import quiet
 from effvim.images import as_rgb, read_image
@@ -63,8 +63,8 @@ class Predictor:
             once.
         checkpoint: the checkpoint or exported file, if `model` is a config.
         batch_size: the largest number of images that the network sees at once.
-        device: where it runs, e.g. 'cpu' (default: a GPU where there is one; of exported files
-            the CPU).
+        device: where it runs, e.g. 'cpu' (default: a GPU where there is one and its runtime can
+            use it; OpenVINO takes the CPU).
         runtime: what runs an exported file: 'onnxruntime' or 'openvino' (default: by its format).
         precision: that OpenVINO computes in: 'float32' (default), 'bfloat16' or 'float16'.
         threads: number of threads for an exported file.
@@ -338,7 +338,7 @@ class Network:
                 )
                 self.model = _ready(network, where, fuse)
             pipeline = cfg.test_dataloader.dataset.pipeline
-            self.grey = pipeline[0].get('color_type') == 'grayscale'
+            self.grey = loads_grey(pipeline)
             self.pipeline = Compose(from_memory(pipeline))
         self.in_flight = getattr(self.model, 'in_flight', 1)
 
@@ -374,7 +374,8 @@ class Network:
     def prediction(self, image: np.ndarray, result: Any) -> Prediction:
         """The prediction for an image that a result of `start` holds."""
         if 'pred_sem_seg' in result:
-            labels = result.pred_sem_seg.data[0].cpu().numpy()
+            # not of integers where mmseg compares one output with a threshold
+            labels = result.pred_sem_seg.data[0].long().cpu().numpy()
             return Prediction(image, self.classes, label_map=labels)
         instances = result.pred_instances.cpu().numpy()
         return Prediction(
@@ -391,8 +392,13 @@ def _ready(network: Any, device: str | None, fuse: bool) -> Any:
     """A network on its device, for inference."""
     from effvim.inference.folding import fuse as fold
 
-    target = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    network = network.to(target).eval()
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        target = torch.device(device)
+        network = network.to(target).eval()
+    except (RuntimeError, AssertionError) as error:  # unknown, not built in, or no such GPU
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'device={device!r}: {reason}') from error
     if fuse:
         network = fold(network)
     if target.type == 'cpu':  # its convolutions are faster so

@@ -132,9 +132,14 @@ def _named(given: str, out: Path) -> set[Path]:
         files = [path] if path.is_file() else [Path(p) for p in glob.glob(given, recursive=True)]
     matches = {Path(os.path.abspath(p)) for p in files if p.is_file()}
     named = Path(os.path.abspath(given))
-    matches = {p for p in matches if p == named or not p.is_relative_to(own)}
+    others = {p for p in matches if p == named or not p.is_relative_to(own)}
+    if others:
+        return others
     if matches:
-        return matches
+        raise UserError(
+            f'{given}: all of its files are in the output directory {out}, where they are taken '
+            f'for results: choose another one with --out'
+        )
 
     from effvim.images import IMAGE_SUFFIXES
 

@@ -77,7 +77,7 @@ class Part:
         scores: N.
         labels: N.
         masks: N h w, or None.
-        logits: C h w of a segmentor, if its runtime gives them, else None.
+        logits: C h w of a segmentor, if its runtime gives one for each class, else None.
         label_map: h w of a segmentor, or None.
     """
 
@@ -93,12 +93,14 @@ class Part:
         """What a data sample of mmdet or mmseg holds."""
         if 'pred_sem_seg' in result:
             logits = result.get('seg_logits')
+            if logits is not None and len(logits.data) == 1:  # of two classes, before a threshold
+                logits = None
             return cls(
                 np.empty((0, 4), np.float32),
                 np.empty(0, np.float32),
                 np.empty(0, np.int64),
                 logits=None if logits is None else logits.data,
-                label_map=result.pred_sem_seg.data[0].cpu().numpy(),
+                label_map=result.pred_sem_seg.data[0].long().cpu().numpy(),
             )
         found = result.pred_instances.cpu().numpy()
         masks = compact(found.masks) if 'masks' in found else None

@@ -1,5 +1,6 @@
 """The classifier against timm's port, and its evaluation against plain Pillow and NumPy."""
 
+import copy
 import subprocess
 import sys
 
@@ -274,6 +275,7 @@ def test_command(arch, imagenet_root, tmp_path, capsys):
         lines.append(f'top-1 {result["top1"]:.2f}, top-5 {result["top5"]:.2f} on 21 images\n')
     other = imagenet.evaluate(network, imagenet_root, 480 - SIZES[arch], workers=0)
     assert lines[0] != lines[1] and other != result  # otherwise these images would show nothing
+    assert imagenet.evaluate(copy.deepcopy(network).fuse(), imagenet_root, workers=0) == result
     raw, averaged = (network.state_dict() for network in networks)
     torch.save(dict(model=raw, model_ema=averaged), tmp_path / 'checkpoint.pth')
     for flags, line in [((), lines[0]), (('--ema', '--batch-size=5'), lines[1])]:

@@ -150,11 +150,18 @@ def test_a_silent_server(m1, cache, monkeypatch, capsys):
     assert_by_hand(message, cache)
 
 
-@pytest.mark.parametrize('how', ['rubbish', 'a bit', 'cut', 'empty'])
+@pytest.mark.parametrize('how', ['rubbish', 'a bit', 'cut', 'empty', 'directory', 'middle'])
 def test_wrong_bytes(how, m1, authors_m1, tmp_path, cache, capsys):
     content = bytearray(authors_m1.read_bytes())
     content[len(content) // 2] ^= 1
-    damaged = {'rubbish': bytes(range(256)) * 99, 'cut': bytes(content[:-9000]), 'empty': b''}
+    half, directory = len(content) // 2, content.rindex(b'PK\x01\x02')  # of the archive
+    damaged = {
+        'rubbish': bytes(range(256)) * 99,
+        'cut': bytes(content[:-9000]),
+        'empty': b'',
+        'directory': bytes(content[:directory] + b'none' + content[directory + 4 :]),
+        'middle': bytes(content[: half // 2] + content[half:]),
+    }
     m1.files[FILE] = tmp_path / FILE
     m1.files[FILE].write_bytes(damaged.get(how, content))
     message = error(capsys)

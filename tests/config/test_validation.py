@@ -20,6 +20,7 @@ WRONG = [
         {'+model.backbone.out_stem': True, 'model.neck.in_channels': [64, 128, 192, 320]},
         'maps of strides [4, 8, 16, 32, 64]',
     ),
+    ('rtmdet_effvim_m1', {'model.neck.in_channels': 112}, 'model.neck.in_channels is 112'),
     ('retinanet_effvim_m1', {'+model.backbone.out_stem': 'no'}, 'out_stem must be True or False'),
     ('retinanet_effvim_m1', {'model.neck.num_outs': 4}, 'maps of strides [8, 16, 32, 64]'),
     ('mask_rcnn_effvim_m1', {'model.neck.num_transposed': 1}, 'model.rpn_head'),

@@ -238,3 +238,11 @@ def test_mini_keeps_a_directory_of_somebody_else(capsys):
     assert run_command('train', [CONFIG, '--mini']) == 2
     assert 'data/mini-ade' in capsys.readouterr().err and path.read_text() == 'mine'
     assert os.listdir('data') == ['mini-ade']
+
+
+def test_a_list_of_images_and_suffixes_that_pair_nothing(ade_copy):
+    dataset = load_config(CONFIG).train_dataloader.dataset
+    end = first(ade_copy, 'annotations').name[-5:]  # a digit and the suffix
+    dataset.update(data_root=str(ade_copy), ann_file='train.txt', seg_map_suffix=end)
+    with pytest.raises(UserError, match='no image .* has a label map of the same name.*img_suffix'):
+        ade.check(dataset)

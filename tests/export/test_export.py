@@ -109,6 +109,15 @@ def test_metadata_of_a_file(made):
     assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
 
 
+def test_metadata_of_other_tools(made, tmp_path):
+    """E.g. of onnxruntime's quantisation, which are not JSON."""
+    model = onnx.load(made.file)
+    model.metadata_props.add(key='onnx.infer', value='onnxruntime.quant')
+    onnx.save(model, tmp_path / 'm.onnx')
+    about = exported.description(str(tmp_path / 'm.onnx'))
+    assert about == exported.description(str(made.file))
+
+
 def test_evaluation_equals_that_of_the_checkpoint(made, tmp_path):
     numbers, detections = [], []
     for name, argv in (

@@ -69,6 +69,36 @@ def test_processes_share_the_batch(processes, each):
     assert several.steps == several.epochs * -(-100 // (each * processes))
 
 
+def test_the_users_batch_and_rate(tmp_path, monkeypatch, capsys):
+    """Ten epochs see every image ten times; the rate is for all images of an update."""
+    monkeypatch.chdir(tmp_path)
+    draw_masks(Path('raw'), 32)
+    assert run('split raw masks --val 0.25') == 0
+    synthetic.draw_coco('own', num_train=24, num_val=2, size=64)
+
+    def fitted(config, data, *options):
+        argv = [str(ROOT / f'configs/{config}.py'), '--data', data, '--from-scratch']
+        argv += ['--work-dir', 'run', '--epochs', '10', '--cfg-options', *options]
+        return prepared_training(argv)[0]
+
+    cfg = fitted('semfpn_effvim_m1', 'masks', 'train_dataloader.batch_size=8')
+    assert cfg.train_cfg.max_iters == 10 * 24 // 8 and cfg.train_dataloader.batch_size == 8
+    assert 'batch size 8' in capsys.readouterr().out
+    rates = [
+        fitted(
+            'retinanet_effvim_m1', 'own', f'train_dataloader.batch_size={batch}', *more
+        ).optim_wrapper.optimizer.lr
+        for batch, more in ((16, []), (8, ['optim_wrapper.accumulative_counts=2']), (4, []))
+    ]
+    assert rates[0] == rates[1] == 2 * rates[2]
+    capsys.readouterr()
+    cfg = fitted('retinanet_effvim_m1', 'own', 'optim_wrapper.optimizer.lr=1e-05')
+    assert cfg.optim_wrapper.optimizer.lr == 1e-5
+    assert 'learning rate 1e-05' in capsys.readouterr().out
+    with pytest.raises(UserError, match='--epochs'):
+        fitted('retinanet_effvim_m1', 'own', 'train_cfg.max_epochs=20')
+
+
 @pytest.mark.parametrize(
     'path', [*CONFIGS, ROOT / 'configs/gallery/yolox_effvim_m1.py'], ids=lambda path: path.stem
 )

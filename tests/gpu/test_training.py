@@ -70,7 +70,7 @@ def losses(folder):
 @pytest.mark.parametrize('kind', KINDS)
 def test_training_learns_and_predicts_as_on_the_cpu(kind, precision, roots, tmp_path, monkeypatch):
     if precision == 'float16':  # the choice for a GPU that has no bfloat16
-        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda **_: False)
     train(kind, roots, tmp_path, *['--amp'] * (precision != 'float32'))
     values = losses(tmp_path)
     assert len(values) == 32 and all(map(math.isfinite, values))

@@ -99,9 +99,19 @@ def test_a_file_that_does_not_fit(tmp_path, capsys):
         ids_of(paths, tmp_path / 'val', CLASSES, file)
     with pytest.raises(UserError, match='does not list the class cat'):
         ids_of(paths[:1], tmp_path / 'val', ('cat',), file)
-    (tmp_path / 'bad.json').write_text('[]')
-    with pytest.raises(UserError, match='is not an annotation file'):
-        ids_of(paths[:1], tmp_path / 'val', CLASSES, tmp_path / 'bad.json')
+    for content in ('[]', '{"images": [{"id": 1}], "categories": []}'):
+        (tmp_path / 'bad.json').write_text(content)
+        with pytest.raises(UserError, match='is not an annotation file'):
+            ids_of(paths[:1], tmp_path / 'val', CLASSES, tmp_path / 'bad.json')
+
+
+def test_no_id_is_given_twice(tmp_path):
+    file = dataset(tmp_path, ['a/0001.png'])
+    (tmp_path / 'val/b').mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'val/b/0001.png')
+    paths = sorted((tmp_path / 'val').rglob('*.png'))
+    with pytest.raises(UserError, match=r'one image for .*a/0001.png and .*b/0001.png'):
+        ids_of(paths, tmp_path / 'val', CLASSES, file)
 
 
 def test_images_without_an_annotation_file(tmp_path):

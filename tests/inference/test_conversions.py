@@ -236,3 +236,16 @@ def test_nothing_predicted(kind):
     assert none.to_coco() == [] and none.to_yolo() == '' and len(none.to_supervision()) == 0
     assert none.to_geojson()['features'] == none.to_labelme('a')['shapes'] == []
     assert none.to_label_studio('a')['predictions'][0]['result'] == []
+
+
+def test_boxes_end_where_the_image_does():
+    """Labels beyond it are refused by what reads them; YOLOX's boxes may leave it."""
+    given = prediction()
+    given.boxes[0] = [-5, -3, WIDTH + 4, HEIGHT + 2]
+    assert given.to_yolo().splitlines()[0].split()[1:] == [
+        '0.500000',
+        '0.500000',
+        *['1.000000'] * 2,
+    ]
+    value = given.to_label_studio('a.png')['predictions'][0]['result'][0]['value']
+    assert [value[key] for key in ('x', 'y', 'width', 'height')] == [0, 0, 100, 100]

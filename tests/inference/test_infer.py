@@ -317,6 +317,9 @@ def test_predictor_names_the_mistake(detector, tmp_path):
         Predictor(tmp_path / 'moved.pth')
     with pytest.raises(UserError, match='use the config that it was trained with'):
         Predictor(ROOT / 'configs/retinanet_effvim_m2.py', detector.checkpoint)
+    for device in ('GPU', 'cuda:99'):
+        with pytest.raises(UserError, match=f'device=.{device}.: '):
+            Predictor(detector.checkpoint, device=device)
     predictor = Predictor(detector.checkpoint)
     with pytest.raises(UserError, match='float64 of shape'):
         predictor(np.zeros((4, 4)))

@@ -72,12 +72,13 @@ def test_batches_that_are_computed_at_the_same_time(suffix, choices, tmp_path):
         ('m.xml', ['--streams', '-1'], ['--streams', 'at least 0']),
         ('m.xml', ['--precision', 'int8'], ['--precision', 'effvim export --int8']),
         ('m.xml', ['--device', 'GPU', '--threads', '2'], ['--threads', 'GPU']),
+        ('m.pte', ['--threads', '2'], ['--threads', 'ExecuTorch']),
     ],
     ids=str,
 )
 def test_choices_that_cannot_be_had(name, flags, words, tmp_path, capsys):
     path = tmp_path / name
-    if name == 'w.pth':
+    if name in ('w.pth', 'm.pte'):
         path.write_bytes(b'')
     else:
         write_graph(path)

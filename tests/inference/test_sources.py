@@ -1,6 +1,7 @@
 """What the words of `effvim infer` name."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,12 @@ def test_files_directories_and_patterns(mixed):
         ['in/w.MOV', 'v.mp4'],
     ]
     assert names(find_sources(['*', 'a.jpg'], 'out'), mixed) == [['a.jpg'], ['v.mp4']]
+
+
+def test_sources_below_the_output_directory(mixed):
+    for given in ('in', 'in/*'):
+        with pytest.raises(UserError, match=f'{re.escape(given)}: all .* output directory.*--out'):
+            find_sources([given], '.')
 
 
 def test_cameras_and_addresses(mixed):

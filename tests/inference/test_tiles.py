@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -299,3 +301,19 @@ def test_pillows_limit_is_raised_for_tiles_only(tmp_path, monkeypatch):
 
 def test_masks_are_those_of_supervision():
     assert isinstance(compact(np.ones((1, 4, 4), bool)), sv.CompactMask)
+
+
+def test_one_output_for_two_classes():
+    """mmseg compares its sigmoid with a threshold; the label map is of floating-point numbers."""
+    labels = (np.random.default_rng(0).random((30, 40)) > 0.7).astype(np.int64)
+    map_ = torch.from_numpy(labels)[None].float()
+    sample = SegDataSample()
+    sample.set_data(
+        {'seg_logits': PixelData(data=map_ - 0.5), 'pred_sem_seg': PixelData(data=map_)}
+    )
+    part = Part.of(sample)
+    assert part.label_map.dtype == np.int64
+    grid = Grid.of(Tiling(48, 0.25), 30, 40)
+    blender = LabelBlender(grid, 2)
+    blender.add(part)
+    np.testing.assert_array_equal(blender.labels, labels)

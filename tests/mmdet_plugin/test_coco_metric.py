@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mmdet_plugin  # noqa: F401
+from backbone.errors import UserError
 from effvim.datasets import scenes
 from mmdet_plugin.metric import NAMES, EffViMCocoMetric
 
@@ -127,3 +128,11 @@ def test_perfect_detections_are_one(annotations):
         for a in content['annotations']
     ]
     assert evaluate(annotations, images, detected)['coco/bbox_mAP'] == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(metric='proposal'), dict(ann_file=None), dict(metric_items=['mAP'])], ids=str
+)
+def test_what_it_does_not_do_is_said(wrong, annotations):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        EffViMCocoMetric(**{'ann_file': str(annotations), 'metric': 'bbox', **wrong})

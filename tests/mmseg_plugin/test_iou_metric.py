@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from backbone.errors import UserError
 from mmseg_plugin.metric import EffViMIoUMetric
 
 CLASSES = ('background', 'disc', 'triangle', 'cross', 'star')
@@ -127,3 +128,14 @@ def test_counts_stay_exact_where_float32_ends():
     assert numbers['IoU.background'] == pytest.approx(
         100 * (side**2 - 5) / (side**2 + 3), abs=1e-12
     )
+
+
+def test_ignored_classes_are_names():
+    predicted, ground_truth = maps()
+    one, several = (
+        evaluate(predicted, ground_truth, ignored_classes=names)
+        for names in ('background', ['background'])
+    )
+    assert one == several
+    with pytest.raises(UserError, match='no class .back., only background'):
+        evaluate(predicted, ground_truth, ignored_classes=['back'])

@@ -25,6 +25,8 @@ class EffViMEarlyStoppingHook(EarlyStoppingHook):
         min_delta: a gain of less is none.
     """
 
+    priority = 'LOW'  # before the checkpoint hook, which stores the state with the best score
+
     monitor: str
 
     def __init__(self, patience: int, monitor: str = '', min_delta: float = 1e-4) -> None:

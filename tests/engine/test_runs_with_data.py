@@ -1,10 +1,15 @@
-"""`--patience`: a run that no longer improves stops, a resumed one at the same validation."""
+"""Runs with `--data`: those that no longer improve stop; all are resumed by their directory."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
+from backbone.errors import UserError
 from effvim.checkpoints import checkpoint
-from tests.helpers.cli import run_command
+from effvim.engine import lock, run_record
+from tests.helpers.cli import prepared_training, run_command
 from tests.helpers.custom_data import NO_WORKERS, run
 
 EVERY_EPOCH = [
@@ -38,3 +43,28 @@ def test_a_run_that_does_not_improve_stops(shapes, capsys):
     assert 'stopped early' in capsys.readouterr().out
     assert Path('run/last_checkpoint').read_text().strip().endswith('epoch_3.pth')
     assert 'bbox_mAP_epoch_1.pth' in Path('run/report/report.html').read_text()
+
+    # also from a checkpoint that was stored again with the best score
+    for newer in Path('run').glob('epoch_[234].pth'):
+        newer.unlink()
+    assert run_command('train', argv) == 0, capsys.readouterr().err
+    assert Path('run/last_checkpoint').read_text().strip().endswith('epoch_3.pth')
+
+
+def test_a_run_that_ended_before_its_first_checkpoint(shapes, capsys):
+    """It is resumed as it was asked for, with its data, like one with a checkpoint."""
+    assert run('split shapes ready') == 0
+    first = ['retinanet_effvim_m1', '--data', 'ready', '--from-scratch', '--epochs', '3']
+    options = ['--cfg-options', *NO_WORKERS]
+    cfg, spec = prepared_training([*first, '--work-dir', 'run', '--seed', '3', *options])
+    with lock.held(Path('run')):
+        run_record.write(Path('run'), spec)
+    capsys.readouterr()
+    resumed, again = prepared_training(['retinanet_effvim_m1', '--resume', '--work-dir', 'run'])
+    assert 'starting anew' in capsys.readouterr().out
+    assert again == spec and resumed.to_dict() == cfg.to_dict()
+    Path('run', run_record.NAME).write_text("{'fitted': ")
+    with pytest.raises(UserError, match='is damaged'):
+        prepared_training(['retinanet_effvim_m1', '--resume', '--work-dir', 'run'])
+    run_record.write(Path('run'), dataclasses.replace(spec, fitted={}))  # a new run, without --data
+    assert run_record.read(Path('run')) is None
