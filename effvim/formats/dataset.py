@@ -126,10 +126,10 @@ def group_by_split(images: Sequence[AnnotatedImage], root: Path) -> dict[str, li
     for split, own in splits.items():
         by_name: dict[str, Path] = {}
         for image in own:
-            first = by_name.setdefault(image.name, image.path)
-            if first != image.path:
+            other = by_name.setdefault(image.name, image.path)
+            if other != image.path:
                 raise UserError(
-                    f'{first} and {image.path} would be one image of the split {split}: rename '
+                    f'{other} and {image.path} would be one image of the split {split}: rename '
                     f'one of them'
                 )
     return splits or {'all': []}

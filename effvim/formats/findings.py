@@ -100,11 +100,15 @@ class Findings:
         if self.defects and not skip:
             raise UserError(self._refusal(dataset.source))
         valid = self._without_invalid(dataset, limit) if self.defects else dataset
-        problem = _problem_of_learning(valid)
+        problem = _nothing_to_learn(valid)
         if problem and self.defects:
-            problem = f'without invalid images {problem}. {self._summary(dataset.source)}'
+            summary = self._summary(dataset.source)
+            raise UserError(f'{dataset.source}: without invalid images {problem}: {summary}')
         if problem:
-            raise UserError(f'{dataset.source}: {problem}')
+            raise UserError(
+                f'{dataset.source}: {problem}, there is nothing to learn: are the annotations '
+                f'where the format expects them?'
+            )
         return valid
 
     def _without_invalid(self, dataset: Dataset, limit: float) -> Dataset:
@@ -151,16 +155,14 @@ class Findings:
         return '. '.join(texts)
 
 
-def _problem_of_learning(dataset: Dataset) -> str:
-    """Why there is nothing to learn from a dataset; '' if there is."""
+def _nothing_to_learn(dataset: Dataset) -> str:
+    """Why there is nothing to learn from a dataset; '' if there is something."""
     images = dataset.images()
     labels = {instance.label for image in images for instance in image.instances}
     if len(labels) < 2 and any(image.mask for image in images):
         only = ''.join(f'the class {dataset.classes[label]!r}' for label in labels)
-        return f'the masks hold only {only or "pixels that are ignored"}: there is nothing to learn'
-    if not labels:
-        return 'no image has an instance: are the annotations where the format expects them?'
-    return ''
+        return f'the masks hold only {only or "pixels that are ignored"}'
+    return '' if labels else 'no image has an instance'
 
 
 def write_list(defects: Sequence[Defect], source: Path) -> Path:

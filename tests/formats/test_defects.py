@@ -65,6 +65,17 @@ def test_a_split_is_not_skipped_away(damaged, capsys):
     assert_refused('convert own out --skip-invalid --max-invalid 1', capsys, 'val')
 
 
+def test_objects_are_not_all_skipped_away(own, capsys):
+    for i, line in enumerate(('0 .5 .5', '')):
+        draw_image(own / f'images/{i}.jpg', seed=i)
+        write_labels(own / f'labels/{i}.txt', line)
+    write_labels(own / 'data.yaml', 'train: images', 'names: [cat]')
+    flags = '--skip-invalid --max-invalid 0.5'
+    assert_refused(f'convert own out {flags}', capsys, 'no image has an instance', '0.txt, line 1')
+    write_labels(own / 'labels/0.txt')
+    assert_refused('convert own out', capsys, 'no image has an instance', 'where the format')
+
+
 def test_lost_images_are_all_named(own, capsys):
     draw_image(own / 'train/0.jpg')
     names = [f'{i}.jpg' for i in range(12)]
