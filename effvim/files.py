@@ -204,7 +204,7 @@ def numbered_lines(path: Path) -> dict[int, str]:
     try:
         text = path.read_text('utf-8-sig')  # some editors write a byte order mark
     except ValueError as error:
-        raise UserError(f'{path} is not text in UTF-8: {error}') from error
+        raise UserError(f'{path} is not text in UTF-8: {error}; save it in UTF-8') from error
     return {i: line for i, line in enumerate(text.splitlines(), 1) if line.strip()}
 
 
