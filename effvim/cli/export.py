@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     settings.check()
 
     from effvim.config.editing import parse_options
-    from effvim.export.exporting import ExportRejected, run_export
+    from effvim.export.acceptance import ExportRejected
+    from effvim.export.exporting import run_export
 
     settings.options = parse_options(args.cfg_options)
     try:

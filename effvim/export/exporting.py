@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
-import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from backbone.errors import UserError
 from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints import exported
-from effvim.checkpoints.kinds import weights_of
 from effvim.config.editing import parse_options, set_classes
 from effvim.config.machine import fit_to_machine
 from effvim.config.packaged import published_or_given
 from effvim.config.prepare import PreparedRun, check_data, prepare
 from effvim.config.reading import import_plugins
-from effvim.config.structure import pair
 from effvim.export import (
     fixed_size,
     onnx_file,
     openvino_file,
-    parity,
     quantization,
     supported,
     tensorrt_file,
 )
-from effvim.export.settings import SMALLEST, ExportSettings
-from effvim.files import atomic_directory, ensure_writable, write_atomic
-from effvim.images import IMAGE_SUFFIXES, is_hidden, read_image
+from effvim.export.acceptance import Comparison, ExportRejected, example_image, smallest
+from effvim.export.keeping import keep_files
+from effvim.export.settings import ExportSettings
+from effvim.files import ensure_writable
+from effvim.images import IMAGE_SUFFIXES, is_hidden
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.preprocessing import Prepare
 from effvim.inference.runtimes import last_line
 
 COMPARED = 8  # validation images to compare on
 CALIBRATION = 128  # images at most, spread over the directory
-SHOWN = 5  # differences
-SHRINK = (1.0, 0.83, 0.61, 0.47)  # in turn, of the images for a file of any size
-
-
-class ExportRejected(Exception):
-    """The exported file differs from PyTorch, or lost too much in integers; it was not written."""
 
 
 def export_model(
@@ -132,93 +122,13 @@ def run_export(settings: ExportSettings) -> Path:
         ExportRejected: as `export_model`.
     """
     prepared = prepare_export(settings)
-    cfg, spec = prepared.cfg, prepared.spec
-    import_plugins(cfg)
+    import_plugins(prepared.cfg)
     model, paths = trained_model(prepared, settings)
-    images = [example_image(path, cfg, settings, i) for i, path in enumerate(paths)]
-    kind = 'Backbone' if settings.backbone_only else cfg.model.type
-    expected = parity.predict(model, images, kind)  # before it is folded
-    out, content = Path(settings.out), b''
-    if not settings.is_fixed_size:
-        content = onnx_file.write(
-            model,
-            cfg,
-            spec,
-            kind,
-            settings.size,
-            settings.normalised,
-            settings.options,
-            settings.runtime,
-        )
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / out.name
-
-        def compare(file: Path, half_size: bool = False) -> None:
-            what = 'with weights of half size, ' * half_size + 'compared with PyTorch'
-            try:
-                predicted = parity.predict(EffViMExportedModel(str(file)), images, kind)
-            except UserError as error:  # of the runtime, about a file that gets another name
-                raise UserError(str(error).replace(str(file), str(out))) from error
-            except Exception as error:  # those of the runtimes have no type in common
-                raise onnx_file.unsupported(cfg, error) from error
-            accept(predicted, what, half_size)
-
-        def accept(predicted: list[Any], what: str, half_size: bool = False) -> None:
-            slack = parity.HALF_SIZE if half_size else 1
-            tolerated = parity.HALF_SIZE_FAULTS if half_size else 0.0
-            outcome = parity.compare(kind, expected, predicted, exported.settings(cfg), slack)
-            console.say('\n  '.join([f'{what} on {len(images)} images:', *outcome.lines]))
-            if outcome.faults and tolerated:
-                console.say(f'  {len(outcome.faults)} differences that are larger')
-            if len(outcome.faults) > tolerated * outcome.boxes:
-                reason = f'{out} is not written, it would differ from {settings.checkpoint}:'
-                raise ExportRejected('\n  '.join([reason, *outcome.faults[:SHOWN]]))
-
-        if settings.is_fixed_size:
-            assert settings.size
-            given = settings.size, settings.normalised
-            network, example = fixed_size.build(model, cfg, kind, *given, settings.runtime)
-            about = onnx_file.metadata(cfg, spec, kind, *given, settings.options)
-            about = fixed_size.extended(about, network, cfg, settings.runtime)
-            if settings.runtime == 'coreml':
-                in_pytorch = EffViMExportedModel.around(fixed_size.InPyTorch(network), about)
-                predicted = parity.predict(in_pytorch, images, kind)
-                accept(predicted, 'before its conversion, compared with PyTorch')
-
-            def make(half_size: bool) -> Path:
-                file = Path(directory) / ('half_size' if half_size else 'full_size') / out.name
-                file.parent.mkdir()
-                fixed_size.write(network, example, file, about, cfg, settings.runtime, half_size)
-                if settings.runtime != 'coreml':
-                    compare(file, half_size)
-                if settings.runtime == 'tensorrt' and half_size:
-                    # onnxruntime rounds only the weights
-                    rounding = EffViMExportedModel.around(tensorrt_file.Rounding(file), about)
-                    predicted = parity.predict(rounding, images, kind)
-                    accept(predicted, 'rounded after each layer, compared with PyTorch', True)
-                return file
-
-            path = smallest(make, fixed_size.WRITERS[settings.runtime].HALF_SIZE)
-        elif settings.runtime == 'openvino':
-            try:
-                converted = openvino_file.read(content)
-            except RuntimeError as error:
-                raise onnx_file.unsupported(cfg, RuntimeError(last_line(error))) from error
-
-            def make(half_size: bool) -> Path:
-                file = Path(directory) / ('half_size' if half_size else 'full_size') / out.name
-                file.parent.mkdir()
-                openvino_file.write(converted, file, half_size)
-                compare(file, half_size)
-                return file
-
-            path = smallest(make, (False, True))
-        else:
-            path.write_bytes(content)
-            compare(path)
-        if settings.int8:
-            path = in_integers(content, path, prepared, settings)
-        size = keep_files(path, out)
+    kind = 'Backbone' if settings.backbone_only else prepared.cfg.model.type
+    comparison = Comparison(model, paths, kind, prepared.cfg, settings)  # before it is folded
+    out, write = Path(settings.out), one_size if settings.is_fixed_size else any_size
+    with tempfile.TemporaryDirectory() as folder:
+        size = keep_files(write(model, prepared, comparison, Path(folder)), out)
     console.say(f'exported: {out}, {size / 2**20:.1f} MiB')
     if settings.runtime == 'coreml':
         console.say('not verified: Core ML runs on a Mac only; compare its results there')
@@ -230,66 +140,75 @@ def run_export(settings: ExportSettings) -> Path:
     return out
 
 
-def smallest(make: Callable[[bool], Path], sizes: Sequence[bool]) -> Path:
-    """The file with weights of half size; where it is rejected, that with weights of full size.
+def any_size(model: Any, prepared: PreparedRun, comparison: Comparison, folder: Path) -> Path:
+    """Write and check a file for onnxruntime or OpenVINO.
 
     Args:
-        make: writes and compares a file, with weights of half size or not.
-        sizes: what it is called with, in this order.
+        model: of mmdet or mmseg, which is folded.
+        prepared: the config and the run.
+        comparison: with the model.
+        folder: in which files are tried.
 
     Raises:
-        ExportRejected: no file is accepted.
+        UserError: the model cannot be exported, or the runtime cannot run the file.
+        ExportRejected: the file differs from the model.
     """
-    made: Path | None = None
-    for half_size in sizes:
+    settings, cfg = comparison.settings, prepared.cfg
+    content = onnx_file.write(
+        model,
+        cfg,
+        prepared.spec,
+        comparison.kind,
+        settings.size,
+        settings.normalised,
+        settings.options,
+        settings.runtime,
+    )
+    path = folder / Path(settings.out).name
+    if settings.runtime == 'openvino':
         try:
-            made = make(half_size)
-        except ExportRejected:
-            if made is None:
-                raise
-            console.note('weights of half size change the results too much: they stay in full size')
-    assert made
-    return made
+            converted = openvino_file.read(content)
+        except RuntimeError as error:
+            raise onnx_file.unsupported(cfg, RuntimeError(last_line(error))) from error
+
+        def make(file: Path, half_size: bool) -> None:
+            openvino_file.write(converted, file, half_size)
+            comparison.check_file(file, half_size)
+
+        path = smallest(make, path, (False, True))
+    else:
+        path.write_bytes(content)
+        comparison.check_file(path)
+    return in_integers(content, path, prepared, settings) if settings.int8 else path
 
 
-def keep_files(made: Path, out: Path) -> int:
-    """Write an exported file, and those that belong to it, to their place; returns the size.
-
-    Raises:
-        UserError: they cannot be written, e.g. on a full disk; new files are removed again.
-    """
-    if made.is_dir():
-        return keep_folder(made, out)
-    parts = {weights_of(str(out)): weights_of(str(made))}
-    if Path(f'{made}.json').exists():
-        parts[Path(f'{out}.json')] = Path(f'{made}.json')
-    # last: without the others it is worth nothing
-    parts.pop(out, None)
-    parts[out] = made
-    contents = {target: source.read_bytes() for target, source in parts.items()}
-    new = [target for target in contents if not target.exists()]
-    try:
-        for target, content in contents.items():
-            write_atomic(target, content)
-    except OSError as error:
-        for target in new:
-            target.unlink(missing_ok=True)
-        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
-    return sum(map(len, contents.values()))
-
-
-def keep_folder(made: Path, out: Path) -> int:
-    """Write a package of Core ML, a directory, to its place; returns the size of its files.
+def one_size(model: Any, prepared: PreparedRun, comparison: Comparison, folder: Path) -> Path:
+    """Write and check a file for one of the other runtimes; arguments as of `any_size`.
 
     Raises:
-        UserError: it cannot be written, e.g. on a full disk; what was there stays.
+        UserError: as `any_size`.
+        ExportRejected: as `any_size`.
     """
-    try:
-        with atomic_directory(out, lambda: False) as folder:
-            shutil.copytree(made, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    except OSError as error:  # shutil's have no strerror
-        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
-    return sum(path.stat().st_size for path in out.rglob('*') if path.is_file())
+    settings, cfg, kind = comparison.settings, prepared.cfg, comparison.kind
+    runtime = settings.runtime
+    assert settings.size
+    given = settings.size, settings.normalised
+    network, example = fixed_size.build(model, cfg, kind, *given, runtime)
+    about = onnx_file.metadata(cfg, prepared.spec, kind, *given, settings.options)
+    about = fixed_size.extended(about, network, cfg, runtime)
+    if runtime == 'coreml':
+        in_pytorch = EffViMExportedModel.around(fixed_size.InPyTorch(network), about)
+        comparison.check(in_pytorch, 'before its conversion, compared with PyTorch')
+
+    def make(file: Path, half_size: bool) -> None:
+        fixed_size.write(network, example, file, about, cfg, runtime, half_size)
+        if runtime != 'coreml':
+            comparison.check_file(file, half_size)
+        if runtime == 'tensorrt' and half_size:  # of which onnxruntime rounds only the weights
+            rounding = EffViMExportedModel.around(tensorrt_file.Rounding(file), about)
+            comparison.check(rounding, 'rounded after each layer, compared with PyTorch', True)
+
+    return smallest(make, folder / Path(settings.out).name, fixed_size.WRITERS[runtime].HALF_SIZE)
 
 
 def require_packages(settings: ExportSettings) -> None:
@@ -454,29 +373,3 @@ def in_integers(
             f'{quantization.LOSS}'
         )
     return integers
-
-
-def example_image(path: str, cfg: Config, settings: ExportSettings, number: int) -> Tensor:
-    """An image, 3 H W, as OpenCV reads it, at a size to compare at.
-
-    That of the file if it takes only one; else about the size of the test, by number.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    image = read_image(path)[..., ::-1]
-    if settings.size:
-        height, width = settings.size
-    else:
-        scales = [step.scale for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
-        if scales:
-            image = mmcv.imrescale(image, pair(scales[0]))
-        shrink = SHRINK[number % len(SHRINK)]
-        height, width = (max(SMALLEST, round(side * shrink)) for side in image.shape[:2])
-    if settings.normalised:  # boxes end where the file's image does, padding included
-        divisor = exported.preparation(cfg.model.data_preprocessor)['divisor']
-        height, width = (side + -side % divisor for side in (height, width))
-    image = mmcv.imresize(image, (width, height))
-    if cfg.model.backbone.get('in_channels', 3) == 1:
-        image = mmcv.bgr2gray(image, keepdim=True)
-    return torch.from_numpy(image).permute(2, 0, 1)

@@ -23,7 +23,7 @@ HALF_SIZE, HALF_SIZE_FAULTS = 10, 0.1
 MIN_BOXES = 5  # with fewer boxes a comparison shows nothing
 
 
-class Comparison(NamedTuple):
+class Outcome(NamedTuple):
     """The outcome of a comparison.
 
     Attributes:
@@ -77,7 +77,7 @@ def compare(
     predicted: Sequence[Any],
     settings: Mapping[str, Any],
     slack: float = 1,
-) -> Comparison:
+) -> Outcome:
     """Compare the predictions of a model and of its exported file.
 
     Args:
@@ -110,7 +110,7 @@ def compare_instances(
     threshold: float,
     number: int | None,
     slack: float = 1,
-) -> Comparison:
+) -> Outcome:
     """Compare all boxes, scores and labels, and the masks.
 
     A box may be missing on one side only where rounding decided: at the score threshold, or at the
@@ -160,7 +160,7 @@ def compare_instances(
         least = 1 - slack * (1 - MIN_MASK_IOU)
         if intersection / union < least:
             faults.append(f'masks: IoU {intersection / union:.4f}, below {least:g}')
-    return Comparison(lines, faults, kept)
+    return Outcome(lines, faults, kept)
 
 
 def match(
@@ -186,7 +186,7 @@ def match(
 
 def compare_label_maps(
     expected: Sequence[Tensor], predicted: Sequence[Tensor], slack: float = 1
-) -> Comparison:
+) -> Outcome:
     """Compare the labels of all pixels. Shape: each 1 H W."""
     equal = sum(int((a == b).sum()) for a, b in zip(expected, predicted))
     fraction = equal / sum(a.numel() for a in expected)
@@ -196,14 +196,14 @@ def compare_label_maps(
         if fraction < least
         else []
     )
-    return Comparison([f'{fraction:.4%} of the labels are equal'], faults)
+    return Outcome([f'{fraction:.4%} of the labels are equal'], faults)
 
 
 def compare_maps(
     expected: Sequence[Sequence[Tensor]],
     predicted: Sequence[Sequence[Tensor]],
     slack: float = 1,
-) -> Comparison:
+) -> Outcome:
     """Compare a backbone's maps, by the largest difference relative to the largest value."""
     differences = [
         (a - b).abs().max() / a.abs().max()
@@ -213,4 +213,4 @@ def compare_maps(
     worst = float(torch.stack(differences).max())  # NaN if any is
     line = f'maps differ by at most {worst:.1e} of their largest value'
     most = slack * MAP_TOLERANCE
-    return Comparison([line], [] if worst <= most else [f'{line}, more than {most:g}'])
+    return Outcome([line], [] if worst <= most else [f'{line}, more than {most:g}'])

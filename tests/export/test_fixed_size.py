@@ -14,7 +14,8 @@ from PIL import Image
 
 from backbone.errors import UserError
 from effvim.checkpoints import exported
-from effvim.export import exporting, ncnn_file
+from effvim.checkpoints.kinds import weights_of
+from effvim.export import keeping, ncnn_file
 from effvim.export.decoded_graph import WholeImage
 from effvim.export.supported import size_of
 from effvim.inference.predictor import Predictor
@@ -62,7 +63,7 @@ def test_files_are_what_a_predictor_and_an_example_run(trained, runtime, tmp_pat
     assert 'compared with PyTorch on 4 images' in out and err == ''
     about = exported.description(str(file))
     assert about['classes'] == list(trained.classes) and about['size'] == [128, 128]
-    names = {f'{file.name}.json', file.name, exporting.weights_of(str(file)).name}
+    names = {f'{file.name}.json', file.name, weights_of(str(file)).name}
     assert {path.name for path in tmp_path.iterdir()} == names
 
     image = tmp_path / 'photo.png'  # which all decoders read alike, at a size that is kept
@@ -195,7 +196,7 @@ def test_a_full_disk(trained, in_ncnn, tmp_path, monkeypatch, capsys):
         written.append(path)
         path.write_bytes(b''.join(parts))
 
-    monkeypatch.setattr(exporting, 'write_atomic', full)
+    monkeypatch.setattr(keeping, 'write_atomic', full)
     argv = [*trained.argv, '--out', str(tmp_path / 'm.ncnn.param'), *SIZE]
     assert run_command('export', argv) == 2
     assert written and not list(tmp_path.iterdir())
