@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backbone.errors import UserError
 from effvim.cli.options import Parser, at_least, existing_config
@@ -23,84 +23,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(
         dest='action', required=True, metavar='ACTION', title='actions', parser_class=Parser
     )
-    for name, summary in (
-        ('convert', 'write the dataset in another format'),
-        ('split', 'split the dataset into training and validation sets'),
-        ('stats', 'print statistics: images, instances, classes, sizes, anchors'),
-        ('browse', 'save some images with their annotations drawn'),
-    ):
-        action = actions.add_parser(name, help=summary, description=summary)
+    convert = _add(actions, 'convert', 'write the dataset in another format')
+    convert.add_argument(
+        '--to',
+        choices=FORMATS,
+        help='format to write (default: coco, or masks for a dataset of masks)',
+    )
+    split = _add(actions, 'split', 'split the dataset into training and validation sets')
+    split.add_argument(
+        '--val',
+        type=float,
+        default=0.2,
+        metavar='FRACTION',
+        help='fraction of the images for validation (default: 0.2)',
+    )
+    split.add_argument(
+        '--group-by',
+        metavar='REGEX',
+        help='keep images together in whose path, relative to the images, the first '
+        "group of this regular expression finds the same text, e.g. '^(.*)_frame'",
+    )
+    stats = _add(
+        actions, 'stats', 'print statistics: images, instances, classes, sizes, anchors', False
+    )
+    stats.add_argument(
+        '--config',
+        default='retinanet_effvim_m4',
+        help='config whose anchors are compared with the boxes: a file, or the name of a '
+        'packaged config (default: retinanet_effvim_m4)',
+    )
+    stats.add_argument('--json', action='store_true', help='print JSON')
+    browse = _add(actions, 'browse', 'save some images with their annotations drawn')
+    browse.add_argument(
+        '--limit',
+        type=int,
+        default=16,
+        metavar='N',
+        help='number of images of each split (default: 16)',
+    )
+    for action in (split, browse):
         action.add_argument(
-            'source', type=Path, help='directory of the dataset, or its data.yaml or JSON file'
+            '--seed', type=int, default=0, metavar='N', help='random seed (default: 0)'
         )
-        if name != 'stats':
-            action.add_argument('target', type=Path, help='directory to create')
-        action.add_argument(
-            '--clip',
-            action='store_true',
-            help='clip boxes that extend beyond their image (default: they are an error)',
-        )
-        action.add_argument(
-            '--skip-invalid',
-            action='store_true',
-            help='skip images that are invalid or have an invalid annotation (default: an error '
-            'that lists them)',
-        )
-        action.add_argument(
-            '--max-invalid',
-            type=float,
-            default=MAX_INVALID,
-            metavar='FRACTION',
-            help=f'with --skip-invalid: skip at most this fraction of the images (default: '
-            f'{MAX_INVALID})',
-        )
-        action.add_argument(
-            '--colors',
-            type=Path,
-            metavar='FILE',
-            help='classes of the colours or values of masks: lines "R G B NAME" or "VALUE NAME", '
-            'or JSON (default: e.g. colors.txt, labelmap.txt or class_dict.csv in the dataset)',
-        )
-        if name == 'convert':
-            action.add_argument(
-                '--to',
-                choices=FORMATS,
-                help='format to write (default: coco, or masks for a dataset of masks)',
-            )
-        if name == 'split':
-            action.add_argument(
-                '--val',
-                type=float,
-                default=0.2,
-                metavar='FRACTION',
-                help='fraction of the images for validation (default: 0.2)',
-            )
-            action.add_argument(
-                '--group-by',
-                metavar='REGEX',
-                help='keep images together in whose path, relative to the images, the first '
-                "group of this regular expression finds the same text, e.g. '^(.*)_frame'",
-            )
-        if name == 'stats':
-            action.add_argument(
-                '--config',
-                default='retinanet_effvim_m4',
-                help='config whose anchors are compared with the boxes: a file, or the name of a '
-                'packaged config (default: retinanet_effvim_m4)',
-            )
-            action.add_argument('--json', action='store_true', help='print JSON')
-        if name == 'browse':
-            action.add_argument(
-                '--limit',
-                type=int,
-                default=16,
-                metavar='N',
-                help='number of images of each split (default: 16)',
-            )
-        if name in ('split', 'browse'):
-            action.add_argument(
-                '--seed', type=int, default=0, metavar='N', help='random seed (default: 0)'
-            )
+
+
+def _add(actions: Any, name: str, text: str, writes: bool = True) -> argparse.ArgumentParser:
+    """A subcommand with what all of them take; `writes`: whether it creates a directory."""
+    action: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    action.add_argument(
+        'source', type=Path, help='directory of the dataset, or its data.yaml or JSON file'
+    )
+    if writes:
+        action.add_argument('target', type=Path, help='directory to create')
+    action.add_argument(
+        '--clip',
+        action='store_true',
+        help='clip boxes that extend beyond their image (default: they are an error)',
+    )
+    action.add_argument(
+        '--skip-invalid',
+        action='store_true',
+        help='skip images that are invalid or have an invalid annotation (default: an error '
+        'that lists them)',
+    )
+    action.add_argument(
+        '--max-invalid',
+        type=float,
+        default=MAX_INVALID,
+        metavar='FRACTION',
+        help=f'with --skip-invalid: skip at most this fraction of the images (default: '
+        f'{MAX_INVALID})',
+    )
+    action.add_argument(
+        '--colors',
+        type=Path,
+        metavar='FILE',
+        help='classes of the colours or values of masks: lines "R G B NAME" or "VALUE NAME", '
+        'or JSON (default: e.g. colors.txt, labelmap.txt or class_dict.csv in the dataset)',
+    )
+    return action
 
 
 def run(args: argparse.Namespace) -> None:

@@ -197,33 +197,7 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     resumed, asked = find_resumed(settings, config, asked)
     parsed: dict[Path, dict[str, Any]] = {}  # annotations that fitting reads, for their check
     if settings.data:
-        from effvim.formats import fit
-
-        cfg = load_config(config)
-        apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
-        chosen = {key.removeprefix('+') for key in settings.options}
-        if length := chosen & {'train_cfg.max_epochs', 'train_cfg.max_iters'}:
-            raise UserError(f'--cfg-options {min(length)}: with --data use --epochs')
-        rank, processes = distributed.launched(settings.launcher)
-        with console.quiet(errors=True) if rank else contextlib.nullcontext():
-            asked.fitted = fit.options(
-                cfg,
-                Path(settings.data),
-                from_scratch=settings.from_scratch,
-                epochs=settings.epochs,
-                image_size=settings.image_size,
-                augment=settings.augment or ('config' if fit.replaced(settings.options) else None),
-                patience=settings.patience,
-                processes=processes,
-                chosen=chosen,
-                parsed=parsed,
-            )
-        for key, whole in fit.replaced(settings.options).items():
-            if whole in asked.fitted:
-                raise UserError(
-                    f'--cfg-options {key}: --augment and --patience replace {whole}: drop the '
-                    f'option, or use --augment config without --patience'
-                )
+        asked.fitted = fitted_to_data(settings, config, parsed)
     prepared = prepare(
         config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
     )
@@ -250,6 +224,51 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     add_hooks(cfg, folder, spec.skip_bad_batches)
     fit_to_machine(cfg)
     return prepared
+
+
+def fitted_to_data(
+    settings: TrainSettings, config: str, parsed: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """What `--data` changes in the config, see `fit.options`.
+
+    Args:
+        settings: of the training.
+        config: path of the config.
+        parsed: receives the annotations that are read.
+
+    Raises:
+        UserError: the data is wrong, or one of the user's options contradicts it.
+    """
+    from effvim.formats import fit
+
+    assert settings.data
+    cfg = load_config(config)
+    apply_options(cfg, dict(settings.options))  # e.g. which images are ignored
+    chosen = {key.removeprefix('+') for key in settings.options}
+    if length := chosen & {'train_cfg.max_epochs', 'train_cfg.max_iters'}:
+        raise UserError(f'--cfg-options {min(length)}: with --data use --epochs')
+    replaced = fit.replaced(settings.options)
+    rank, processes = distributed.launched(settings.launcher)
+    with console.quiet(errors=True) if rank else contextlib.nullcontext():
+        fitted = fit.options(
+            cfg,
+            Path(settings.data),
+            from_scratch=settings.from_scratch,
+            epochs=settings.epochs,
+            image_size=settings.image_size,
+            augment=settings.augment or ('config' if replaced else None),
+            patience=settings.patience,
+            processes=processes,
+            chosen=chosen,
+            parsed=parsed,
+        )
+    for key, whole in replaced.items():
+        if whole in fitted:
+            raise UserError(
+                f'--cfg-options {key}: --augment and --patience replace {whole}: drop the option, '
+                f'or use --augment config without --patience'
+            )
+    return fitted
 
 
 def find_resumed(
