@@ -123,7 +123,7 @@ benchmarks-gpu: setup
 		--device cuda --seconds 60 --json docs/benchmarks/gpu-rtmdet.json
 	$(MAKE) benchmarks-page
 
-# DATA holds bccd, raccoon and nuclei, see docs/real_data.md. About five hours on two cores.
+# DATA holds bccd, raccoon and nuclei, see docs/real_data.md. About six hours on two cores.
 real-data: setup
 	$(BIN)/python -m maintenance.real_data $(DATA)
 	$(MAKE) tables

@@ -50,7 +50,7 @@ Training memory by images per process. Measured figures are the peak of three tr
 `effvim benchmark memory CONFIG --cfg-options train_dataloader.batch_size=N`:"""
 
 SPEED_FORMS = """\
-The default form is `plain` of [speed](docs/speed.md); the fastest is the fastest of four: fused or
+The default form is the network as built; the fastest is the best of four: [fused](docs/speed.md) or
 not, channels-last or not. Detectors are fused and randomly initialised; their
 NMS gets up to 1,000 boxes of each level."""
 

@@ -14,7 +14,6 @@ from tests.helpers.paths import ROOT
 NO_LIBGL = 'libGL.so.1: cannot open shared object file: No such file or directory'
 COMMANDS = {
     'module': [sys.executable, '-m', 'effvim', 'check'],
-    'tool': [sys.executable, ROOT / 'tools/check.py'],
     'python': [sys.executable, '-c', 'import effvim; effvim.Predictor'],
 }
 
@@ -28,6 +27,23 @@ def test_this_installation_is_right():
     assert check_installation() is None
     assert resources.CONFIGS == ROOT / 'configs'
     assert resources.REQUIREMENTS == ROOT / 'requirements.txt'
+
+
+@pytest.mark.parametrize('tool', sorted((ROOT / 'tools').glob('*.py')), ids=lambda p: p.stem)
+def test_tools_run_the_checkout_that_they_are_in(tool, tmp_path):
+    """Whether or not a package is installed, from any directory, whatever is found first."""
+    checkout, other = tmp_path / 'checkout', tmp_path / 'other'
+    for folder in ('tools', 'effvim'):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns('__*__'))
+    (checkout / 'effvim/__init__.py').touch()
+    (checkout / 'effvim/cli/__init__.py').touch()
+    entry = 'def tool(command, file):\n    print(command, __file__)\n    return 7\n'
+    (checkout / 'effvim/cli/entry.py').write_text(entry)
+    (other / 'effvim').mkdir(parents=True)
+    (other / 'effvim/__init__.py').write_text('raise SystemExit("imported")')
+    done = run([sys.executable, checkout / 'tools' / tool.name], other, other)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.split()[1] == str(checkout / 'effvim/cli/entry.py')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -61,7 +77,7 @@ def test_a_package_that_is_missing(tmp_path):
 def test_a_missing_libgl_is_one_line(tmp_path):
     (tmp_path / 'cv2').mkdir()
     (tmp_path / 'cv2/__init__.py').write_text(f'raise ImportError({NO_LIBGL!r}, name="cv2")')
-    done = run(COMMANDS['tool'], tmp_path, tmp_path, ROOT)
+    done = run([sys.executable, ROOT / 'tools/check.py'], tmp_path, tmp_path)
     assert done.returncode == 2 and done.stderr.startswith('error: OpenCV cannot be loaded')
     assert done.stderr.count('\n') == 1 and 'libGL.so.1' in done.stderr
     assert '--force-reinstall --no-deps opencv-python-headless' in done.stderr

@@ -2,6 +2,9 @@
 """Measure speed and memory: tools/benchmark.py backbone|model|evaluation|memory …"""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
 
 from effvim.cli.entry import tool
 

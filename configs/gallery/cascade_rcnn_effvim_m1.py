@@ -25,3 +25,7 @@ model = dict(
         num_outs=5,
     ),
 )
+tta_model = dict(
+    type='DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+)

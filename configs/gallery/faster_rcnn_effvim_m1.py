@@ -15,3 +15,7 @@ model = dict(
     roi_head=dict(mask_roi_extractor=None, mask_head=None),
     test_cfg=dict(rcnn=dict(nms=dict(type='soft_nms', min_score=0.05))),
 )
+tta_model = dict(
+    type='DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+)

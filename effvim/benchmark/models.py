@@ -334,8 +334,8 @@ def expand(settings: ModelBenchmark, device: torch.device) -> Iterator[list[Case
         if is_exported(file):
             if not settings.checkpoint or device.type != 'cpu':
                 raise UserError(
-                    f'{entry} is measured on a CPU and compared with its checkpoint: pass the '
-                    f'checkpoint that it was exported from after the config'
+                    f'{entry} is measured on a CPU and compared with its checkpoint: add --device '
+                    f'cpu, and after the config the checkpoint that it was exported from'
                 )
             RuntimeChoices(runtime=runtime).check(file)
             fixed = dataclasses.replace(settings, modes=['forward'])

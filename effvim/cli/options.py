@@ -71,7 +71,7 @@ def key_value(text: str) -> str:
     return text
 
 
-OF_CHECKPOINT = "the checkpoint's directory; work_dirs/CONFIG if CONFIG is given"
+OF_CHECKPOINT = "the checkpoint's, if the config of its training is there; else work_dirs/CONFIG"
 
 
 def add_presets(parser: argparse.ArgumentParser, trained: bool = False) -> None:

@@ -262,12 +262,14 @@ def use_tta(cfg: Config, path: str) -> None:
     Raises:
         UserError: the config, read from `path`, does not say how, or not at the size of its test.
     """
+    if 'segm' in (cfg.test_evaluator.get('metric') or ()):
+        raise UserError(
+            '--tta: mmdet merges boxes, not masks: drop the flag, or evaluate boxes alone with '
+            '--cfg-options test_evaluator.metric=bbox'
+        )
     lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if lacking:
-        raise UserError(
-            f'--tta: {path} has no {lacking[0]}; mmdet merges boxes, not masks, and mmseg label '
-            f'maps: drop --tta, or add one to the config'
-        )
+        raise UserError(f'--tta: {path} has no {lacking[0]}: drop the flag, or add one')
     test, augmented = (
         {str(step.scale).strip('([])') for _, step in pipeline_steps(pipeline) if 'scale' in step}
         for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline)

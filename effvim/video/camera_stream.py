@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 from effvim import console
 from effvim.inference.sources import is_address, public_name
 from effvim.video import pyav
-from effvim.video.reading import Frame, UnreadableVideo, open_container, upright
+from effvim.video.reading import (
+    Frame,
+    UnreadableVideo,
+    open_container,
+    upright,
+    video_stream,
+)
 
 LONGEST_WAIT = 30  # seconds between two attempts to reconnect
 
@@ -69,7 +75,11 @@ class LiveStream:
         self.problems: list[str] = []
         self.av = pyav.load()
         self.container = container or open_live(source)
-        stream = self._video(self.container)
+        try:
+            stream = video_stream(self.container, self.name)
+        except UnreadableVideo:
+            self.container.close()
+            raise
         self.rate = float(stream.average_rate or 25)
         self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
         self.changed = threading.Condition()
@@ -77,13 +87,6 @@ class LiveStream:
         self.newest: Arrived | None = None
         self.ended = False
         self.thread = threading.Thread(target=self._read, daemon=True)
-
-    def _video(self, container: Any) -> Any:
-        stream = next(iter(container.streams.video), None)
-        if stream is None or stream.codec_context is None:
-            container.close()
-            raise UnreadableVideo(f'{self.name} has no video that can be decoded')
-        return stream
 
     def __enter__(self) -> LiveStream:
         return self
@@ -181,7 +184,7 @@ class LiveStream:
 
     def _decoded(self) -> Iterator[Any]:
         with contextlib.closing(self.container or open_live(self.source)) as container:
-            for packet in container.demux(self._video(container)):
+            for packet in container.demux(video_stream(container, self.name)):
                 if self.stopped.is_set():
                     return
                 with contextlib.suppress(self.av.error.InvalidDataError):  # in the air

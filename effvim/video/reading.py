@@ -41,6 +41,29 @@ class UnreadableVideo(UserError):
     """A video cannot be read, or not as asked for; others may be."""
 
 
+def video_stream(container: Any, name: str) -> Any:
+    """The first stream of PyAV's that is a video.
+
+    Args:
+        container: PyAV's, of a file or a live stream.
+        name: what messages call it.
+
+    Raises:
+        UnreadableVideo: there is none, there is no decoder for it, or its frames are too large.
+    """
+    stream = next(iter(container.streams.video), None)
+    if stream is None:
+        raise UnreadableVideo(f'{name} has no video')
+    if stream.codec_context is None:
+        raise UnreadableVideo(f'{name}: {NO_DECODER}')
+    if stream.width * stream.height > MAX_PIXELS:
+        raise UnreadableVideo(
+            f'{name}: frames of {stream.width} × {stream.height} pixels are too large: at most '
+            f'{MAX_PIXELS} pixels are accepted'
+        )
+    return stream
+
+
 class VideoFile:
     """A video file, or one of known length behind an address; a context manager.
 
@@ -77,24 +100,11 @@ class VideoFile:
     def _open(self) -> None:
         self.container = open_container(self.source, self.name, self.formats)
         try:
-            self.stream = self._video_stream()
+            self.stream = video_stream(self.container, self.name)
+            self.stream.thread_type = 'AUTO'
         except UnreadableVideo:
             self.container.close()
             raise
-
-    def _video_stream(self) -> Any:
-        stream = next(iter(self.container.streams.video), None)
-        if stream is None:
-            raise UnreadableVideo(f'{self.name} has no video')
-        if stream.codec_context is None:
-            raise UnreadableVideo(f'{self.name}: {NO_DECODER}')
-        if stream.width * stream.height > MAX_PIXELS:
-            raise UnreadableVideo(
-                f'{self.name}: frames of {stream.width} × {stream.height} pixels are too large: '
-                f'at most {MAX_PIXELS} pixels are accepted'
-            )
-        stream.thread_type = 'AUTO'
-        return stream
 
     def __enter__(self) -> VideoFile:
         return self

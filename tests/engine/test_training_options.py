@@ -239,7 +239,24 @@ def test_gradient_checkpointing_is_one_key_and_changes_no_gradient(root, tmp_pat
 def test_every_config_has_the_keys(path):
     cfg = load_config(str(path))
     assert cfg.model.backbone.with_cp is False and cfg.optim_wrapper.accumulative_counts == 1
-    assert ('tta_model' in cfg) == (cfg.model.type != 'MaskRCNN')
+
+
+@pytest.mark.parametrize(
+    'path',
+    [*sorted((ROOT / 'configs').glob('*.py')), *sorted((ROOT / 'configs/gallery').glob('*.py'))],
+    ids=lambda p: p.stem,
+)
+def test_every_config_is_augmented_in_tests_or_says_why_not(path):
+    cfg = load_config(str(path))
+    reason = {'MaskRCNN': 'not masks', 'DeformableDETR': 'no tta_model'}.get(cfg.model.type)
+    if 'rtmdet_ins' in path.stem:
+        reason = 'not masks'
+    if reason:
+        with pytest.raises(UserError, match=reason):
+            use_tta(cfg, str(path))
+    else:
+        use_tta(cfg, str(path))
+        assert cfg.model.type in ('DetTTAModel', 'SegTTAModel')
 
 
 # Of M1 (two blocks a stage) at rate 1 and decay 1/2.
@@ -529,7 +546,7 @@ def test_augmentation_that_the_config_does_not_have(root, plain, tmp_path, capsy
         'test',
         [MASK_RCNN, tmp_path / 'c.pth', '--data-root', root, '--tta', '--work-dir', tmp_path],
     )
-    assert 'tta_model' in message and 'mask' in message
+    assert 'not masks' in message and 'test_evaluator.metric=bbox' in message
     message = mistake(
         capsys,
         'test',
