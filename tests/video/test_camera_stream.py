@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effvim.video import camera_stream
+from effvim.video import camera_stream, pyav, reading
 from effvim.video.camera_stream import CameraInput, LiveStream, open_live
 from effvim.video.predicting import open_video, predict_video
 from effvim.video.reading import UnreadableVideo, VideoFile
@@ -192,3 +192,14 @@ def test_cameras_of_other_systems(monkeypatch):
     with pytest.raises(UnreadableVideo, match='on Linux and macOS only'):
         open_live('0')
     assert not Path('0').exists()
+
+
+def test_frames_that_are_too_large_are_refused(tmp_path, monkeypatch):
+    """Of a stream as of a file: memory is needed for each of them."""
+    path = str(tmp_path / 'a.mp4')
+    write_video(path, 2, size=(160, 120))
+    monkeypatch.setattr(reading, 'MAX_PIXELS', 160 * 120 - 1)
+    with pytest.raises(UnreadableVideo, match='160 × 120 pixels are too large'):
+        VideoFile(path, 'a.mp4')
+    with pytest.raises(UnreadableVideo, match='160 × 120 pixels are too large'):
+        LiveStream('0', pyav.load().open(path))
