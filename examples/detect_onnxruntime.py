@@ -16,7 +16,12 @@ from PIL import Image, ImageOps
 
 
 def padded(image: np.ndarray, size: list[int], value: object) -> np.ndarray:
-    """The image in the upper left corner of one of that height and width."""
+    """The image in the upper left corner of one of that height and width, if it fits."""
+    if image.shape[0] > size[0] or image.shape[1] > size[1]:
+        sys.exit(
+            f'the photo, resized to {image.shape[0]} × {image.shape[1]} pixels, does not fit into '
+            f"the file's {size[0]} × {size[1]}: export it without --size, or with a larger one"
+        )
     canvas = np.full((*size, 3), value, np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
@@ -67,6 +72,7 @@ def main() -> None:
 
     photo = ImageOps.exif_transpose(Image.open(args.photo)).convert('RGB')
     image, scale = resized(photo, rules)
+    height, width = image.shape[:2]
     if about['size']:  # of a file that takes only this one; what the network sees as 0
         given = about['settings']['model.data_preprocessor']
         mean = given['mean'] if given['reverse'] else given['mean'][::-1]  # in the order R G B
@@ -78,14 +84,15 @@ def main() -> None:
     if 'label_map' not in outputs and 'count' not in outputs:
         sys.exit(f'{args.model} holds only a backbone, which detects nothing')
     if 'label_map' in outputs:
-        labels, counts = np.unique(outputs['label_map'][0], return_counts=True)
+        label_map = outputs['label_map'][0, :height, :width]  # no padding
+        labels, counts = np.unique(label_map, return_counts=True)
         for label, count in zip(labels, counts):
             print(f'{classes[label]}: {count / counts.sum():.1%}')
         return
     for i in range(int(outputs['count'][0])):
         score = outputs['scores'][0, i]
         if score >= args.score_thr:
-            box = outputs['boxes'][0, i] / [*scale, *scale]
+            box = np.minimum(outputs['boxes'][0, i], [width, height] * 2) / [*scale, *scale]
             corners = ' '.join(f'{value:.1f}' for value in box)
             print(f'{classes[outputs["labels"][0, i]]}: {score:.3f} {corners}')
 

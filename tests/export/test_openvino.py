@@ -1,12 +1,8 @@
 """Files of OpenVINO: equal to PyTorch and to onnxruntime, as they are and as commands use them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import mmcv
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,7 +14,6 @@ from effvim.export import openvino_file, parity
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.exports import KINDS, options_of
-from tests.helpers.paths import ROOT
 
 openvino = pytest.importorskip('openvino', reason='needs the extra openvino')
 # the fastest to export; tests/slow/test_every_config.py runs the ONNX files of all in OpenVINO
@@ -63,27 +58,6 @@ def test_predictions_in_every_runtime_and_on_any_number_of_streams(made, in_open
         predicted = Predictor(made.config, file, **choices)(images)
         for ours, theirs in zip(predicted, expected, strict=True):
             assert (ours.label_map == theirs.label_map).mean() > 0.999
-
-
-@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
-def test_the_examples_print_what_a_predictor_finds(made, in_openvino, runtime, tmp_path):
-    """They run without this project, from another directory."""
-    file = made.file if runtime == 'onnxruntime' else in_openvino
-    image = images_of(made)[0]
-    result = subprocess.run(
-        [sys.executable, ROOT / f'examples/detect_{runtime}.py', file, image, '--score-thr', '0.4'],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != 'PYTHONPATH'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    prediction = Predictor(made.config, file)(image)
-    printed = [line.split(': ') for line in result.stdout.splitlines()]
-    labels, counts = np.unique(prediction.label_map, return_counts=True)
-    shares = {prediction.classes[i]: n / counts.sum() for i, n in zip(labels, counts)}
-    given = {name: float(share.rstrip('%')) / 100 for name, share in printed}
-    assert given == pytest.approx(shares, abs=0.02)
 
 
 def test_integers_of_8_bits(made, tmp_path, capsys, monkeypatch):
