@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/python tools/train.py configs/retinanet_effvim_m4.py --mini
 
 test: setup-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile -rs
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -m slow

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from effvim.config.reading import load_config
-from effvim.config.structure import value_at
+from effvim.config.structure import parts_with_classes, value_at
 from effvim.resources import CONFIGS, PUBLISHED_CURVES
 
-# What makes a recipe, by dotted key; weights, classes and directories do not.
+# What makes a recipe, by dotted key; weights and directories do not.
 RECIPE = (
     'model.backbone.arch',
     'model.backbone.norm_eval',
@@ -81,8 +81,14 @@ def published_names() -> set[str]:
     return _read().keys() - {'source'}
 
 
+def num_classes(cfg: Config) -> list[int]:
+    """How many classes each part of the model has."""
+    return [part['num_classes'] for part in parts_with_classes(cfg.model)]
+
+
 def published_curve(cfg: Config, name: str, world_size: int | None = None) -> PublishedCurve | None:
-    """The published run that a config repeats; None if there is none, or its recipe differs.
+    """The published run that a config repeats; None if there is none, or recipe or
+    number of classes differ.
 
     Args:
         cfg: the config, with everything applied.
@@ -94,6 +100,8 @@ def published_curve(cfg: Config, name: str, world_size: int | None = None) -> Pu
         return None
     original = load_config(str(CONFIGS / f'{name}.py'))
     if any(value_at(cfg, key) != value_at(original, key) for key in RECIPE):
+        return None
+    if num_classes(cfg) != num_classes(original):  # another dataset
         return None
     batch = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
     if world_size and batch * world_size != original.auto_scale_lr.base_batch_size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ def held(folder: Path) -> Iterator[None]:
     releases it when this process ends, however it ends, and loader workers, which may outlive the
     process by seconds, do not inherit it. The package filelock locks with `flock`, which forked
     workers do inherit, and it empties the file, which says who holds the lock. Windows has no
-    record locks: there a line says that the directory is not locked.
+    record locks, nor do some file systems: there a line says that the directory is not locked.
 
     Raises:
         UserError: another run writes there.
@@ -42,15 +43,19 @@ def held(folder: Path) -> Iterator[None]:
     with (folder / NAME).open('a+') as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            raise UserError(
-                f'{folder} is in use by another run ({file.read().strip()}): wait for '
-                f'it, stop it, or choose another --work-dir'
-            ) from error
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-        file.flush()
-        for half in folder.glob('.*.pth.*'):
-            half.unlink()
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                raise UserError(
+                    f'{folder} is in use by another run ({file.read().strip()}): wait for '
+                    f'it, stop it, or choose another --work-dir'
+                ) from error
+            # a file system without locks, e.g. Lustre without flock
+            console.note(f'{folder} cannot be locked ({error.strerror}): start no second run there')
+        else:
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+            file.flush()
+            for half in folder.glob('.*.pth.*'):
+                half.unlink()
         yield

@@ -51,17 +51,25 @@ def explained(runner: Any) -> Iterator[None]:
 
 def _explanation(runner: Any, error: Exception) -> str:
     cfg = runner.cfg
-    batch_size = cfg.train_dataloader.get('batch_size') or 1
+    validates = runner.message_hub.get_info('loop_stage') == 'val'
+    batch_size = cfg['val_dataloader' if validates else 'train_dataloader'].get('batch_size') or 1
+    where = f'the validation after iteration {runner.iter}'
+    where = where if validates else f'iteration {runner.iter + 1}'
     rank = f'rank {os.environ.get("RANK", runner.rank)}: ' if runner.world_size > 1 else ''
     cause = next(iter(str(error).strip().splitlines()), '') or type(error).__name__
     text = (
-        f'{rank}out of memory in iteration {runner.iter + 1}, with a batch of {batch_size} images: '
+        f'{rank}out of memory in {where}, with a batch of {batch_size} images: '
         f'{peak_memory():,} MiB were used at most, {available_memory() // 2**20:,} MiB are free '
         f'now ({cause[:120].rstrip(". ")}); '
     )
-    smaller = next_smaller(batch_size)
-    options = as_text(smaller_batch(cfg, smaller)) if smaller else ''
     newest = next(iter(ckpt.newest_first(Path(runner.work_dir))), None)
+    smaller = next_smaller(batch_size)
+    if validates:
+        kept = f'the last checkpoint {newest} is kept; ' if newest else ''
+        flags = f'--cfg-options val_dataloader.batch_size={smaller}' if smaller else ''
+        flags = f'pass {"--resume " * bool(newest)}{flags}, or ' if flags else ''
+        return f'{text}{kept}{flags}validate on smaller images'
+    options = as_text(smaller_batch(cfg, smaller)) if smaller else ''
     if newest is None:
         text += 'no checkpoint was saved yet: '
         if options:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmengine.config import Config
 
 from effvim.config.reading import import_plugins
+from effvim.engine import ema
 from effvim.engine.memory import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], f
     running = Runner(cfg, spec)
     optim_wrapper = running.optim_wrapper = running.build_optim_wrapper(cfg.optim_wrapper)
     running.model.train()
+    if ema.is_used(cfg):
+        running.averaged = copy.deepcopy(running.model)  # which takes memory in training
 
     def step(batch: Any) -> float:
         began = time.perf_counter()

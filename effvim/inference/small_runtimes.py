@@ -6,6 +6,7 @@ They take one image of one size, float32, and end before NMS, see `inference.sel
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,20 @@ Outputs = dict[str, np.ndarray]
 
 
 class InTurn:
-    """A runtime that computes one image at a time."""
+    """A runtime that computes one image at a time, whatever the number of threads that ask."""
 
     in_flight = 1
 
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
     def start(self, images: np.ndarray) -> Outputs:
         """Compute a batch of one image. Shape: 1 3 H W → by name, each 1 …"""
+        with self.lock:
+            return self.compute(images)
+
+    def compute(self, images: np.ndarray) -> Outputs:
+        """As `start`, on one thread at a time."""
         raise NotImplementedError
 
     def finish(self, job: Outputs) -> Outputs:
@@ -45,6 +54,7 @@ class Ncnn(InTurn):
     """
 
     def __init__(self, path: str, choices: RuntimeChoices) -> None:
+        super().__init__()
         try:
             import ncnn
         except ModuleNotFoundError as error:
@@ -59,7 +69,7 @@ class Ncnn(InTurn):
         if failed:
             raise UserError(f'{path} cannot be read by ncnn: copy all files of one export')
 
-    def start(self, images: np.ndarray) -> Outputs:
+    def compute(self, images: np.ndarray) -> Outputs:
         run = self.net.create_extractor()
         (image,) = images
         run.input('images', self.mat(image).clone())
@@ -80,6 +90,7 @@ class LiteRt(InTurn):
     """
 
     def __init__(self, path: str, choices: RuntimeChoices) -> None:
+        super().__init__()
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ModuleNotFoundError as error:
@@ -93,7 +104,7 @@ class LiteRt(InTurn):
         except (ValueError, RuntimeError) as error:
             raise UserError(f'{path} cannot be read by LiteRT: {error}') from error
 
-    def start(self, images: np.ndarray) -> Outputs:
+    def compute(self, images: np.ndarray) -> Outputs:
         # the next image overwrites them
         return {name: value.copy() for name, value in self.run(images=images).items()}
 
@@ -106,6 +117,7 @@ class ExecuTorch(InTurn):
     """
 
     def __init__(self, path: str, choices: RuntimeChoices) -> None:
+        super().__init__()
         self.names = json.loads(json_metadata(path)['outputs'])
         try:
             with silent():
@@ -119,9 +131,8 @@ class ExecuTorch(InTurn):
         except RuntimeError as error:
             raise UserError(f'{path} cannot be read by ExecuTorch: {error}') from error
 
-    def start(self, images: np.ndarray) -> Outputs:
-        with silent():
-            outputs: Any = self.method.execute((torch.from_numpy(images),))
+    def compute(self, images: np.ndarray) -> Outputs:
+        outputs: Any = self.method.execute((torch.from_numpy(images),))
         # the next image overwrites them
         return {name: x.numpy().copy() for name, x in zip(self.names, outputs)}
 

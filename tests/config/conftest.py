@@ -1,5 +1,6 @@
 """Synthetic datasets, and the configs of mmdet and mmseg that ours are compared with."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,13 +109,25 @@ def trained_run(synthetic_data, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope='session')
+def eighty_classes(tmp_path_factory):
+    """A synthetic dataset with as many categories as COCO."""
+    root = synthetic.draw_coco(tmp_path_factory.mktemp('eighty') / 'coco', num_train=4, num_val=2)
+    for path in (root / 'annotations').iterdir():
+        content = json.loads(path.read_text())
+        listed = content['categories']
+        listed += [dict(id=i, name=f'class {i}') for i in range(len(listed) + 1, 81)]
+        path.write_text(json.dumps(content))
+    return root
+
+
 @pytest.fixture
-def recipe_run(roots, tmp_path):
+def recipe_run(roots, eighty_classes, tmp_path):
     """The config and spec of a training run."""
 
-    def prepare(name, *argv, options=()):
+    def prepare(name, *argv, root=None, options=()):
         options = ['model.backbone.init_cfg=None', *options]
-        root = roots['ADE20KDataset' if name.startswith('semfpn') else 'CocoDataset']
+        root = root or (roots['ADE20KDataset'] if 'semfpn' in name else eighty_classes)
         if name.startswith('semfpn'):
             options += [
                 f'{loader}_dataloader.dataset.{key}=.bmp'

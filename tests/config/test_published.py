@@ -53,6 +53,12 @@ def test_other_runs(name, argv, options, world_size, recipe_run, monkeypatch, tm
     assert published_curve(cfg, spec.config, world_size) is None
 
 
+def test_another_number_of_classes(recipe_run, roots):
+    """Its metrics are of another dataset."""
+    cfg, spec = recipe_run('retinanet_effvim_m4', root=roots['CocoDataset'])
+    assert published_curve(cfg, spec.config, 1) is None
+
+
 def test_the_recipe_on_half_the_batch_twice(recipe_run):
     """Gradients of two batches make one step of the published size."""
     options = ('train_dataloader.batch_size=8', 'optim_wrapper.accumulative_counts=2')

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from effvim.engine.randomness import restore_random_states
 from effvim.files import write_atomic
 from tests.helpers.cli import run_command
 from tests.helpers.coco import assert_equals_pycocotools
-from tests.helpers.paths import ROOT
 from tests.helpers.real_runs import SMALL_RETINANET, call
 from tests.helpers.training import RETINANET
 
@@ -112,39 +110,6 @@ def test_code_in_a_checkpoint_is_not_run_by_resuming(trained_detector, tmp_path)
         'train_cfg.max_epochs=2',
     )
     assert (tmp_path / 'epoch_2.pth').exists() and not (tmp_path / 'ran').exists()
-
-
-def test_launcher_reaches_the_runner(tmp_path):
-    """Two ranks share one run: each sees half of the batches, one writes the checkpoint."""
-    root = synthetic.draw_coco(tmp_path / 'coco', num_train=8, num_val=3)
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'torch.distributed.run',
-            '--nproc-per-node=2',
-            '--standalone',
-            str(ROOT / 'tools/train.py'),
-            RETINANET,
-            '--from-scratch',
-            '--data-root',
-            str(root),
-            '--work-dir',
-            str(tmp_path / 'run'),
-            '--launcher',
-            'pytorch',
-            '--cfg-options',
-            *SMALL_RETINANET,
-            'train_dataloader.batch_size=2',
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count('epoch 1/1  2/2') == 1
-    content = checkpoint.read(tmp_path / 'run/epoch_1.pth')
-    assert content['meta']['iter'] == 2
 
 
 def test_no_detections_are_printed_as_zero(trained_detector, tmp_path, capsys):

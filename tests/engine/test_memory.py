@@ -24,7 +24,7 @@ from effvim.engine.step_memory import StepMemory, padded_shape
 from tests.helpers.cli import prepared_training, run_command
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import ADE, TEST
-from tests.helpers.training import RANDOM, RETINANET, SEMFPN, training_argv
+from tests.helpers.training import BATCHES, RANDOM, RETINANET, SEMFPN, training_argv
 
 MIB = 2**20
 SIZE = '(384,288)'  # 160 MiB for an image
@@ -118,6 +118,8 @@ def test_too_large_is_one_line_with_a_batch_that_fits(root, tmp_path, capsys, mo
     assert 1 < batch_size < 16
     smaller = measure([*argv, *options_in(line)])
     assert smaller.needed(batch_size, copies=1) < free
+    averaged = measure([*argv, '--ema'])  # which keeps the weights twice
+    assert averaged.needed(4) > measured.needed(4) + 0.7 * measured.gradients
     assert not [*(tmp_path / 'run').glob('*.pth')] and not [*(tmp_path / 'run').glob('*/vis_data')]
 
 
@@ -231,6 +233,23 @@ def test_out_of_memory_before_a_checkpoint(root, tmp_path, capsys, monkeypatch):
     _, line = train(training_argv(root, tmp_path, more=more), capsys, status=2)
     assert 'no checkpoint was saved yet: pass --auto-batch, or --cfg-options' in line
     assert 'train_dataloader.batch_size=1 optim_wrapper.accumulative_counts=2' in line
+
+
+def test_out_of_memory_in_a_validation(root, tmp_path, capsys, monkeypatch):
+    """Another batch of training would not help."""
+
+    def fail(*_, **__):
+        raise ERRORS[0]
+
+    more = ['val_dataloader.batch_size=2', 'train_cfg.max_epochs=2']
+    argv = training_argv(root, tmp_path, more=more)
+    with monkeypatch.context() as patched:
+        patched.setattr('mmengine.model.BaseModel.val_step', fail)
+        _, line = train(argv, capsys, status=2)
+    assert f'out of memory in the validation after iteration {BATCHES}, with a batch of 2' in line
+    assert f'the last checkpoint {tmp_path / "epoch_1.pth"} is kept' in line
+    assert options_in(line) == ['val_dataloader.batch_size=1']
+    assert '--resume' in line and 'train_dataloader' not in line and 'auto-batch' not in line
 
 
 def test_other_errors_are_none_of_memory():

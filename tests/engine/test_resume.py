@@ -138,6 +138,21 @@ def test_ended_before_the_first_checkpoint(root, tmp_path, capsys):
     assert not cfg.resume and 'starting anew' in capsys.readouterr().out
 
 
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
+    """E.g. Lustre as it is mounted by default."""
+    fcntl = pytest.importorskip('fcntl')
+
+    def lockf(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    with lock.held(tmp_path):
+        assert 'cannot be locked' in capsys.readouterr().err
+    monkeypatch.undo()
+    with lock.held(tmp_path):
+        assert 'locked' not in capsys.readouterr().err
+
+
 def test_number_of_workers_changes_nothing(whole, root, tmp_path, monkeypatch):
     monkeypatch.setattr('os.sched_getaffinity', lambda _: range(4), raising=False)
     more = [*TWO_EPOCHS, 'train_dataloader.num_workers=3', 'val_dataloader.num_workers=1']

@@ -32,6 +32,7 @@ def assert_same(first, second):
     same = first.labels == second.labels  # equal scores may change places
     assert same.mean() >= 0.9 if len(same) else True
     np.testing.assert_allclose(first.boxes[same], second.boxes[same], atol=0.05)
+    assert first.label_map is None or len(np.unique(first.label_map)) > 1
     for a, b in ((first.masks, second.masks), (first.label_map, second.label_map)):
         assert (a is None) == (b is None)
         assert a is None or not a.size or (a == b).mean() > 0.99

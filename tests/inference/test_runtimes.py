@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 from backbone.errors import UserError
 from effvim.config.runtime import RuntimeChoices
 from effvim.inference.runtimes import open_runtime
+from effvim.inference.small_runtimes import InTurn
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
@@ -143,3 +146,22 @@ def test_without_openvino(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
     with pytest.raises(UserError, match=r'pip install "\.\[openvino\]"'):
         open_runtime(path, RuntimeChoices())
+
+
+def test_small_runtimes_compute_one_image_at_a_time():
+    """Their interpreters are not made for several threads, which the web page has."""
+
+    class Busy(InTurn):
+        computing = 0
+
+        def compute(self, images):
+            self.computing += 1
+            time.sleep(0.01)
+            assert self.computing == 1
+            self.computing -= 1
+            return {'y': images}
+
+    runtime = Busy()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(runtime.start, map(np.array, range(8))))
+    assert [int(result['y']) for result in results] == list(range(8))

@@ -231,8 +231,10 @@ def test_commands_predict_in_tiles(kind, run_of, tmp_path):
 @pytest.mark.parametrize('kind', KINDS)
 def test_evaluation_in_tiles(kind, run_of, tmp_path):
     run, metrics = run_of(kind), []
+    written = ['--cfg-options', f'+test_evaluator.outfile_prefix={tmp_path / "found"}']
     for flags in ([], ['--tile', '256'], ['--tile', '64', '--overlap', '0.5']):
         shown = ['--show-dir', tmp_path / 'shown'] * bool(flags)
+        shown += written * (kind != 'semfpn')
         path = tmp_path / 'metrics.json'
         call('test', run.checkpoint, '--work-dir', tmp_path, '--out', path, *flags, *shown)
         metrics.append(json.loads(path.read_text()))
@@ -240,6 +242,26 @@ def test_evaluation_in_tiles(kind, run_of, tmp_path):
     assert one == pytest.approx(whole, abs=1e-6)
     assert several.keys() == whole.keys()
     assert len(list((tmp_path / 'shown').iterdir())) == 5
+
+    predictions = {
+        path.name: Predictor(run.checkpoint, tile=64, overlap=0.5)(path)
+        for path in run.val.iterdir()
+    }
+    if kind == 'semfpn':
+        right = every = 0
+        for name, prediction in predictions.items():
+            truth = np.array(Image.open(run.root / 'annotations/validation' / name))
+            right, every = right + (prediction.label_map + 1 == truth).sum(), every + truth.size
+        assert 0 < several['aAcc'] == pytest.approx(100 * right / every, abs=1e-9)
+        return
+    found = json.loads((tmp_path / 'found.bbox.json').read_text())
+    content = json.loads((run.root / 'annotations/instances_val2017.json').read_text())
+    for image in content['images']:
+        boxes = np.array([d['bbox'] for d in found if d['image_id'] == image['id']])
+        expected = predictions[image['file_name']].boxes
+        assert len(boxes) == len(expected) > 0
+        corners = np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]
+        np.testing.assert_allclose(corners, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
