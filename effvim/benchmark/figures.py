@@ -14,6 +14,7 @@ from effvim.benchmark.published import BOX_AP, TOP1
 from effvim.benchmark.tables import SUMS, by_setting, heading, setting
 from effvim.config.headers import read_header
 from effvim.resources import CONFIGS
+from effvim.visualization.plot_files import write_plot
 
 PLOTTED = ('backbone', 'model')  # kinds of runs that have a figure
 
@@ -24,8 +25,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         figure = backbone_curves(results['cases'])
     else:
         figure = stage_bars(results['cases'])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_plot(figure, path, dpi=110)
 
 
 def published_scores() -> dict[str, dict[str, float]]:

@@ -115,8 +115,8 @@ def assemble(source: Source, name: str) -> Any:
         name: 'own' or the config's name for the config's own backbone, else a name of timm's.
 
     Raises:
-        UserError: the backbone's maps have other strides than the config's, or the weights do not
-            fit.
+        UserError: the backbone's maps have other strides than the config's, or other channels and
+            the config has no neck; or the weights do not fit.
     """
     from mmengine.registry import MODELS
 
@@ -140,7 +140,14 @@ def assemble(source: Source, name: str) -> Any:
             f'{name} returns maps of strides {strides}, the config needs {needed}: use a network '
             f'with these strides{known}'
         )
-    cfg.model.neck.in_channels = backbone.network.feature_info.channels()
+    channels, own_channels = backbone.network.feature_info.channels(), [m.channels for m in own]
+    if cfg.model.get('neck'):
+        cfg.model.neck.in_channels = channels
+    elif channels != own_channels:
+        raise UserError(
+            f'{name} returns maps of {channels} channels, the config needs {own_channels}, since '
+            f'it has no neck: use a network with these channels, or a config with a neck'
+        )
     model = MODELS.build(cfg.model)
     model.backbone = backbone
     return model.eval()
@@ -301,9 +308,10 @@ def prepare_model(
             run = make_prediction(model, source.cfg, case, image, clock)
         run()
         countable = not is_exported(case.network)
+        passes, counted = (3, forward) if case.mode == 'train' else (1, run)  # as `macs_of` does
         return stage_sampler(run, clock), dict(
             first_s=timer() - began,
-            macs=count_macs(run) if countable else None,
+            macs=passes * count_macs(counted) if countable else None,
             parameters=count_parameters(model) if countable else None,
             peak_bytes=timing.peak_bytes(run, device) if countable else None,
             saved_bytes=timing.saved_bytes(forward, model) if case.mode == 'train' else None,

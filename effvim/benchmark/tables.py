@@ -43,9 +43,9 @@ def threads_of(machine: dict[str, Any]) -> str:
 
 
 def failures(failed: list[dict[str, Any]] | None) -> Iterator[str]:
-    """The cases that torch.compile gave up on."""
+    """The cases that could not be measured, each with the reason."""
     if failed:
-        yield from ('', '`torch.compile` gave up on:', '')
+        yield from ('', 'Not measured:', '')
         for case in failed:
             yield f'- {label(case)}, {heading(setting(case))}: `{case["error"]}`'
 
@@ -248,13 +248,15 @@ def sizes_table(cases: list[dict[str, Any]]) -> Iterator[str]:
     for (name, *rest), members in runs.items():
         pixels = [case['height'] * case['width'] for case in members]
         times = [case['latency_s']['median'] for case in members]
-        slope, _ = np.polyfit(np.log(pixels), np.log(times), 1)
+        slope = '–'  # of one or two points it says nothing
+        if len(members) >= 3:
+            slope = f'{np.polyfit(np.log(pixels), np.log(times), 1)[0]:.2f}'
         first = members[0]['form_s'] + sum(case['first_s'] for case in members)
         yield row(
             name,
             f'{", ".join(map(str, rest))}, {len(members)} sizes',
             number(first),
-            f'{slope:.2f}',
+            slope,
         )
 
 

@@ -164,7 +164,7 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
         help='case that speed-ups refer to (default: the first)',
     )
     _add_budget(parser, ModelBenchmark.rounds)
-    parser.add_argument('--plot', metavar='FILE', help='write a figure, e.g. a PNG')
+    parser.add_argument('--plot', metavar='FILE', help='write a figure: .png, .svg or .pdf')
 
 
 def _add_budget(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -269,6 +269,7 @@ def check(args: argparse.Namespace) -> None:
         UserError: they are not.
     """
     from effvim.files import ensure_writable
+    from effvim.visualization.plot_files import check_kind
 
     for name, least in (
         ('threads', 1),
@@ -284,6 +285,8 @@ def check(args: argparse.Namespace) -> None:
             f'--detections must be at most 100, the number that COCO counts in an image, got '
             f'{args.detections}'
         )
+    if plot := getattr(args, 'plot', None):
+        check_kind(Path(plot), '--plot')
     for name in OUTPUTS:
         if path := getattr(args, name, None):
             if Path(path).is_dir():

@@ -17,6 +17,7 @@ from effvim.benchmark.cases import Case
 from effvim.benchmark.published import BOX_AP
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
+from effvim.config.runtime import MissingPrecision
 from effvim.console import quiet
 from maintenance import benchmark_page
 from tests.helpers.benchmark_runs import run
@@ -43,6 +44,7 @@ FAMILIES = (
     'lowformer',
 )
 SPREAD = {'median', 'q1', 'q3'}
+BRIEF = ('--rounds', '1')
 CASE = {
     'network',
     'form',
@@ -215,6 +217,9 @@ def test_slope_and_time_to_all_sizes():
     ]
     row = list(tables.sizes_table(cases))[-1]
     assert row == '| **m1:plain** | forward, float32, 1, 3 sizes | 7 | 0.95 |'
+    few = [dict(case, network='m2') for case in cases[:2]]  # a line fits any two points
+    row = list(tables.sizes_table([*cases, *few]))[-1]
+    assert row == '| **m2:plain** | forward, float32, 1, 2 sizes | 5 | – |'
 
 
 @pytest.mark.parametrize('arch', backbones.PEERS)
@@ -360,8 +365,27 @@ def test_model(name, options, tmp_path):
         # there is one call in a round, else the medians of the stages would not add up
         assert np.allclose(np.sum([seconds[p] for p in NETWORK], 0), seconds['network'])
         assert np.allclose(np.sum([seconds[p] for p in stages[case['mode']]], 0), seconds['total'])
+    if name != 'mask_rcnn':  # whose head sees other boxes in training
+        macs = {(case['network'], case['mode']): case['macs'] for case in results['cases']}
+        for network in ('own', 'efficientvim_m1'):
+            forward = macs[network, 'forward']
+            assert macs[network, 'train'] == pytest.approx(3 * forward, rel=0.01)
     assert '### forward, float32, 2×64×96' in text
     assert (tmp_path / 'plot.png').is_file()
+
+
+def test_a_config_without_a_neck(tmp_path, capsys):
+    """Its head takes the maps as they are: they need the channels of its own backbone."""
+    config = str(ROOT / 'configs/gallery/fcn_effvim_m1.py')
+    results, _ = run(
+        tmp_path, 'model', config, '--cases', 'own', 'efficientvim_m1', '--sizes', '64', *BRIEF
+    )
+    own, other = (case['macs'] for case in results['cases'])
+    assert other == pytest.approx(own, rel=0.02)
+    assert run_command('benchmark', ['model', config, '--cases', 'efficientvim_m2']) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith('error: efficientvim_m2 returns maps of [')
+    assert '[128, 192, 320]' in line and 'neck' in line
 
 
 def test_compared_with_another_config(tmp_path):
@@ -485,6 +509,8 @@ def test_published_scores_of_ours():
         (['backbone', 'm1', '--rounds', '0'], ['--rounds', 'at least 1']),
         (['backbone', 'm1', '--batch', '0'], ['--batch', 'at least 1']),
         (['backbone', 'm1', '--threads', '0'], ['--threads', 'at least 1']),
+        (['backbone', 'm1', '--plot', 'speed.gif'], ['--plot speed.gif', '.svg']),
+        (['model', CONFIG, '--plot', 'speed'], ['--plot speed', '.png']),
         (['backbone', 'm1', '--json', '.'], ['--json', 'directory']),
         (['backbone', 'm1', '--json', '/proc/x/a.json'], ['--json', '/proc/x']),
         (['backbone', 'm1', '--dtypes', 'int4'], ['int4', 'bfloat16']),
@@ -557,4 +583,32 @@ def test_failed_compilation_is_reported(monkeypatch, tmp_path):
     )
     assert [case['form'] for case in results['cases']] == ['plain']
     assert results['failed'][0]['error'] == 'TorchDynamoException: cannot determine'
-    assert '`TorchDynamoException: cannot determine`' in text
+    assert '\nNot measured:\n' in text and '`TorchDynamoException: cannot determine`' in text
+
+
+def test_a_precision_that_the_machine_lacks_is_reported(monkeypatch, tmp_path):
+    def prepare(first, *_):
+        if first.dtype == 'bfloat16':
+            raise MissingPrecision('this CPU computes no bfloat16')
+        return measured(first, *_)
+
+    measured = backbones.prepare
+    monkeypatch.setattr(backbones, 'prepare', prepare)
+    _, text = run(
+        tmp_path, 'backbone', 'm1:plain', '--sizes', '32', '--dtypes', 'float32', 'bfloat16', *BRIEF
+    )
+    reason = '**m1:plain**, forward, bfloat16, 1×32×32: `this CPU computes no bfloat16`'
+    assert f'\nNot measured:\n\n- {reason}' in text and 'torch.compile' not in text
+
+
+@pytest.mark.parametrize('kind', ['png', 'svg', 'pdf'])
+def test_a_figure_is_written_atomically(kind, backbone_run, tmp_path):
+    """A new file takes the place of the old one, which another name still holds."""
+    results, _, _ = backbone_run
+    old, new = tmp_path / 'old', tmp_path / f'plot.{kind.upper()}'
+    old.write_text('old')
+    new.hardlink_to(old)
+    figures.plot(results, new)
+    assert old.read_text() == 'old'
+    start = {'png': b'\x89PNG', 'svg': b'<?xml', 'pdf': b'%PDF'}[kind]
+    assert new.read_bytes().startswith(start)
