@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 MASK_OPACITY = 0.5
+MAX_FONTS = 16  # that are kept open
 MOST_SPREAD = 200  # names: to move them takes memory and time with the square of their number
 
 
@@ -124,7 +125,7 @@ def add_legend(
     if not present:
         return image
     side = size or text_size(image)
-    font = text_font(''.join(names[label] for label in present), side)
+    font = text_font(''.join(names), side)
     places, x, y = [], side // 2, image.height + side // 2
     for label in present:
         advance = round(font.getlength(names[label])) + 3 * side
@@ -141,7 +142,7 @@ def add_legend(
     return whole
 
 
-@functools.cache
+@functools.lru_cache(MAX_FONTS)
 def font_file(text: str) -> str:
     """A font file with the characters of `text`.
 
@@ -167,10 +168,14 @@ def font_file(text: str) -> str:
     return min([default, *sorted({font.fname for font in fontManager.ttflist})], key=missing)
 
 
-@functools.cache
 def text_font(text: str, size: int) -> ImageFont.FreeTypeFont:
     """The font of `font_file` in a size in pixels."""
-    return ImageFont.truetype(font_file(text), size)
+    return _face(font_file(text), size)
+
+
+@functools.lru_cache(MAX_FONTS)
+def _face(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
 
 def text_size(image: Image.Image) -> int:

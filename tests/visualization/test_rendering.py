@@ -1,13 +1,17 @@
 """Drawings of predictions and ground truth, pixel by pixel."""
 
+import gc
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
-from PIL import Image
+from PIL import Image, ImageFont
 
 from effvim.visualization.comparison import PANEL_SIZE, draw_comparison, side_by_side
 from effvim.visualization.rendering import (
+    add_legend,
     class_palette,
     draw_instances,
     draw_label_map,
@@ -156,6 +160,23 @@ def test_long_legends_wrap():
     legend = np.asarray(draw_label_map(GREY, labels, names))[300:]
     for colour in class_palette(12):
         assert (legend == colour).all(2).any()
+
+
+def open_fonts():
+    gc.collect()
+    return sum(type(each) is ImageFont.FreeTypeFont for each in gc.get_objects())
+
+
+def test_drawing_opens_few_fonts():
+    """A dataset has images of any classes and any size; an open font is memory and a file."""
+    names = ['Straße', 'Weg', 'Baum', 'Haus', 'Κτίριο', 'sky', 'water']
+    before = open_fonts()
+    for present in itertools.combinations(range(len(names)), 3):
+        draw_label_map(GREY, np.resize(present, (300, 400)), names)
+    assert open_fonts() <= before + 1
+    for size in range(20, 120):
+        add_legend(Image.fromarray(GREY), np.zeros((300, 400), int), names, size)
+    assert open_fonts() <= before + 20
 
 
 def test_side_by_side():
