@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("the page needs gradio, which is not installed: pip install '.[demo]'")
     if args.launcher != 'none':
         raise UserError('--launcher: the page is one process: drop the flag')
-    if not args.max_megabytes > 0:
+    if not 0 < args.max_megabytes < float('inf'):
         raise UserError(f'--max-megabytes must be above 0, got {args.max_megabytes:g}')
     if not 0 < args.max_seconds < float('inf'):
         raise UserError(f'--max-seconds must be above 0, got {args.max_seconds:g}')

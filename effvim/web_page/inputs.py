@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import gradio as gr
 
 from backbone.errors import UserError
+from effvim import console
 
 KEEP_SECONDS = 3600  # uploads and results
 
@@ -35,7 +39,20 @@ def threshold_input(segments: bool) -> gr.Slider:
 
 
 def refusal(error: UserError, path: str) -> str:
-    """Show why an upload is refused; returns the text, without the server's path to it."""
-    why = html.escape(str(error).replace(path, Path(path).name))
+    """Show why an upload is refused; returns the text, without the server's paths."""
+    why = str(error).replace(path, Path(path).name)
+    if gr.utils.get_upload_folder() in why:
+        console.warn(str(error))
+        why = 'The result cannot be written on the server: tell whoever runs it.'
+    why = html.escape(why)
     gr.Warning(why)
     return why
+
+
+def remove_empty_folders() -> None:
+    """Remove folders of uploads and results whose files gradio has deleted."""
+    for parent, names, _ in os.walk(gr.utils.get_upload_folder(), topdown=False):
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(OSError):  # it holds files, or another visitor leaves, too
+                if time.time() - path.stat().st_mtime > KEEP_SECONDS:  # others may be in use
+                    path.rmdir()

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from effvim.web_page import images, video
-from effvim.web_page.inputs import KEEP_SECONDS
+from effvim.web_page.inputs import KEEP_SECONDS, remove_empty_folders
 
 if TYPE_CHECKING:
     from effvim.inference.predictor import Predictor
@@ -47,6 +47,7 @@ def build(
         with gr.Tab('Video'):
             video.add(predictors, segments, jobs)
         page.unload(jobs.leave)
+        page.unload(remove_empty_folders)
     page.state_session_capacity = MAX_VISITORS
     return page
 

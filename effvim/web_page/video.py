@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 # list of files that names itself.
 FORMATS = ('mov', 'matroska', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg')
 
+MAX_RATE = 120  # frames a second: a small file may claim millions of frames in a second
+
 
 class VideoJobs:
-    """The videos that are being predicted, one for each visitor at most, to be stopped.
+    """The videos that wait or are being predicted, one for each visitor at most, to be stopped.
 
     Args:
         max_seconds: how much of a video is predicted.
@@ -44,26 +46,40 @@ class VideoJobs:
     def __init__(self, max_seconds: float) -> None:
         self.max_seconds = max_seconds
         self.stops: dict[str | None, threading.Event] = {}
+        self.busy: list[threading.Event] = []
         self.changed = threading.Condition()
         self.closed = False
+
+    @property
+    def max_frames(self) -> int:
+        """How many frames of a video are predicted."""
+        return max(1, round(self.max_seconds * MAX_RATE))
+
+    def enter(self, request: gr.Request) -> None:
+        """Note that a visitor's video waits, so that it can be stopped before its turn."""
+        with self.changed:
+            stop = self.stops.get(request.session_hash)
+            if stop is None or (stop.is_set() and stop not in self.busy):
+                self.stops[request.session_hash] = threading.Event()
 
     @contextlib.contextmanager
     def running(self, visitor: str | None) -> Iterator[threading.Event]:
         """Yields the event that says that the visitor's video is to be stopped."""
-        stop = threading.Event()
         with self.changed:
-            self.stops[visitor] = stop
+            stop = self.stops.setdefault(visitor, threading.Event())
+            self.busy.append(stop)
             if self.closed:
                 stop.set()
         try:
             yield stop
         finally:
             with self.changed:
-                del self.stops[visitor]
+                self.busy.remove(stop)
+                self.stops.pop(visitor, None)
                 self.changed.notify_all()
 
     def leave(self, request: gr.Request) -> None:
-        """Stop the video of a visitor, if there is one."""
+        """Stop the video of a visitor, if one waits or is being predicted."""
         with self.changed:
             if request.session_hash in self.stops:
                 self.stops[request.session_hash].set()
@@ -74,7 +90,7 @@ class VideoJobs:
             self.closed = True
             for stop in self.stops.values():
                 stop.set()
-            self.changed.wait_for(lambda: not self.stops)
+            self.changed.wait_for(lambda: not self.busy)
 
 
 def add(predictors: Mapping[str, Predictor], segments: bool, jobs: VideoJobs) -> None:
@@ -105,14 +121,14 @@ def add(predictors: Mapping[str, Predictor], segments: bool, jobs: VideoJobs) ->
         )
         with jobs.running(request.session_hash) as stop:
             try:
-                return _predict(predictor, path, settings, stop, progress)
+                return _predict(predictor, path, settings, jobs.max_frames, stop, progress)
             except UserError as error:
                 return _nothing(refusal(error, path))
 
     can_track = not segments and importlib.util.find_spec('trackers') is not None
     gr.Markdown(
         f'Drop a video and press Predict. Of longer ones the first {jobs.max_seconds:g} seconds '
-        f'are predicted.'
+        f'are predicted, at most {jobs.max_frames:,} frames.'
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -134,7 +150,7 @@ def add(predictors: Mapping[str, Predictor], segments: bool, jobs: VideoJobs) ->
                     for what in ('video (MP4)', 'results (JSON lines)')
                 ]
             summary = gr.Markdown()
-    start.click(
+    start.click(jobs.enter, queue=False, api_name='enter').then(
         predict,
         [upload, choice, tile, track, threshold],
         [result, summary, *downloads],
@@ -154,6 +170,7 @@ def _predict(
     predictor: Predictor,
     path: str,
     settings: VideoSettings,
+    max_frames: int,
     stop: threading.Event,
     progress: gr.Progress,
 ) -> list[Any]:
@@ -164,17 +181,22 @@ def _predict(
     """
     from effvim.video.predicting import predict_video
 
+    if stop.is_set():
+        return _nothing('Stopped.')
     seconds, total = check_video(path, settings.end)
+    total = total and min(total, max_frames)
     folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
     name = f'{Path(path).stem}_prediction'
-    sizes: list[tuple[int, ...]] = []
+    frames = height = width = 0
     started = time.perf_counter()
 
     def watch(image: np.ndarray) -> None:
-        sizes.append(image.shape)
-        rate = len(sizes) / (time.perf_counter() - started)
-        progress((len(sizes), total), desc=f'{rate:.1f} frames per second', unit='frames')
-        if stop.is_set():
+        nonlocal frames, height, width
+        frames += 1
+        height, width = image.shape[:2]
+        rate = frames / (time.perf_counter() - started)
+        progress((frames, total), desc=f'{rate:.1f} frames per second', unit='frames')
+        if stop.is_set() or frames == max_frames:
             raise KeyboardInterrupt
 
     notes = []
@@ -186,11 +208,10 @@ def _predict(
         if settings.end is not None and (seconds or 0) > settings.end:
             notes.append(f'the first {settings.end:g} of {seconds:.1f} seconds')
     except KeyboardInterrupt:
-        notes.append('stopped')
-    rate = len(sizes) / (time.perf_counter() - started)
-    height, width = sizes[0][:2]
+        notes.append('stopped' if stop.is_set() else f'no more than {max_frames} are predicted')
+    rate = frames / (time.perf_counter() - started)
     text = (
-        f'**{len(sizes)} frame{"s" if len(sizes) > 1 else ""}'
+        f'**{frames} frame{"s" if frames > 1 else ""}'
         f'{"".join(f"; {html.escape(note)}" for note in notes)}**  \n'
         f'{width} × {height} pixels · {rate:.1f} frames per second'
     )

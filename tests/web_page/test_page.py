@@ -212,6 +212,7 @@ def test_examples(client, page_checkpoints, tmp_path):
     [
         (['--launcher', 'pytorch'], '--launcher'),
         (['--max-megabytes', '0'], '--max-megabytes'),
+        (['--max-megabytes', 'inf'], '--max-megabytes'),
         (['--port', '70000'], '--port 70000'),
         (['--host', 'no.such.host.invalid'], '--host no.such.host.invalid'),
         (['--examples', 'nowhere'], '--examples nowhere'),

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 from playwright.sync_api import expect
 
@@ -106,6 +107,26 @@ def test_video_plays(page, tmp_path):
     page.wait_for_function('document.querySelector("#video video").readyState >= 2')
     assert video.evaluate('v => [v.videoWidth, v.videoHeight, v.duration]') == [160, 120, 0.5]
     assert download(page, 'video (MP4)').stat().st_size > 0
+
+
+def test_stop_while_the_video_waits(page, browser_url, tmp_path):
+    write_video(tmp_path / 'busy.mp4', 120, rate=60)
+    write_video(tmp_path / 'a.mp4', 5)
+    visitor = Client(browser_url, verbose=False, analytics_enabled=False)
+    busy = visitor.submit(
+        handle_file(tmp_path / 'busy.mp4'), 'apart.pth', 0, False, 0, api_name='/predict_video'
+    )
+    page.get_by_role('tab', name='Video').click()
+    page.locator('input[type=file]').last.set_input_files(tmp_path / 'a.mp4')
+    expect(page.get_by_text('a.mp4')).to_be_visible()
+    page.get_by_role('button', name='Predict').click()
+    expect(page.get_by_text('queue:')).to_be_visible()
+    page.get_by_role('button', name='Stop').click()
+    assert not busy.done()
+    visitor.predict(api_name='/stop')
+    expect(page.get_by_text('Stopped.')).to_be_visible(timeout=60_000)
+    page.get_by_role('button', name='Predict').click()
+    headline(page, '^5 frames')
 
 
 def test_refused_files_get_a_message(page, large_scene, tmp_path):

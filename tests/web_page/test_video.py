@@ -1,6 +1,7 @@
 """Videos on the page of `effvim demo`, by its HTTP interface."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -9,17 +10,19 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-from gradio_client import handle_file
+from gradio_client import Client, handle_file
 from PIL import Image
 
+from backbone.errors import UserError
 from effvim.inference.predictor import Predictor
 from effvim.video.predicting import predict_video
 from effvim.video.settings import VideoSettings
-from effvim.web_page import video
+from effvim.video.writing import VideoWriter
+from effvim.web_page import inputs, video
 from tests.helpers import demo_server
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import TEST
-from tests.helpers.videos import audio_packets, codecs, read_video, write_video
+from tests.helpers.videos import ColourDetector, audio_packets, codecs, read_video, write_video
 
 CONFIG = ROOT / 'configs/retinanet_effvim_m1.py'
 RATE = 60  # frames per second of a video that takes a while
@@ -84,6 +87,14 @@ def test_a_longer_video_is_cut(client, tmp_path):
     assert [line['frame'] for line in answer.content] == list(range(20))
 
 
+def test_a_video_of_very_many_frames_is_cut(client, tmp_path):
+    limit = video.MAX_RATE * demo_server.MAX_SECONDS
+    write_video(tmp_path / 'fast.mp4', limit + 10, times=range(limit + 10))  # milliseconds
+    answer = ask(client, tmp_path / 'fast.mp4')
+    assert answer.text.startswith(f'**{limit} frames; no more than {limit} are predicted**')
+    assert len(answer.content) == limit == len(read_video(answer.shown)[0])
+
+
 def test_a_truncated_video_is_named(client, tmp_path):
     write_video(tmp_path / 'whole.mp4', 20, movflags='faststart')
     content = (tmp_path / 'whole.mp4').read_bytes()
@@ -146,6 +157,55 @@ def test_stop_gives_what_is_done(client, tmp_path):
     assert 0 < frames < LONG
     assert answer.text.startswith(f'**{frames} frame') and '; stopped**' in answer.text
     assert len(read_video(answer.shown)[0]) == frames
+
+
+def test_stop_while_the_video_waits(client, page_url, tmp_path):
+    """Another visitor's video comes first."""
+    visitor = Client(page_url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
+    write_video(tmp_path / 'waiting.mp4', 3)
+    busy = begin(client, tmp_path)
+    visitor.predict(api_name='/enter')  # as the button does
+    waiting = visitor.submit(*asked(tmp_path / 'waiting.mp4'), api_name='/predict_video')
+    visitor.predict(api_name='/stop')
+    assert not busy.done()
+    client.predict(api_name='/stop')
+    assert '; stopped**' in Answer(busy.result(timeout=60)).text
+    answer = Answer(waiting.result(timeout=60))
+    assert (answer.text, answer.shown, answer.usable) == ('Stopped.', None, (False, False))
+    visitor.predict(api_name='/stop')  # nothing waits: the next video is not stopped
+    visitor.predict(api_name='/enter')
+    assert ask(visitor, tmp_path / 'waiting.mp4').text.startswith('**3 frames**')
+
+
+def test_a_full_disk_is_explained_to_the_server_alone(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
+    monkeypatch.setattr(VideoWriter, 'write', full)
+    path = tmp_path / 'street.mp4'
+    write_video(path, 3)
+    with pytest.raises(UserError) as raised:
+        predict_video(ColourDetector(), path, tmp_path / 'results', progress=False)
+    text = inputs.refusal(raised.value, str(path))
+    assert 'cannot be written' in text and '/' not in text and '--out' not in text
+    assert f'{tmp_path}/results cannot be written: No space left' in capsys.readouterr().err
+
+
+def test_empty_folders_are_removed(tmp_path, monkeypatch):
+    """Gradio deletes files alone; a young folder may be about to get one."""
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
+    for name in ('old/videos', 'young', 'used'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'used/a.png').touch()
+    for path in [tmp_path, *tmp_path.rglob('*')]:
+        if path.name != 'young':
+            os.utime(path, (0, 0))
+    for _ in range(2):  # the inner folder, later the outer one
+        inputs.remove_empty_folders()
+        if (tmp_path / 'old').exists():
+            os.utime(tmp_path / 'old', (0, 0))
+    assert {path.name for path in tmp_path.iterdir()} == {'young', 'used'}
 
 
 def test_without_pyav_the_tab_says_how_to_get_it(monkeypatch):
