@@ -166,10 +166,15 @@ def sections(evaluation: Evaluation) -> Iterator[Section]:
     yield from feature_sections(evaluation)
 
 
+def _number(value: float) -> str:
+    """A metric as text; -1 and NaN stand for no value."""
+    return '–' if value == -1 or np.isnan(value) else f'{value:.4f}'
+
+
 def metrics_section(metrics: Mapping[str, float]) -> Section:
     """The main metrics, without those of single classes."""
     rows = [
-        (name, '–' if value == -1 else f'{value:.4f}')
+        (name, _number(value))
         for name, value in metrics.items()
         if '.' not in name and not name.endswith('_precision')
     ]
@@ -188,7 +193,7 @@ def precision_sections(evaluation: Evaluation, kind: str) -> Iterable[Section]:
     bars = Plot(
         f'ap-{kind}', figures.class_bars(evaluation.classes, ap, 'AP', 1), 'AP of each class.'
     )
-    rows = [(name, f'{a:.4f}', f'{b:.4f}') for name, a, b in zip(evaluation.classes, ap, ap50)]
+    rows = [(name, _number(a), _number(b)) for name, a, b in zip(evaluation.classes, ap, ap50)]
     return [
         Section(f'curves-{kind}', f'Precision and recall, {KINDS[kind]}', [curves]),
         Section(
@@ -205,7 +210,7 @@ def class_iou_section(evaluation: Evaluation) -> Section:
     classes, metrics = evaluation.classes, evaluation.metrics
     iou = np.array([metrics.get(f'IoU.{name}', np.nan) for name in classes])
     bars = Plot('iou', figures.class_bars(classes, iou, 'IoU, %', 100), 'IoU of each class.')
-    rows = [(name, f'{value:.4f}') for name, value in zip(classes, iou)]
+    rows = [(name, _number(value)) for name, value in zip(classes, iou)]
     table = Table('table-iou', rows, ('class', 'IoU, %'))
     return Section('classes-iou', 'Classes', [bars], table)
 

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from backbone import EfficientViM, feature_info
 from effvim.datasets import scenes, synthetic
 from effvim.evaluation import error_analysis, figures
+from effvim.evaluation import report as report_module
 from effvim.evaluation.features import capture_features
 from tests.helpers.cli import run_command
 from tests.helpers.networks import randomised
@@ -70,7 +72,7 @@ def pycocotools_precision(report, kind):
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO(str(report.run.root / 'annotations/instances_val2017.json'))
+        ground_truth = COCO(str(report.folder / 'ground_truth.json'))
         results = json.loads((report.folder / f'test.{kind}.json').read_text())
         for one in results if kind == 'segm' else ():
             one.pop('bbox', None)
@@ -84,36 +86,43 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(np.asarray(actual, float), expected, atol=1e-9)
 
 
-def test_curves_and_bars_equal_pycocotools(report):
-    for kind in {'semfpn': (), 'retinanet': ('bbox',)}.get(report.run.kind, ('bbox', 'segm')):
-        precision = pycocotools_precision(report, kind)
-        present = (precision > -1).all((0, 1))
-        assert 1 < present.sum()
-        curves = precision[:, :, present].mean(2)  # T R
-        lines = report.figures[f'pr-{kind}'].axes[0].lines
-        for line, expected in zip(lines, [curves[0], curves[5], curves[8], curves.mean(0)]):
-            assert_close(line.get_xdata(), np.arange(101) / 100)
-            assert_close(line.get_ydata(), expected)
-            assert line.get_label().endswith(f'AP {expected.mean():.3f}')
-        ap = precision.mean((0, 1))
-        rows = report.page.tables[f'table-{kind}']
-        assert rows[0] == ['class', 'AP', 'AP50'] and len(rows) == 1 + len(scenes.CLASSES)
-        for row, name, value, fifty, there in zip(
-            rows[1:], scenes.CLASSES, ap, precision[0].mean(0), present
-        ):
-            assert row == [name, *(f'{v:.4f}' for v in (value, fifty))] if there else 'nan' in row
-        axes = report.figures[f'ap-{kind}'].axes[0]
-        drawn = {
-            label.get_text(): bar.get_width()
-            for label, bar in zip(axes.get_yticklabels(), axes.patches)
-        }
-        assert_close([drawn[name] for name in scenes.CLASSES], np.where(present, ap, 0))
+@pytest.mark.parametrize(
+    'report, kind',
+    [('retinanet', 'bbox'), ('mask_rcnn', 'bbox'), ('mask_rcnn', 'segm')],
+    indirect=['report'],
+)
+def test_curves_and_bars_equal_pycocotools(report, kind):
+    precision = pycocotools_precision(report, kind)
+    present = (precision > -1).all((0, 1))
+    assert present.tolist() == [True, True, False]
+    curves = precision[:, :, present].mean(2)  # T R
+    assert (curves[[0, 5, 8]].mean(1) > 0.001).all()
+    lines = report.figures[f'pr-{kind}'].axes[0].lines
+    drawn = [curves[0], curves[5], curves[8], curves.mean(0)]
+    for line, expected in zip(lines, drawn, strict=True):
+        assert_close(line.get_xdata(), np.arange(101) / 100)
+        assert_close(line.get_ydata(), expected)
+        assert line.get_label().endswith(f'AP {expected.mean():.3f}')
+    ap = precision.mean((0, 1))
+    rows = report.page.tables[f'table-{kind}']
+    assert rows == [
+        ['class', 'AP', 'AP50'],
+        *(
+            [name, *(f'{value:.4f}' if there else '–' for value in values)]
+            for name, *values, there in zip(scenes.CLASSES, ap, precision[0].mean(0), present)
+        ),
+    ]
+    axes = report.figures[f'ap-{kind}'].axes[0]
+    drawn = {
+        label.get_text(): bar.get_width()
+        for label, bar in zip(axes.get_yticklabels(), axes.patches)
+    }
+    assert_close([drawn[name] for name in scenes.CLASSES], np.where(present, ap, 0))
 
 
+@pytest.mark.parametrize('report', ['semfpn'], indirect=True)
 def test_confusion_and_bars_of_pixels(report):
     """Equal to counts over the label maps themselves and to the metric's IoU."""
-    if report.run.kind != 'semfpn':
-        return
     axes = report.figures['confusion'].axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     shares = axes.images[0].get_array()
@@ -126,21 +135,28 @@ def test_confusion_and_bars_of_pixels(report):
     true = {name: true[synthetic.ADE_CLASSES.index(name)] for name in names}
     counts = shares * np.array([true[name] for name in names])[:, None]
     iou = 100 * np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
+    assert iou.max() > 0
     for name, value in zip(names, iou):
         assert report.numbers[f'IoU.{name}'] == pytest.approx(value)
     rows = report.page.tables['table-iou']
     assert {row[0]: row[1] for row in rows[1:]} == {
-        name: f'{report.numbers.get(f"IoU.{name}", np.nan):.4f}' for name in synthetic.ADE_CLASSES
+        name: f'{report.numbers[f"IoU.{name}"]:.4f}' for name in synthetic.ADE_CLASSES
     }
 
 
+def test_a_class_without_pixels_has_no_iou():
+    metrics = {'IoU.sky': 12.5, 'IoU.sea': np.nan}
+    about = SimpleNamespace(classes=['sky', 'sea', 'sand'], metrics=metrics)
+    table = report_module.class_iou_section(about).table
+    assert table.rows == [('sky', '12.5000'), ('sea', '–'), ('sand', '–')]
+
+
+@pytest.mark.parametrize('report', ['retinanet', 'mask_rcnn'], indirect=True)
 def test_confusion_of_objects_counts_every_object_once(report):
-    if report.run.kind == 'semfpn':
-        return
     axes = report.figures['confusion'].axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[-1] == 'background'  # an untrained network predicts what is not there
-    content = json.loads((report.run.root / 'annotations/instances_val2017.json').read_text())
+    content = report.ground_truth
     of_id = {c['id']: c['name'] for c in content['categories']}
     true = {of_id[a['category_id']] for a in content['annotations']}
     shares = axes.images[0].get_array()
