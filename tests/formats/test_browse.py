@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from effvim.visualization.annotations import draw_annotations
+from effvim.visualization.rendering import class_palette
 from tests.helpers.custom_data import annotation, draw_image, run, write_coco
 
 
@@ -31,14 +32,18 @@ def test_small_objects_are_not_covered(classes):
     drawn = draw_annotations(pixels, boxes, labels, classes, [[]] * len(boxes))
     factor = drawn.width // 256
     assert factor >= 2
-    seen = np.asarray(drawn).astype(int)
-    for x1, y1, x2, y2 in boxes * factor:
-        inner = seen[y1 + 2 * factor : y2 - 2 * factor, x1 + 2 * factor : x2 - 2 * factor]
-        assert (np.abs(inner - 128).max(-1) > 20).mean() <= 0.1
-    # and something is drawn around each
-    changed = np.abs(seen[: 256 * factor] - np.asarray(drawn.resize(drawn.size))[: 256 * factor])
-    assert changed.shape[1] == 256 * factor
-    assert (np.ptp(seen, axis=-1) > 60).any(axis=1).sum() > 100
+    size = 256 * factor, 256 * factor
+    plain = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    seen = np.asarray(drawn).astype(int)[: size[1]]  # without the legend
+    changed = np.abs(seen - plain).max(-1) > 20
+    for (x1, y1, x2, y2), label in zip(boxes * factor, labels):
+        assert not changed[y1 + factor : y2 - factor, x1 + factor : x2 - factor].any()
+        ring = np.zeros(changed.shape, bool)
+        ring[y1:y2, x1:x2] = True
+        ring[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = False
+        assert changed[ring].all()
+        own_colour = (seen[ring] == class_palette(3)[label]).all(-1)
+        assert own_colour.mean() > 0.7  # a name may touch a side
 
 
 def test_a_class_without_room_is_in_the_legend():
@@ -49,10 +54,20 @@ def test_a_class_without_room_is_in_the_legend():
 
 
 def test_names_stay_inside_the_image_and_off_one_another():
-    boxes = np.array([[0, 0, 30, 30], [90, 0, 120, 30], [0, 60, 30, 90], [90, 60, 120, 90.0]])
-    pixels = np.zeros((90, 120, 3), np.uint8)
-    drawn = draw_annotations(pixels, boxes, np.arange(4) % 2, ['left', 'right'], [[]] * 4)
-    assert drawn.size == (120 * 4, 90 * 4)  # no legend is needed
+    """As many of their white pixels are seen as where each has all the room."""
+    pixels, names = np.full((90, 120, 3), 128, np.uint8), ['left', 'right']
+
+    def letters(boxes, labels):
+        drawn = draw_annotations(pixels, np.array(boxes), labels, names, [[]] * len(boxes))
+        assert drawn.size == (120 * 4, 90 * 4)  # no legend is needed
+        return (np.asarray(drawn).min(2) > 200).sum()
+
+    left, right = (letters([(45, 30, 75, 60)], [label]) for label in range(2))
+    assert left > 20 and right > 20 and left != right
+    corners = [(0, 0, 30, 30), (90, 0, 120, 30), (0, 60, 30, 90), (90, 60, 120, 90)]
+    assert letters(corners, [0, 1, 0, 1]) == 2 * left + 2 * right
+    crowd = [(45, 30, 75, 60), (47, 31, 75, 60), (46, 33, 75, 60)]
+    assert letters(crowd, [0, 1, 0]) == 2 * left + right
 
 
 def test_outlines_are_drawn(own):

@@ -46,10 +46,13 @@ def test_kinds_that_are_read(name, options, own):
     write_labels(own / 'labels/a.txt', LINE)
     write_labels(own / 'data.yaml', 'train: images', 'names: [cat]')
     assert run('convert own out') == 0
-    assert read_image(own / 'images' / name).shape == (48, 64, 3)
-    np.testing.assert_array_equal(
-        read_image(own / 'images' / name), read_image(own.parent / 'out/train2017' / name)
-    )
+    with Image.open(own / 'images' / name) as image:
+        expected = np.asarray(image.convert('RGB')).astype(int)
+    assert expected.shape == (48, 64, 3) and expected.std() > 20
+    lossless = name.lower().endswith(('png', 'bmp', 'tif'))
+    for path in (own / 'images' / name, own.parent / 'out/train2017' / name):
+        difference = np.abs(read_image(path) - expected)
+        assert difference.max() <= (0 if lossless else 4)  # decoders round differently
 
 
 def test_kinds_that_are_not_read_are_named(own, capsys):
