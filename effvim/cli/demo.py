@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60,
         metavar='S',
-        help='predict only the first S seconds of a video (default: 60)',
+        help='predict only the first S seconds of a video, at most 120 × S frames (default: 60)',
     )
     add_runtime(parser)
     add_presets(parser, trained=True)
