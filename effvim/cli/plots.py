@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
-from backbone.errors import UserError
+from effvim.visualization.plot_files import check_kind, write_plot
 
 HELP = 'compare training runs: a table of their metrics, and their curves in one plot'
 
@@ -23,17 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the curves and print the table."""
-    kind = args.out.suffix.lstrip('.').lower()
-    if kind not in ('png', 'svg', 'pdf'):
-        raise UserError(f'--out {args.out}: pass a file that ends in .png, .svg or .pdf')
+    check_kind(args.out, '--out')
 
     from effvim import console
-    from effvim.files import ensure_writable, write_atomic
+    from effvim.files import ensure_writable
     from effvim.visualization.curves import draw_runs, summarize_runs
 
     ensure_writable(args.out.parent, '--out')
-    buffer = io.BytesIO()
-    draw_runs(args.runs).savefig(buffer, format=kind, dpi=130)
-    write_atomic(args.out, buffer.getvalue())
+    write_plot(draw_runs(args.runs), args.out, dpi=130)
     console.show(summarize_runs(args.runs))
     print(f'curves: {args.out}')
