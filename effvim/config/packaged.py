@@ -21,8 +21,14 @@ def config_path(name: str) -> str:
 
 
 def is_packaged(name: str) -> bool:
-    """Whether a name, without `.py`, is that of a packaged config and not of a path."""
-    return not name.endswith('.py') and not Path(name).is_absolute() and config_path(name) != name
+    """Whether a name, without `.py`, is that of a packaged config and of nothing in this directory.
+
+    A directory of that name may hold a run of one's own, whose weights are meant.
+    """
+    path = Path(name)
+    if name.endswith('.py') or path.is_absolute() or path.exists():
+        return False
+    return config_path(name) != name
 
 
 def published_or_given(

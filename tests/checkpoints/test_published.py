@@ -56,3 +56,4 @@ def test_what_a_packaged_name_is(tmp_path, monkeypatch):
     assert not is_packaged(config_path('retinanet_effvim_m4').removesuffix('.py'))
     (tmp_path / 'retinanet_effvim_m4').mkdir()  # one's own
     assert not is_packaged('retinanet_effvim_m4')
+    assert config_path('retinanet_effvim_m4').endswith('retinanet_effvim_m4.py')
