@@ -171,7 +171,8 @@ def _(maps: list[Tensor], value: Tensor, places: Tensor, weights: Tensor) -> Ten
 
 
 # One step of soft-NMS: the best box of each image is kept, and the others' scores are lowered. The
-# state has the corners of a box, its score, and the score with which it is kept.
+# state has the corners of a box, its score, and the score with which it is kept. The number of the
+# step is used, for a zero: OpenVINO takes a step only once if it does not need its input.
 SOFT_NMS = """
 step (float[b,n,6] state, int64 number) => (float[b,n,6] state_)
 {{
@@ -210,7 +211,8 @@ step (float[b,n,6] state, int64 number) => (float[b,n,6] state_)
     shape = Shape(left)
     second = Constant<value_int = 1>()
     length = Gather(shape, second)
-    first = Constant<value_int = 0>()
+    none = Constant<value_int = 0>()
+    first = Min(number, none)
     all = Range(first, length, second)
     is_best = Equal(all, best)
     left_ = Where(is_best, zero, lowered)

@@ -15,14 +15,16 @@ from backbone.errors import UserError
 from effvim.checkpoints import exported
 from effvim.config.reading import load_config
 from effvim.datasets import synthetic
-from effvim.export import graph, parity, supported
+from effvim.export import graph, openvino_file, parity, supported
 from effvim.export.layers import DeformableConvolution
 from effvim.export.operators import soften, translations
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.preprocessing import Prepare
+from effvim.inference.runtimes import openvino_core
 from tests.helpers.exports import config_of, listing, model_of, path_of
 from tests.helpers.narrow import RETINANET
 
+FULL_PRECISION = {'INFERENCE_PRECISION_HINT': 'f32'}  # of OpenVINO
 NECK = ['model.neck.out_channels=64']
 RPN = [*NECK, 'model.rpn_head.in_channels=64', 'model.rpn_head.feat_channels=64']
 ROI = 'model.roi_head.bbox_roi_extractor.out_channels=64'
@@ -137,14 +139,19 @@ def test_soft_nms_of_a_file(method):
         custom_translation_table=translations(),
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content)
     names = [given.name for given in session.get_inputs()]
+    compiled = openvino_file.read(content)
+    compiled = openvino_core().compile_model(compiled, 'CPU', FULL_PRECISION)
     for number in (90, 7, 1):
         given = boxes[:, :number], scores[:, :number]
         expected = Softened()(*given)
         values = {name: value.numpy() for name, value in zip(names, given)}
         (result,) = session.run(None, values)
         torch.testing.assert_close(torch.from_numpy(result), expected)
+        (result,) = compiled(values).values()
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
     assert (Softened()(boxes, scores) > 0).sum() > 20
 
 
