@@ -87,8 +87,7 @@ def num_classes(cfg: Config) -> list[int]:
 
 
 def published_curve(cfg: Config, name: str, world_size: int | None = None) -> PublishedCurve | None:
-    """The published run that a config repeats; None if there is none, or recipe or
-    number of classes differ.
+    """The published run that a config repeats; None if none has its recipe and number of classes.
 
     Args:
         cfg: the config, with everything applied.

@@ -53,8 +53,8 @@ def _explanation(runner: Any, error: Exception) -> str:
     cfg = runner.cfg
     validates = runner.message_hub.get_info('loop_stage') == 'val'
     batch_size = cfg['val_dataloader' if validates else 'train_dataloader'].get('batch_size') or 1
-    where = f'the validation after iteration {runner.iter}'
-    where = where if validates else f'iteration {runner.iter + 1}'
+    done = runner.iter
+    where = f'the validation after iteration {done}' if validates else f'iteration {done + 1}'
     rank = f'rank {os.environ.get("RANK", runner.rank)}: ' if runner.world_size > 1 else ''
     cause = next(iter(str(error).strip().splitlines()), '') or type(error).__name__
     text = (
@@ -66,9 +66,9 @@ def _explanation(runner: Any, error: Exception) -> str:
     smaller = next_smaller(batch_size)
     if validates:
         kept = f'the last checkpoint {newest} is kept; ' if newest else ''
-        flags = f'--cfg-options val_dataloader.batch_size={smaller}' if smaller else ''
-        flags = f'pass {"--resume " * bool(newest)}{flags}, or ' if flags else ''
-        return f'{text}{kept}{flags}validate on smaller images'
+        resume = '--resume ' if newest else ''
+        options = f'pass {resume}--cfg-options val_dataloader.batch_size={smaller}, or '
+        return f'{text}{kept}{options if smaller else ""}validate on smaller images'
     options = as_text(smaller_batch(cfg, smaller)) if smaller else ''
     if newest is None:
         text += 'no checkpoint was saved yet: '
