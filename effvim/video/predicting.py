@@ -16,6 +16,7 @@ from effvim import console
 from effvim.inference.overlap import ahead
 from effvim.inference.sources import file_name, is_live, public_name
 from effvim.video.camera_stream import LiveStream, open_live
+from effvim.video.interrupts import deferred_interrupt
 from effvim.video.outputs import VideoOutputs, annotated_path
 from effvim.video.reading import Frame, UnreadableVideo, VideoFile
 from effvim.video.settings import VideoSettings
@@ -103,7 +104,8 @@ def predict_video(
                 with outputs, console.FrameProgress(video.name, total, enabled=progress) as bar:
                     try:
                         for frame, prediction in itertools.chain([first], ready):
-                            image = outputs.write(frame, prediction)
+                            with deferred_interrupt():  # every file has the same frames
+                                image = outputs.write(frame, prediction)
                             if show:
                                 show(image)
                             bar.advance()

@@ -1,5 +1,6 @@
 """Videos: what is read is what is in the file, and what is written can be played."""
 
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from effvim.video.batch import output_names, predict_videos
 from effvim.video.predicting import predict_video
 from effvim.video.reading import UnreadableVideo
 from effvim.video.settings import CODECS, VideoSettings
+from effvim.video.writing import VideoWriter
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import files
@@ -349,6 +351,23 @@ def test_ctrl_c_leaves_a_file_that_can_be_played(detector, tmp_path):
     assert 5 < len(images) < 2000
     assert (out / 'videos/a.jsonl').read_text().count('\n') == len(images)
     assert audio_packets(out / 'videos/a.mp4')
+
+
+def test_ctrl_c_while_a_frame_is_written(detector, tmp_path, monkeypatch):
+    write_video(tmp_path / 'a.mp4', 20, size=(64, 48))
+    write, numbers = VideoWriter.write, itertools.count(1)
+
+    def interrupted(self, *args):
+        write(self, *args)
+        if next(numbers) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(VideoWriter, 'write', interrupted)
+    out = tmp_path / 'out'
+    argv = [str(detector.checkpoint), str(tmp_path / 'a.mp4'), '--out', str(out), '--json']
+    assert run_command('infer', argv) == 130
+    assert len(read_video(out / 'videos/a.mp4')[0]) == 3
+    assert (out / 'videos/a.jsonl').read_text().count('\n') == 3
 
 
 def test_videos_need_their_extra(detector, tmp_path, monkeypatch, capsys):
