@@ -1,4 +1,7 @@
-"""What an exported file says of itself, read as if it were a checkpoint."""
+"""What an exported file says of itself, read as if it were a checkpoint.
+
+Importing this needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from defusedxml import DefusedXmlException, ElementTree
-from mmengine.config import Config
 
 from backbone.errors import UserError
 from effvim.checkpoints.kinds import runtime_of, weights_of
 from effvim.files import sha256_of
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 INSTALL = 'install the extra export, pip install ".[export]"'
 

@@ -228,12 +228,8 @@ def run(args: argparse.Namespace) -> int:
 
     distributed.read_environment(args.launcher)
     with distributed.joined(args.launcher, backend='gloo', timeout=86400):
-        from mmengine.dist import get_dist_info
-
         from effvim.inference.batch_inference import predict_files
         from effvim.inference.predictor import Predictor
-        from effvim.video.batch import predict_videos
-        from effvim.video.live_page import LivePage
 
         predictor = Predictor(
             config or checkpoint,
@@ -245,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
             mini=args.mini,
             from_scratch=args.from_scratch,
         )
-        rank, world_size = get_dist_info()
+        rank, world_size = distributed.launched(args.launcher)
         problems = list(sources.unreadable)
         if rank == 0:
             console.error(*(f'skipped: {problem}' for problem in problems))
@@ -263,6 +259,9 @@ def run(args: argparse.Namespace) -> int:
                 world_size=world_size,
             )
         if videos:
+            from effvim.video.batch import predict_videos
+            from effvim.video.live_page import LivePage
+
             with contextlib.ExitStack() as stack:
                 page = stack.enter_context(LivePage()) if args.show and rank == 0 else None
                 if page:

@@ -1,12 +1,14 @@
-"""What of a config depends on the machine."""
+"""What depends on the machine; importing this needs no torch."""
 
 from __future__ import annotations
 
 import os
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING
 
 from effvim.config.structure import LOADERS
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def num_cores() -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from backbone.errors import UserError
 from effvim.checkpoints.kinds import is_exported, runtime_of
+from effvim.config.machine import num_cores
 
 RUNTIMES = ('onnxruntime', 'openvino')  # that a choice is between
 PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16', 'float16': 'f16'}  # as OpenVINO calls them
@@ -50,6 +53,19 @@ class RuntimeChoices:
             if name not in names:
                 raise UserError(f'runtime: there is no choice {name!r}, only {", ".join(names)}')
         return cls(**choices)
+
+    def num_threads(self) -> int:
+        """The number of threads of the CPU: the chosen one, or as many as PyTorch takes."""
+        if self.threads:
+            return self.threads
+        if 'torch' in sys.modules:  # it may have been told
+            return sys.modules['torch'].get_num_threads()
+        told = os.environ.get('OMP_NUM_THREADS', '')
+        if told.isdecimal() and int(told):
+            return int(told)
+        import psutil
+
+        return min(num_cores(), psutil.cpu_count(logical=False) or num_cores())
 
     def runtime_of(self, path: str) -> str:
         """The runtime for a file: the chosen one, or the default of its format; else ''."""

@@ -23,7 +23,7 @@ from effvim.checkpoints import exported
 from effvim.checkpoints.exported import preparation
 from effvim.checkpoints.versions import versions
 from effvim.config.run_spec import RunSpec
-from effvim.config.structure import kind_of, pair
+from effvim.config.structure import is_segmentor, kind_of, pair
 from effvim.console import quiet
 from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
@@ -70,9 +70,10 @@ def metadata(
     Returns:
         `effvim`: the run, with options as Python writes them, since JSON has no tuples;
         `own_data`: whether its dataset was in another directory than the config says;
-        `own_options`: names of the options of the export; `classes`; `kind`; `size`; `input`:
-        'raw' or 'normalised'; `settings`: what of the config is fixed in the file, e.g.
-        thresholds; `resize`: see `resize_rules`; `versions` of the packages.
+        `own_options`: names of the options of the export; `classes`; `kind`; `segments`: whether
+        it is a segmentor; `size`; `input`: 'raw' or 'normalised'; `settings`: what of the config
+        is fixed in the file, e.g. thresholds; `resize`: see `resize_rules`; `versions` of the
+        packages.
     """
     run = spec.to_dict()
     classes = run.pop('classes')
@@ -86,12 +87,26 @@ def metadata(
         'own_options': [name for name in options if name not in dropped],
         'classes': classes,
         'kind': kind,
+        'segments': is_segmentor(cfg),
         'size': list(size) if size else None,
         'input': 'normalised' if normalised else 'raw',
         'settings': exported.settings(cfg),
         'resize': resize_rules(cfg),
         'versions': versions(),
     }
+
+
+# What a test pipeline may consist of, in this order, with the arguments that may have any value,
+# and those that may have one.
+KNOWN_STEPS: dict[str, tuple[set[str], dict[str, Any]]] = {
+    'LoadImageFromFile': ({'backend_args'}, {'color_type': 'color', 'to_float32': False}),
+    'Resize': (
+        {'scale', 'keep_ratio', 'clip_object_border'},
+        {'interpolation': 'bilinear', 'backend': 'cv2'},
+    ),
+    'ResizeToMultiple': ({'size_divisor'}, {'interpolation': 'bilinear'}),
+    'Pad': ({'size', 'pad_val'}, {'padding_mode': 'constant'}),
+}
 
 
 def resize_rules(cfg: Config) -> dict[str, Any] | None:
@@ -104,21 +119,29 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
         or None. None if the pipeline does something else.
     """
     rules: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=None, pad=None)
-    for step in cfg.test_dataloader.dataset.pipeline:
-        kind = kind_of(step)
-        if kind == 'Resize' and step.get('scale'):
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    steps = [step for step in pipeline if not kind_of(step).startswith(('LoadAnn', 'Pack'))]
+    kinds = [kind_of(step) for step in steps]
+    if kinds != [kind for kind in KNOWN_STEPS if kind in kinds]:  # another one, or another order
+        return None
+    for kind, step in zip(kinds, steps):
+        any_value, one_value = KNOWN_STEPS[kind]
+        for name in step.keys() - {'type', *any_value}:
+            if name not in one_value or step[name] != one_value[name]:
+                return None
+        if kind == 'Resize':
+            if not step.get('scale'):
+                return None
             rules.update(scale=list(pair(step.scale)), keep_ratio=step.get('keep_ratio', False))
         elif kind == 'ResizeToMultiple':
             rules['multiple'] = step.get('size_divisor', 32)
-        elif kind == 'Pad' and step.get('size'):
+        elif kind == 'Pad':
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
             values = set(value) if isinstance(value, (list, tuple)) else {value}
-            if len(values) > 1:
+            if not step.get('size') or len(values) > 1:
                 return None
-            rules['pad'] = dict(size=list(step.size), value=values.pop())
-        elif not kind.startswith(('Load', 'Pack')):
-            return None
+            rules['pad'] = dict(size=list(pair(step.size)), value=values.pop())
     return rules
 
 

@@ -142,7 +142,7 @@ class InferenceJob:
             numbers = [int(p.stem) if p.stem.isdecimal() else -1 for p in paths]
             unique = -1 not in numbers and len(set(numbers)) == len(paths)
             self.ids = numbers if unique else list(range(1, len(paths) + 1))
-            self.category_ids = category_ids(classes)
+            self.category_ids = category_ids(classes) if json else []
         self.unreadable: list[str] = []
         self.whole = 0
         self.spool = ResultSpool(out) if json else None

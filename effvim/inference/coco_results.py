@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 def category_ids(classes: Sequence[str]) -> list[int]:
     """The category id of each class: COCO's own for COCO's 80 classes, 1, 2, 3 … for others."""
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+    if len(classes) == 80:
+        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
-    if list(classes) == [name for name in names[1:] if name != 'N/A']:
-        return [names.index(name) for name in classes]
+        names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
+        if list(classes) == [name for name in names[1:] if name != 'N/A']:
+            return [names.index(name) for name in classes]
     return list(range(1, len(classes) + 1))
 
 

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import cv2
 import numpy as np
-import torch
-from mmcv.image import rescale_size
-from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 from backbone.errors import UserError
-from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints.kinds import is_exported
-from effvim.checkpoints.matching import fit_state_dict
-from effvim.config.editing import parse_options, set_classes
 from effvim.config.packaged import published_or_given
-from effvim.config.prepare import PreparedRun, prepare
-from effvim.config.reading import import_plugins
 from effvim.config.run_spec import RunSpec
 from effvim.config.runtime import RuntimeChoices
-from effvim.config.structure import from_memory, is_segmentor, loads_grey
 from effvim.config.tiling import TILED_MEGAPIXELS, Tiling
-from effvim.console import quiet
 from effvim.images import as_rgb, read_image
+from effvim.inference.exported_network import ExportedNetwork
+from effvim.inference.network_output import NetworkOutput
 from effvim.inference.prediction import Prediction
-from effvim.inference.tiles import Assembly, Grid, Part, nms_threshold
+from effvim.inference.tiles import Assembly, Grid, Part
+
+if TYPE_CHECKING:
+    from effvim.inference.network import Network
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 Key = TypeVar('Key')
@@ -116,13 +106,8 @@ class Predictor:
                     f'{model} not found: pass a checkpoint, a config followed by its checkpoint, '
                     f'or a name that effvim weights list prints'
                 )
-        asked = RunSpec.asked(
-            config,
-            mini=mini,
-            from_scratch=from_scratch,
-            options=options if isinstance(options, Mapping) else parse_options(options),
-        )
-        exported = is_exported(str(checkpoint))
+        path = str(checkpoint)
+        exported = is_exported(path)
         choices = RuntimeChoices(
             runtime=runtime,
             device=device if exported else None,
@@ -130,12 +115,22 @@ class Predictor:
             threads=threads,
             streams=streams,
         )
-        choices.check(str(checkpoint))
-        self.network = Network(
-            prepare(config, asked, ckpt.load(checkpoint), draw=False),
-            choices if exported else device,
-            fuse,
-        )
+        choices.check(path)
+        network: Network | ExportedNetwork | None = None
+        if exported and not (config or options or mini or from_scratch):
+            network = ExportedNetwork.open(path, choices)
+        if network is None:
+            from effvim.config.editing import parse_options
+            from effvim.inference.network import Network
+
+            asked = RunSpec.asked(
+                config,
+                mini=mini,
+                from_scratch=from_scratch,
+                options=options if isinstance(options, Mapping) else parse_options(options),
+            )
+            network = Network(config, path, asked, choices if exported else device, fuse)
+        self.network = network
         self.classes = self.network.classes
 
     def _set_tiles(self, tile: int | None, overlap: float) -> None:
@@ -193,7 +188,7 @@ class Predictor:
         if self.tiling:
             yield from self._in_tiles(self.tiling, images, watch)
         else:
-            yield from self._stream(images, self.network.prediction)
+            yield from self._stream(images, self._prediction)
 
     def check_size(self, image: np.ndarray, name: str = 'the image') -> None:
         """Check that an image has at least one pixel along each axis as the network sees it.
@@ -213,6 +208,10 @@ class Predictor:
                 f"the network's input: cut the image into pieces"
             )
 
+    def _prediction(self, image: np.ndarray, output: NetworkOutput) -> Prediction:
+        found = {name: value for name, value in vars(output).items() if name != 'logits'}
+        return Prediction(image, self.classes, **found)
+
     def _in_tiles(
         self,
         tiling: Tiling,
@@ -231,7 +230,7 @@ class Predictor:
                 for window in grid:
                     yield number, window.cut_from(array)
 
-        for number, part in self._stream(tiles(), lambda _, result: Part.of(result)):
+        for number, part in self._stream(tiles(), lambda _, output: Part.of(output)):
             key, array, assembly = started[number]
             complete = assembly.add(part)
             if watch:
@@ -246,11 +245,11 @@ class Predictor:
     def _stream(
         self,
         images: Iterable[tuple[Key, ImageLike]],
-        convert: Callable[[np.ndarray, Any], Result],
+        convert: Callable[[np.ndarray, NetworkOutput], Result],
     ) -> Iterator[tuple[Key, Result]]:
-        """As `stream`, of what `convert` makes of an image and its result."""
+        """As `stream`, of what `convert` makes of an image and the network's output."""
         waiting: dict[Hashable, list[tuple[Key, np.ndarray, Any]]] = defaultdict(list)
-        started: deque[tuple[Any, Any, Callable[[], Sequence[Any]]]] = deque()
+        started: deque[tuple[Any, Any, Callable[[], Sequence[NetworkOutput]]]] = deque()
 
         def start(batch: list[tuple[Key, np.ndarray, Any]]) -> Iterator[tuple[Key, Result]]:
             keys, arrays, samples = zip(*batch)
@@ -259,8 +258,8 @@ class Predictor:
                 yield from finish()
 
         def finish() -> Iterator[tuple[Key, Result]]:
-            keys, arrays, results = started.popleft()
-            yield from zip(keys, map(convert, arrays, results()))
+            keys, arrays, outputs = started.popleft()
+            yield from zip(keys, map(convert, arrays, outputs()))
 
         for key, image in images:
             array = _array(image)
@@ -290,124 +289,3 @@ def _array(image: ImageLike, max_megapixels: float = math.inf) -> np.ndarray:
             f'{image.shape}: convert others with PIL.Image.fromarray'
         )
     return image
-
-
-class Network:
-    """The network behind a `Predictor`: a checkpoint's, run by mmdet or mmseg, or an exported one.
-
-    Args:
-        prepared: config and checkpoint.
-        where: the device of PyTorch, see `Predictor`; of an exported file how to run it.
-        fuse: see `Predictor`.
-
-    Attributes:
-        name: of the config, e.g. retinanet_effvim_m4.
-        segments: whether it gives label maps, as segmentors do, instead of objects.
-        classes: class names by label.
-        nms_iou: see `tiles.nms_threshold`.
-        in_flight: how many images are worth computing at the same time.
-
-    Raises:
-        UserError: the checkpoint does not fit the config.
-    """
-
-    def __init__(
-        self, prepared: PreparedRun, where: str | RuntimeChoices | None, fuse: bool
-    ) -> None:
-        cfg, checkpoint = prepared.cfg, prepared.checkpoint
-        assert checkpoint
-        cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
-        import_plugins(cfg, models=not isinstance(where, RuntimeChoices))
-
-        from effvim.inference.exported_model import EffViMExportedModel
-
-        self.name = Path(prepared.spec.config).stem
-        self.segments = is_segmentor(cfg)
-        self.nms_iou = nms_threshold(cfg.model)
-        scope = 'mmseg' if self.segments else 'mmdet'
-        registry = importlib.import_module(f'{scope}.registry')
-        with DefaultScope.overwrite_default_scope(scope), quiet():
-            self.classes = tuple(prepared.spec.classes) or _dataset_classes(cfg, registry)
-            set_classes(cfg, self.classes)
-            if isinstance(where, RuntimeChoices):
-                self.model: Any = EffViMExportedModel(checkpoint.path, **vars(where))
-            else:
-                network = revert_sync_batchnorm(registry.MODELS.build(cfg.model))
-                network.load_state_dict(
-                    fit_state_dict(network, checkpoint.content['state_dict'], checkpoint.path)
-                )
-                self.model = _ready(network, where, fuse)
-            pipeline = cfg.test_dataloader.dataset.pipeline
-            self.grey = loads_grey(pipeline)
-            self.pipeline = Compose(from_memory(pipeline))
-        self.in_flight = getattr(self.model, 'in_flight', 1)
-
-    def accepts(self, height: int, width: int) -> bool:
-        """Whether an image of this size keeps at least one pixel along each axis when resized."""
-        return all(
-            min(rescale_size((width, height), transform.scale)) >= 1
-            for transform in self.pipeline.transforms
-            if getattr(transform, 'keep_ratio', False) and getattr(transform, 'scale', None)
-        )
-
-    def preprocess(self, image: np.ndarray) -> tuple[Hashable, Any]:
-        """A sample for `predict`, and its kind: samples of one kind may share a batch."""
-        bgr = np.ascontiguousarray(image[..., ::-1])  # as mmcv's images are
-        if self.grey:
-            bgr = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-        sample = self.pipeline(dict(img=bgr, img_id=0))
-        return (tuple(sample['inputs'].shape), image.shape), sample
-
-    @torch.no_grad()
-    def start(self, samples: Sequence[Any]) -> Callable[[], Sequence[Any]]:
-        """Begin to compute what `preprocess` made; returns what waits for the results.
-
-        The results are data samples of mmdet or mmseg.
-        """
-        inputs, data = ([sample[key] for sample in samples] for key in ('inputs', 'data_samples'))
-        if hasattr(self.model, 'collect'):  # an exported file, which computes on its own threads
-            jobs = [self.model.start(x) for x in inputs]
-            return lambda: self.model.collect(jobs, data)
-        results = self.model.test_step({'inputs': inputs, 'data_samples': data})
-        return lambda: results
-
-    def prediction(self, image: np.ndarray, result: Any) -> Prediction:
-        """The prediction for an image that a result of `start` holds."""
-        if 'pred_sem_seg' in result:
-            # not of integers where mmseg compares one output with a threshold
-            labels = result.pred_sem_seg.data[0].long().cpu().numpy()
-            return Prediction(image, self.classes, label_map=labels)
-        instances = result.pred_instances.cpu().numpy()
-        return Prediction(
-            image,
-            self.classes,
-            instances.bboxes,
-            instances.scores,
-            instances.labels,
-            instances.get('masks'),
-        )
-
-
-def _ready(network: Any, device: str | None, fuse: bool) -> Any:
-    """A network on its device, for inference."""
-    from effvim.inference.folding import fuse as fold
-
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        target = torch.device(device)
-        network = network.to(target).eval()
-    except (RuntimeError, AssertionError) as error:  # unknown, not built in, or no such GPU
-        reason = str(error).partition('\n')[0]
-        raise UserError(f'device={device!r}: {reason}') from error
-    if fuse:
-        network = fold(network)
-    if target.type == 'cpu':  # its convolutions are faster so
-        network = network.to(memory_format=torch.channels_last)
-    return network
-
-
-def _dataset_classes(cfg: Config, registry: Any) -> tuple[str, ...]:
-    """The classes of the test dataset, for checkpoints that do not name theirs."""
-    dataset = cfg.test_dataloader.dataset
-    own = (dataset.get('metainfo') or {}).get('classes')
-    return tuple(own or registry.DATASETS.get(dataset.type).METAINFO['classes'])

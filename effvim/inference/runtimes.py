@@ -1,6 +1,6 @@
 """The runtimes that an exported file can run in: onnxruntime, OpenVINO and small ones.
 
-All take images, B 3 H W, and return the outputs by name, as NumPy arrays.
+All take images, B 3 H W, and return the outputs by name, as NumPy arrays; none needs torch.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ import functools
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from backbone.errors import UserError
 from effvim.checkpoints.exported import INSTALL
 from effvim.config.runtime import PRECISIONS, MissingPrecision, RuntimeChoices
-from effvim.inference.small_runtimes import SMALL
+from effvim.inference.small_runtimes import SMALL, Outputs
 
 INSTALL_OPENVINO = 'install the extra openvino, pip install ".[openvino]"'
 
 # The precisions as OpenVINO lists what a device can compute in.
 CAPABILITIES = {'float32': 'FP32', 'bfloat16': 'BF16', 'float16': 'FP16'}
-
-Outputs = dict[str, np.ndarray]
 
 
 class Runtime(Protocol):
@@ -55,7 +52,7 @@ class OnnxRuntime:
         except ModuleNotFoundError as error:
             raise UserError(f'ONNX files need onnxruntime: {INSTALL}') from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = choices.threads or torch.get_num_threads()
+        options.intra_op_num_threads = choices.num_threads()
         options.log_severity_level = 4  # errors are raised, too
         providers = onnxruntime.get_available_providers()
         if (choices.device or '').lower() == 'cpu':
@@ -114,7 +111,7 @@ class OpenVino:
         if choices.streams:
             settings['NUM_STREAMS'] = choices.streams
         if device == 'CPU':
-            settings['INFERENCE_NUM_THREADS'] = choices.threads or torch.get_num_threads()
+            settings['INFERENCE_NUM_THREADS'] = choices.num_threads()
         try:
             self.compiled = core.compile_model(path, device, settings)
         except RuntimeError as error:

@@ -10,7 +10,6 @@ import threading
 from typing import Any
 
 import numpy as np
-import torch
 
 from backbone.errors import UserError
 from effvim.checkpoints.exported import json_metadata
@@ -61,7 +60,7 @@ class Ncnn(InTurn):
             raise UserError(f'*.ncnn.param needs ncnn: {INSTALL_NCNN}') from error
         self.mat, self.net = ncnn.Mat, ncnn.Net()
         self.net.opt.use_vulkan_compute = False
-        self.net.opt.num_threads = choices.threads or torch.get_num_threads()
+        self.net.opt.num_threads = choices.num_threads()
         with silent():
             failed = self.net.load_param(path) or self.net.load_model(
                 path.removesuffix('param') + 'bin'
@@ -95,7 +94,7 @@ class LiteRt(InTurn):
             from ai_edge_litert.interpreter import Interpreter
         except ModuleNotFoundError as error:
             raise UserError(f'*.tflite needs ai-edge-litert: {INSTALL_LITERT}') from error
-        threads = choices.threads or torch.get_num_threads()
+        threads = choices.num_threads()
         try:
             with silent():
                 self.interpreter = Interpreter(path, num_threads=threads)
@@ -132,6 +131,8 @@ class ExecuTorch(InTurn):
             raise UserError(f'{path} cannot be read by ExecuTorch: {error}') from error
 
     def compute(self, images: np.ndarray) -> Outputs:
+        import torch
+
         outputs: Any = self.method.execute((torch.from_numpy(images),))
         # the next image overwrites them
         return {name: x.numpy().copy() for name, x in zip(self.names, outputs)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from effvim.config.tiling import Tiling
+from effvim.inference.network_output import NetworkOutput
 
 if TYPE_CHECKING:
     from supervision import CompactMask
@@ -89,22 +90,10 @@ class Part:
     label_map: np.ndarray | None = None
 
     @classmethod
-    def of(cls, result: Any) -> Part:
-        """What a data sample of mmdet or mmseg holds."""
-        if 'pred_sem_seg' in result:
-            logits = result.get('seg_logits')
-            if logits is not None and len(logits.data) == 1:  # of two classes, before a threshold
-                logits = None
-            return cls(
-                np.empty((0, 4), np.float32),
-                np.empty(0, np.float32),
-                np.empty(0, np.int64),
-                logits=None if logits is None else logits.data,
-                label_map=result.pred_sem_seg.data[0].long().cpu().numpy(),
-            )
-        found = result.pred_instances.cpu().numpy()
-        masks = compact(found.masks) if 'masks' in found else None
-        return cls(found.bboxes, found.scores, found.labels, masks)
+    def of(cls, output: NetworkOutput) -> Part:
+        """The output of a network for one tile."""
+        masks = None if output.masks is None else compact(output.masks)
+        return cls(**{**vars(output), 'masks': masks})
 
 
 def compact(masks: np.ndarray) -> CompactMask:

@@ -64,7 +64,7 @@ class VideoOutputs:
         self.settings, self.video, self.out = settings, video, out
         self.av = pyav.load()
         self.labels = labels_of(settings.classes, predictor.classes) if settings.classes else None
-        self.category_ids = category_ids(predictor.classes)
+        self.category_ids = category_ids(predictor.classes) if settings.mot else []
         rate = video.rate / settings.stride
         self.tracker = None
         if settings.track:

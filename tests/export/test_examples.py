@@ -14,7 +14,7 @@ from effvim.config.reading import import_plugins, load_config
 from effvim.export.onnx_file import resize_rules
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
-from tests.helpers.exports import example_script, listing, path_of
+from tests.helpers.exports import example_script, listing, path_of, pipeline_of
 from tests.helpers.paths import ROOT
 
 RUNTIMES = ('onnxruntime', 'openvino')
@@ -25,16 +25,6 @@ of_two_kinds = pytest.mark.parametrize('trained', ['RetinaNet', 'EncoderDecoder'
 def script(runtime):
     pytest.importorskip(runtime)
     return example_script(f'detect_{runtime}')
-
-
-def pipeline_of(cfg):
-    """The test pipeline from an image in memory, H W 3, BGR."""
-    from mmengine.dataset import Compose
-    from mmengine.registry import init_default_scope
-
-    init_default_scope(cfg.default_scope)
-    steps = [s for s in cfg.test_dataloader.dataset.pipeline if s.type != 'LoadAnnotations']
-    return Compose([dict(type='LoadImageFromNDArray'), *steps[1:]])
 
 
 @pytest.mark.parametrize('runtime', RUNTIMES)

@@ -1,8 +1,6 @@
 """Exported files compared with mmdet's and mmseg's own results, by image and by the metrics."""
 
 import json
-import os
-import subprocess
 import sys
 
 import mmcv
@@ -22,7 +20,8 @@ from effvim.datasets import synthetic
 from effvim.export import onnx_file, parity, quantization
 from effvim.export.graph import above, apply_nms
 from effvim.export.layers import AdaptivePool
-from effvim.inference.exported_model import EffViMExportedModel, paste
+from effvim.inference.exported_model import EffViMExportedModel
+from effvim.inference.object_masks import paste
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.exports import (
@@ -233,24 +232,6 @@ def test_inference_equals_that_of_the_checkpoint(made):
     away[predicted.labels[:, None] != expected.labels] = np.inf
     assert away.min(1).max() < 0.5
     assert (predicted.masks is None) == (made.kind != 'MaskRCNN')
-
-
-START = """
-import sys
-from effvim import Predictor
-import numpy as np
-Predictor(*sys.argv[1:])(np.zeros((96, 128, 3), np.uint8))
-print(*(name for name in ('mmdet.models', 'mmseg.models') if name in sys.modules))
-"""
-
-
-def test_a_file_starts_without_the_models(made):
-    """mmdet's and mmseg's, which take a second to load."""
-    command = [sys.executable, '-c', START, made.config, str(made.file)]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == ['mmdet.models'] * (made.kind == 'MaskRCNN')  # to paste masks
 
 
 @pytest.mark.parametrize(

@@ -198,3 +198,13 @@ def example_script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pipeline_of(cfg):
+    """The test pipeline from an image in memory, H W 3, BGR."""
+    from mmengine.dataset import Compose
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(cfg.default_scope)
+    steps = [s for s in cfg.test_dataloader.dataset.pipeline if s.type != 'LoadAnnotations']
+    return Compose([dict(type='LoadImageFromNDArray'), *steps[1:]])
