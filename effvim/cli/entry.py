@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from effvim.installation import check_installation
@@ -29,4 +30,11 @@ def _run(command: str | None, prog: str) -> int:
         return 2
     from effvim.cli import main
 
-    return main.run(sys.argv[1:], command, prog)
+    try:
+        try:
+            return main.run(sys.argv[1:], command, prog)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has ended, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed once more at exit
+        return 141  # as shells report a program that a closed pipe has ended

@@ -58,11 +58,13 @@ class RuntimeChoices:
         """The number of threads of the CPU: the chosen one, or as many as PyTorch takes."""
         if self.threads:
             return self.threads
-        if 'torch' in sys.modules:  # it may have been told
-            return sys.modules['torch'].get_num_threads()
-        told = os.environ.get('OMP_NUM_THREADS', '')
-        if told.isdecimal() and int(told):
-            return int(told)
+        torch_threads = getattr(sys.modules.get('torch'), 'get_num_threads', None)
+        if torch_threads:  # which may have been set
+            return torch_threads()
+        for name in ('MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
+            told = os.environ.get(name, '').partition(',')[0]
+            if told.isdecimal() and int(told):
+                return int(told)
         import psutil
 
         return min(num_cores(), psutil.cpu_count(logical=False) or num_cores())

@@ -68,6 +68,11 @@ def kind_of(step: Any) -> str:
     return str(step.type).rpartition('.')[2]
 
 
+def scope_of(step: Any) -> str:
+    """The scope of a transform or model: mmdet for mmdet.Resize, '' without one."""
+    return str(step.type).rpartition('.')[0] or step.get('_scope_', '')
+
+
 def pair(size: Any) -> tuple[int, int]:
     """A size in a pipeline as two numbers; one number stands for both."""
     return (size[0], size[-1]) if isinstance(size, (list, tuple)) else (size, size)

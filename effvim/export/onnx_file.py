@@ -23,7 +23,7 @@ from effvim.checkpoints import exported
 from effvim.checkpoints.exported import preparation
 from effvim.checkpoints.versions import versions
 from effvim.config.run_spec import RunSpec
-from effvim.config.structure import is_segmentor, kind_of, pair
+from effvim.config.structure import is_segmentor, kind_of, pair, scope_of
 from effvim.console import quiet
 from effvim.export.graph import EXPORTABLE, Backbone
 from effvim.export.operators import translations
@@ -97,15 +97,18 @@ def metadata(
 
 
 # What a test pipeline may consist of, in this order, with the arguments that may have any value,
-# and those that may have one.
-KNOWN_STEPS: dict[str, tuple[set[str], dict[str, Any]]] = {
-    'LoadImageFromFile': ({'backend_args'}, {'color_type': 'color', 'to_float32': False}),
+# and the values of others.
+KNOWN_STEPS: dict[str, tuple[set[str], dict[str, tuple[Any, ...]]]] = {
+    'LoadImageFromFile': (
+        {'backend_args', 'ignore_empty', 'imdecode_backend'},  # for files alone
+        {'color_type': ('color',), 'to_float32': (False,)},
+    ),
     'Resize': (
         {'scale', 'keep_ratio', 'clip_object_border'},
-        {'interpolation': 'bilinear', 'backend': 'cv2'},
+        {'interpolation': ('bilinear',), 'backend': ('cv2',)},
     ),
-    'ResizeToMultiple': ({'size_divisor'}, {'interpolation': 'bilinear'}),
-    'Pad': ({'size', 'pad_val'}, {'padding_mode': 'constant'}),
+    'ResizeToMultiple': ({'size_divisor'}, {'interpolation': ('bilinear', None)}),
+    'Pad': ({'size', 'pad_val'}, {'padding_mode': ('constant',)}),
 }
 
 
@@ -124,10 +127,12 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
     kinds = [kind_of(step) for step in steps]
     if kinds != [kind for kind in KNOWN_STEPS if kind in kinds]:  # another one, or another order
         return None
+    if any(scope_of(step) not in ('', 'mmcv', 'mmdet', 'mmseg') for step in steps):
+        return None
     for kind, step in zip(kinds, steps):
-        any_value, one_value = KNOWN_STEPS[kind]
-        for name in step.keys() - {'type', *any_value}:
-            if name not in one_value or step[name] != one_value[name]:
+        free, known = KNOWN_STEPS[kind]
+        for name in step.keys() - {'type', '_scope_', *free}:
+            if step[name] not in known.get(name, ()):
                 return None
         if kind == 'Resize':
             if not step.get('scale'):
@@ -135,13 +140,16 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
             rules.update(scale=list(pair(step.scale)), keep_ratio=step.get('keep_ratio', False))
         elif kind == 'ResizeToMultiple':
             rules['multiple'] = step.get('size_divisor', 32)
+            if not isinstance(rules['multiple'], int):  # one for each axis
+                return None
         elif kind == 'Pad':
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
             values = set(value) if isinstance(value, (list, tuple)) else {value}
-            if not step.get('size') or len(values) > 1:
+            number = values.pop()
+            if not step.get('size') or values or not isinstance(number, int):
                 return None
-            rules['pad'] = dict(size=list(pair(step.size)), value=values.pop())
+            rules['pad'] = dict(size=list(pair(step.size)), value=number)
     return rules
 
 

@@ -12,14 +12,25 @@ if TYPE_CHECKING:
     from effvim.inference.prediction import Prediction
 
 
+# COCO's 80 classes (torchvision has a list, too, and takes a second to load); the ids of its
+# categories go to 90, with gaps.
+CLASSES = (
+    'person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,'
+    'stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,'
+    'backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,'
+    'baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,'
+    'banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,'
+    'potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,'
+    'oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush'
+)
+
+GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
 def category_ids(classes: Sequence[str]) -> list[int]:
     """The category id of each class: COCO's own for COCO's 80 classes, 1, 2, 3 … for others."""
-    if len(classes) == 80:
-        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-        names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
-        if list(classes) == [name for name in names[1:] if name != 'N/A']:
-            return [names.index(name) for name in classes]
+    if ','.join(classes) == CLASSES:
+        return [number for number in range(1, 91) if number not in GAPS]
     return list(range(1, len(classes) + 1))
 
 

@@ -87,7 +87,7 @@ class ExportedFile:
             raise UserError(
                 f'an image of {height} × {width} pixels, as the config resizes it, does not fit '
                 f"into the file's {full_height} × {full_width}: set the scale of the Resize in "
-                f'test_dataloader.dataset.pipeline, or export without --size'
+                f'test_dataloader.dataset.pipeline by --cfg-options, or export without --size'
             )
         given = self.about['settings']['model.data_preprocessor']
         mean = given['mean'][::-1] if given['reverse'] else given['mean']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from effvim import start_up
 from effvim.checkpoints import exported
 from effvim.checkpoints.exported import detector_setting
 from effvim.config.runtime import RuntimeChoices
+from effvim.console import quiet
 from effvim.inference.exported_file import ExportedFile, Placement, in_original
 from effvim.inference.network_output import NetworkOutput
 from effvim.inference.runtimes import open_runtime
@@ -56,7 +58,10 @@ class ExportedNetwork:
         about = exported.content(path)['export']
         if 'segments' not in about or not about['resize'] or not about['classes']:
             return None
-        network = cls(ExportedFile(open_runtime(path, choices), about))
+        with quiet():
+            network = cls(ExportedFile(open_runtime(path, choices), about))
+            if detector_setting(about['settings'], 'mask_thr_binary') is not None:
+                importlib.import_module('effvim.inference.object_masks')  # now, not at first use
         start_up.collect_as_usual()
         return network
 

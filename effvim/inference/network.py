@@ -112,24 +112,9 @@ class Network:
         inputs, data = ([sample[key] for sample in samples] for key in ('inputs', 'data_samples'))
         if hasattr(self.model, 'collect'):  # an exported file, which computes on its own threads
             jobs = [self.model.start(x) for x in inputs]
-            return lambda: [_output(result) for result in self.model.collect(jobs, data)]
+            return lambda: [NetworkOutput.of(result) for result in self.model.collect(jobs, data)]
         results = self.model.test_step({'inputs': inputs, 'data_samples': data})
-        return lambda: [_output(result) for result in results]
-
-
-def _output(result: Any) -> NetworkOutput:
-    """What a data sample of mmdet or mmseg holds."""
-    if 'pred_sem_seg' in result:
-        logits = result.get('seg_logits')
-        if logits is not None and len(logits.data) == 1:  # of two classes, before a threshold
-            logits = None
-        return NetworkOutput(
-            # not of integers where mmseg compares one output with a threshold
-            label_map=result.pred_sem_seg.data[0].long().cpu().numpy(),
-            logits=None if logits is None else logits.data,
-        )
-    found = result.pred_instances.cpu().numpy()
-    return NetworkOutput(found.bboxes, found.scores, found.labels, found.get('masks'))
+        return lambda: [NetworkOutput.of(result) for result in results]
 
 
 def _ready(network: Any, device: str | None, fuse: bool) -> Any:

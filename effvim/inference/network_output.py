@@ -27,3 +27,18 @@ class NetworkOutput:
     masks: np.ndarray | None = None
     label_map: np.ndarray | None = None
     logits: Any = None
+
+    @classmethod
+    def of(cls, sample: Any) -> NetworkOutput:
+        """What a data sample of mmdet or mmseg holds."""
+        if 'pred_sem_seg' in sample:
+            logits = sample.get('seg_logits')
+            if logits is not None and len(logits.data) == 1:  # of two classes, before a threshold
+                logits = None
+            return cls(
+                # not of integers where mmseg compares one output with a threshold
+                label_map=sample.pred_sem_seg.data[0].long().cpu().numpy(),
+                logits=None if logits is None else logits.data,
+            )
+        found = sample.pred_instances.cpu().numpy()
+        return cls(found.bboxes, found.scores, found.labels, found.get('masks'))

@@ -1,6 +1,7 @@
 """The runtimes that an exported file can run in: onnxruntime, OpenVINO and small ones.
 
-All take images, B 3 H W, and return the outputs by name, as NumPy arrays; none needs torch.
+All take images, B 3 H W, and return the outputs by name, as NumPy arrays. Only ExecuTorch needs
+torch.
 """
 
 from __future__ import annotations

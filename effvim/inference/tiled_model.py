@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from effvim.config.tiling import Tiling
 from effvim.inference.coco_results import encode_masks
+from effvim.inference.network_output import NetworkOutput
 from effvim.inference.tiles import Assembly, Grid, Part, nms_threshold
 
 
@@ -67,7 +68,7 @@ class EffViMTiledModel(BaseModel):
         for window in grid:
             tile = self.pipeline(dict(img=np.ascontiguousarray(window.cut_from(image)), img_id=0))
             batch = {'inputs': [tile['inputs']], 'data_samples': [tile['data_samples']]}
-            assembly.add(Part.of(self.module.test_step(batch)[0]))
+            assembly.add(Part.of(NetworkOutput.of(self.module.test_step(batch)[0])))
         if assembly.blender:
             labels = torch.from_numpy(assembly.blender.labels.astype(np.int64))
             sample.pred_sem_seg = PixelData(data=labels[None])

@@ -47,10 +47,15 @@ def test_predicts(old_kind, old_model):
     indirect=True,
 )
 def test_exports(old_kind, old_model):
-    """The file's own config is neither packaged nor next to it, so it is passed to `infer`."""
+    """The file's own config is neither packaged nor next to it."""
     images = 'data/coco/val2017' if old_kind == 'detector' else 'data/mini-ade/images/validation'
     argv = [*old_model, '--out', 'model.onnx', '--images', images, '--work-dir', 'work']
     assert run_command('export', argv) == 0
     config = str(OLD_RUN / RUNS[old_kind][0])
     assert run_command('infer', [config, 'model.onnx', images, '--out', 'predictions']) == 0
-    assert len(files('predictions')) >= 3
+    assert run_command('infer', ['model.onnx', images, '--out', 'without_config']) == 0
+    with_config, without = (
+        {name: path.read_bytes() for name, path in files(folder).items()}
+        for folder in ('predictions', 'without_config')
+    )
+    assert with_config == without and len(without) >= 3

@@ -96,6 +96,7 @@ def test_metadata_of_a_file(made):
     metadata = {item.key: json.loads(item.value) for item in model.metadata_props}
     assert metadata['classes'] == list(made.classes) and metadata['kind'] == made.kind
     assert metadata['size'] is None and metadata['input'] == 'raw'
+    assert metadata['segments'] == (made.kind == 'EncoderDecoder')
     assert metadata['versions']['torch'] == f'torch {torch.__version__.split("+")[0]}'
     assert metadata['settings']['model.data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
     if made.kind != 'EncoderDecoder':

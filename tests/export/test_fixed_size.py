@@ -71,7 +71,7 @@ def test_files_are_what_a_predictor_and_an_example_run(trained, runtime, tmp_pat
     Image.open(images_of(trained)[0]).convert('RGB').resize((128, height)).save(image)
     options = options_of(KINDS[trained.kind])
     expected = Predictor(trained.config, trained.weights, options=options)(image)
-    predicted = Predictor(trained.config, file)(image)
+    predicted = Predictor(file)(image)
     printed = example_of(runtime, file, image, tmp_path)
     if trained.kind == 'EncoderDecoder':
         assert (predicted.label_map == expected.label_map).mean() > 0.99

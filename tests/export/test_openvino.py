@@ -52,10 +52,10 @@ def images_of(made):
 def test_predictions_in_every_runtime_and_on_any_number_of_streams(made, in_openvino):
     images = images_of(made)
     pairs = [(made.file, dict(runtime='openvino'), Predictor(made.config, made.file)(images))]
-    expected = Predictor(made.config, in_openvino)(images)
+    expected = Predictor(in_openvino)(images)
     pairs += [(in_openvino, dict(streams=streams), expected) for streams in (0, 2)]
     for file, choices, expected in pairs:
-        predicted = Predictor(made.config, file, **choices)(images)
+        predicted = Predictor(file, **choices)(images)
         for ours, theirs in zip(predicted, expected, strict=True):
             assert (ours.label_map == theirs.label_map).mean() > 0.999
 

@@ -1,10 +1,14 @@
 """Exported files without a config: the images and results of mmdet's and mmseg's pipelines."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,7 @@ from effvim.inference.network import Network
 from effvim.inference.object_masks import paste
 from effvim.inference.predictor import Predictor
 from effvim.inference.preprocessing import Prepare
+from tests.helpers.cli import run_command
 from tests.helpers.exports import listing, path_of, pipeline_of
 from tests.helpers.paths import ROOT
 
@@ -46,32 +51,53 @@ def test_images_are_those_of_the_pipeline(name):
         assert place.scale == pytest.approx(about.get('scale_factor', place.scale), rel=0)
 
 
+STEPS = dict(
+    load=dict(type='LoadImageFromFile', backend_args=None),
+    resize=dict(type='mmdet.Resize', scale=(64, 48), keep_ratio=True),
+    multiple=dict(type='ResizeToMultiple', size_divisor=16, _scope_='mmseg'),
+    pad=dict(type='Pad', size=(64, 64), pad_val=dict(img=(114, 114, 114))),
+    pack=dict(type='PackDetInputs'),
+)
+
+
+def rules_of(order=tuple(STEPS), **changes):
+    steps = {name: {**step, **changes.get(name, {})} for name, step in STEPS.items()}
+    pipeline = [steps[name] for name in order]
+    return resize_rules(Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline)))))
+
+
+def test_rules_of_a_pipeline():
+    expected = dict(
+        scale=[64, 48], keep_ratio=True, multiple=16, pad=dict(size=[64, 64], value=114)
+    )
+    assert rules_of() == expected
+    assert rules_of(load=dict(imdecode_backend='pillow')) == expected  # the image is in memory
+    assert rules_of(multiple=dict(interpolation=None)) == expected
+
+
 @pytest.mark.parametrize(
     'changes',
     [
-        {0: dict(color_type='grayscale')},
-        {0: dict(to_float32=True)},
-        {1: dict(interpolation='nearest')},
-        {1: dict(backend='pillow')},
-        {2: dict(padding_mode='reflect')},
-        {0: dict(type='LoadImageFromWebcam')},
+        dict(load=dict(color_type='grayscale')),
+        dict(load=dict(to_float32=True)),
+        dict(load=dict(type='LoadImageFromWebcam')),
+        dict(load=dict(type='mine.LoadImageFromFile')),
+        dict(resize=dict(interpolation='nearest')),
+        dict(resize=dict(backend='pillow')),
+        dict(resize=dict(scale=None)),
+        dict(multiple=dict(size_divisor=(32, 64))),
+        dict(pad=dict(padding_mode='reflect')),
+        dict(pad=dict(pad_val=dict(img=(1, 2, 3)))),
+        dict(pad=dict(pad_val=114.0)),  # of which OpenCV makes (114, 0, 0)
+        dict(pad=dict(size=None)),
+        dict(order=('load', 'pad', 'resize', 'pack')),
+        dict(order=('load', 'resize', 'resize', 'pack')),
+        dict(order=('resize', 'pack', 'load')),
     ],
     ids=str,
 )
 def test_other_pipelines_need_their_config(changes):
-    pipeline = [
-        dict(type='LoadImageFromFile'),
-        dict(type='Resize', scale=(64, 64)),
-        dict(type='Pad', size=(64, 64)),
-        dict(type='PackDetInputs'),
-    ]
-    for number, change in changes.items():
-        assert resize_rules(Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline)))))
-        pipeline[number].update(change)
-    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
-    assert resize_rules(cfg) is None
-    pipeline[1], pipeline[2] = pipeline[2], pipeline[1]  # padded before it is resized
-    assert resize_rules(cfg) is None
+    assert rules_of(**changes) is None
 
 
 def arrays(prediction):
@@ -97,6 +123,56 @@ def test_results_are_those_with_the_config(made, tile):
                 assert np.asarray(mine).dtype == np.asarray(value).dtype
 
 
+def stripped(file, folder, **metadata):
+    """A copy of an ONNX file with other metadata; None: without it."""
+    model = onnx.load(file)
+    about = {item.key: item.value for item in model.metadata_props}
+    about.update({name: json.dumps(value) for name, value in metadata.items()})
+    onnx.helper.set_model_props(model, about)
+    for item in list(model.metadata_props):
+        if metadata.get(item.key, 0) is None and item.key != 'resize':
+            model.metadata_props.remove(item)
+    onnx.save(model, folder / 'model.onnx')
+    return folder / 'model.onnx'
+
+
+@pytest.mark.parametrize('change', [dict(segments=None), dict(resize=None)], ids=str)
+def test_files_that_need_their_config(made, tmp_path, change):
+    """Of earlier versions, and of other pipelines; their configs are packaged."""
+    file = stripped(made.file, tmp_path, **change)
+    predictor = Predictor(file)
+    assert isinstance(predictor.network, Network)
+    image = photo(96, 128)
+    found, expected = arrays(predictor(image)), arrays(Predictor(made.file)(image))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize('made', ['RetinaNet'], indirect=['made'])
+def test_what_goes_through_the_config(made, tmp_path, capsys):
+    """A choice that only a config can take; without one a config next to the file is not read."""
+    file = shutil.copy(made.file, tmp_path / 'model.onnx')
+    (tmp_path / Path(made.config).name).write_text('raise RuntimeError("read")')
+    Image.fromarray(photo(96, 128)).save(tmp_path / 'a.png')
+    argv = [str(file), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out')]
+    assert run_command('infer', argv) == 0
+    scale = 'test_dataloader.dataset.pipeline.1.scale=(64,64)'
+    for choice in (['--cfg-options', scale], ['--mini'], ['--from-scratch']):
+        capsys.readouterr()
+        assert run_command('infer', [*argv, *choice]) == 2
+        assert 'RuntimeError: read' in capsys.readouterr().err, choice
+
+
+def test_images_without_a_pixel_left(made, tmp_path, capsys):
+    Image.fromarray(photo(2, 3000)).save(tmp_path / 'thin.png')
+    Image.fromarray(photo(1, 1)).save(tmp_path / 'pixel.png')
+    argv = ['infer', str(made.file), str(tmp_path), '--out', str(tmp_path / 'out')]
+    assert run_command(*argv[:1], argv[1:]) == 1
+    printed = capsys.readouterr()
+    assert '1 of 2 images done' in printed.out
+    assert printed.err.startswith(f'skipped: {tmp_path}/thin.png: 3000 × 2 pixels are too long')
+
+
 START = """
 import sys
 from effvim.cli.main import run
@@ -120,6 +196,30 @@ def test_what_a_file_loads(made, tmp_path):
     loaded = ['torch'] * (made.kind == 'MaskRCNN')
     assert process.stdout.splitlines()[-1].split() == ['0', *loaded]
     assert (tmp_path / 'out/images/a.png.png').is_file()
+
+
+THREADS = """
+import sys
+from effvim.config.runtime import RuntimeChoices
+before = RuntimeChoices().num_threads()
+assert 'torch' not in sys.modules
+import torch
+print(before, torch.get_num_threads(), RuntimeChoices().num_threads())
+torch.set_num_threads(3)
+assert RuntimeChoices().num_threads() == 3 and RuntimeChoices(threads=5).num_threads() == 5
+"""
+
+
+@pytest.mark.parametrize(
+    'told', [{}, {'OMP_NUM_THREADS': '1'}, {'OMP_NUM_THREADS': '2,1'}], ids=str
+)
+def test_threads_are_as_many_as_pytorch_takes(told):
+    environment = {key: value for key, value in os.environ.items() if 'NUM_THREADS' not in key}
+    environment.update(told, PYTHONPATH=str(ROOT))
+    command = [sys.executable, '-c', THREADS]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert len(set(process.stdout.split())) == 1, process.stdout
 
 
 def test_label_maps_take_pytorchs_nearest_label():

@@ -77,7 +77,7 @@ def test_a_file_for_tensorrt(trained, in_tensorrt):
     image = next((trained.root / in_tensorrt.images).iterdir())
     options = options_of(KINDS[trained.kind])
     expected = Predictor(trained.config, trained.weights, options=options)(image)
-    predicted = Predictor(trained.config, file)(image)
+    predicted = Predictor(file)(image)
     if trained.kind == 'EncoderDecoder':
         assert (predicted.label_map == expected.label_map).mean() > 0.99
         return

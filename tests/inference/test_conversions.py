@@ -11,7 +11,9 @@ import supervision as sv
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
+from effvim.inference.coco_results import category_ids
 from effvim.inference.conversions import to_cvat
 from effvim.inference.prediction import Prediction
 from effvim.inference.tiles import compact
@@ -249,3 +251,10 @@ def test_boxes_end_where_the_image_does():
     ]
     value = given.to_label_studio('a.png')['predictions'][0]['result'][0]['value']
     assert [value[key] for key in ('x', 'y', 'width', 'height')] == [0, 0, 100, 100]
+
+
+def test_category_ids_of_coco():
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
+    classes = [name for name in names[1:] if name != 'N/A']
+    assert category_ids(classes) == [names.index(name) for name in classes]
+    assert category_ids(classes[::-1]) == list(range(1, 81))

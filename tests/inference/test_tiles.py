@@ -15,6 +15,7 @@ from pycocotools import mask as rle
 from effvim import Predictor
 from effvim.config.tiling import Tiling
 from effvim.inference.coco_results import encode_mask, encode_masks
+from effvim.inference.network_output import NetworkOutput
 from effvim.inference.prediction import Prediction
 from effvim.inference.tiles import Grid, LabelBlender, Part, compact, merge_instances
 from tests.helpers.cli import run_command
@@ -333,7 +334,7 @@ def test_one_output_for_two_classes():
     sample.set_data(
         {'seg_logits': PixelData(data=map_ - 0.5), 'pred_sem_seg': PixelData(data=map_)}
     )
-    part = Part.of(sample)
+    part = Part.of(NetworkOutput.of(sample))
     assert part.label_map.dtype == np.int64
     grid = Grid.of(Tiling(48, 0.25), 30, 40)
     blender = LabelBlender(grid, 2)
