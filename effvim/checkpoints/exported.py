@@ -25,7 +25,7 @@ INSTALL = 'install the extra export, pip install ".[export]"'
 
 
 def description(path: str) -> dict[str, Any]:
-    """The metadata of an exported file, see `export.onnx_file.metadata`.
+    """The metadata of an exported file, see `export.metadata`.
 
     Raises:
         UserError: the file is absent or damaged, another program wrote it, or its weights are not

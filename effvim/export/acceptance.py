@@ -34,7 +34,7 @@ class Comparison:
     Args:
         model: of mmdet or mmseg, as it was trained.
         paths: images to compare on.
-        kind: see `onnx_file.metadata`.
+        kind: see `metadata.metadata`.
         cfg: of the model.
         settings: of the export.
 

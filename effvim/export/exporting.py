@@ -30,6 +30,7 @@ from effvim.export import (
 )
 from effvim.export.acceptance import Comparison, ExportRejected, example_image, smallest
 from effvim.export.keeping import keep_files
+from effvim.export.metadata import metadata
 from effvim.export.settings import ExportSettings
 from effvim.files import ensure_writable
 from effvim.images import IMAGE_SUFFIXES, is_hidden
@@ -194,7 +195,7 @@ def one_size(model: Any, prepared: PreparedRun, comparison: Comparison, folder: 
     assert settings.size
     given = settings.size, settings.normalised
     network, example = fixed_size.build(model, cfg, kind, *given, runtime)
-    about = onnx_file.metadata(cfg, prepared.spec, kind, *given, settings.options)
+    about = metadata(cfg, prepared.spec, kind, *given, settings.options)
     about = fixed_size.extended(about, network, cfg, runtime)
     if runtime == 'coreml':
         in_pytorch = EffViMExportedModel.around(fixed_size.InPyTorch(network), about)

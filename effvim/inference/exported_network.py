@@ -89,7 +89,7 @@ def resized_size(width: int, height: int, rules: Mapping[str, Any]) -> tuple[int
     Args:
         width: of the image.
         height: of the image.
-        rules: `resize` of the file's metadata, see `export.onnx_file.resize_rules`.
+        rules: `resize` of the file's metadata, see `export.metadata.resize_rules`.
     """
     scale = rules['scale']
     if not scale:

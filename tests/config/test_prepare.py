@@ -12,7 +12,7 @@ from effvim.checkpoints import checkpoint as ckpt
 from effvim.config.prepare import check_data, prepare
 from effvim.config.reading import load_config
 from effvim.config.run_spec import RunSpec
-from effvim.export import onnx_file
+from effvim.export.metadata import metadata
 
 CONFIG = 'retinanet_effvim_m1.py'
 
@@ -56,7 +56,7 @@ def test_a_file_of_that_name_need_not_be_the_copy(trained_run):
 def exported(run, path, options=(), **changes):
     """The checkpoint's content as an exported file of it would be read."""
     options = dict(options)
-    about = onnx_file.metadata(run.cfg, run.spec, 'RetinaNet', None, False, options) | changes
+    about = metadata(run.cfg, run.spec, 'RetinaNet', None, False, options) | changes
     import onnx
 
     model = onnx.helper.make_model(

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from effvim.checkpoints import exported
 from effvim.config.run_spec import RunSpec
 from effvim.datasets import synthetic
-from effvim.export import fixed_size, onnx_file, parity
+from effvim.export import fixed_size, parity
 from effvim.export.decoded_graph import NearestByFactor
+from effvim.export.metadata import metadata
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.selection import select
 from tests.helpers.exports import config_of, example_script, model_of
@@ -44,7 +45,7 @@ def test_results_are_those_of_pytorch(name, size):
     kind, images = cfg.model.type, [blob_image(*size)]
     expected = parity.predict(model, images, kind)
     network, _ = fixed_size.build(copy.deepcopy(model), cfg, kind, size, False, 'ncnn')
-    about = onnx_file.metadata(cfg, RunSpec(classes=list(classes)), kind, size, False, {})
+    about = metadata(cfg, RunSpec(classes=list(classes)), kind, size, False, {})
     about |= {'input': 'rgb', 'selection': fixed_size.rules_of(network, cfg.model.test_cfg)}
     file = EffViMExportedModel.around(fixed_size.InPyTorch(network), about)
     predicted = parity.predict(file, images, kind)

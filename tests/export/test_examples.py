@@ -7,11 +7,10 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 from PIL import Image
 
 from effvim.config.reading import import_plugins, load_config
-from effvim.export.onnx_file import resize_rules
+from effvim.export.metadata import resize_rules
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.exports import example_script, listing, path_of, pipeline_of
@@ -46,22 +45,6 @@ def test_images_are_those_of_the_pipeline(name, runtime):
         if not rules['multiple']:
             scale = sample['data_samples'].metainfo['scale_factor']
             assert (across, down) == pytest.approx(scale, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    'step',
-    [
-        dict(type='Pad', size_divisor=32),
-        dict(type='Pad', size=(64, 64), pad_val=dict(img=(1, 2, 3))),
-        dict(type='CenterCrop', crop_size=64),
-        dict(type='Resize', scale_factor=0.5),
-    ],
-    ids=str,
-)
-def test_what_the_rules_do_not_know(step):
-    pipeline = [dict(type='LoadImageFromFile'), step, dict(type='PackDetInputs')]
-    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
-    assert resize_rules(cfg) is None
 
 
 def run_script(runtime, file, image, folder):

@@ -20,6 +20,7 @@ from effvim.datasets import synthetic
 from effvim.export import onnx_file, parity, quantization
 from effvim.export.graph import above, apply_nms
 from effvim.export.layers import AdaptivePool
+from effvim.export.metadata import metadata
 from effvim.inference.exported_model import EffViMExportedModel
 from effvim.inference.object_masks import paste
 from effvim.inference.predictor import Predictor
@@ -659,7 +660,7 @@ def test_metadata_of_version_0_1_and_of_today(tmp_path):
         classes=['disc', 'cat'],
     )
     _, cfg = config_of(KINDS['RetinaNet'], ['disc', 'cat'])
-    today = onnx_file.metadata(cfg, new, 'RetinaNet', (96, 128), True, new.options)
+    today = metadata(cfg, new, 'RetinaNet', (96, 128), True, new.options)
     assert today['size'] == [96, 128] and today['input'] == 'normalised'
     for name, run in (('old', old), ('new', today['effvim'])):
         path = tmp_path / f'{name}.onnx'

@@ -17,7 +17,7 @@ from PIL import Image
 
 from backbone.openmmlab import ops
 from effvim.config.reading import import_plugins, load_config
-from effvim.export.onnx_file import resize_rules
+from effvim.export.metadata import resize_rules
 from effvim.inference.exported_file import normalised, resized_labels
 from effvim.inference.exported_network import ExportedNetwork, prepare_image
 from effvim.inference.network import Network
@@ -84,12 +84,13 @@ def test_rules_of_a_pipeline():
         dict(load=dict(type='mine.LoadImageFromFile')),
         dict(resize=dict(interpolation='nearest')),
         dict(resize=dict(backend='pillow')),
-        dict(resize=dict(scale=None)),
+        dict(resize=dict(scale=None, scale_factor=0.5)),
         dict(multiple=dict(size_divisor=(32, 64))),
         dict(pad=dict(padding_mode='reflect')),
         dict(pad=dict(pad_val=dict(img=(1, 2, 3)))),
         dict(pad=dict(pad_val=114.0)),  # of which OpenCV makes (114, 0, 0)
-        dict(pad=dict(size=None)),
+        dict(pad=dict(size=None, size_divisor=32)),
+        dict(resize=dict(type='CenterCrop')),
         dict(order=('load', 'pad', 'resize', 'pack')),
         dict(order=('load', 'resize', 'resize', 'pack')),
         dict(order=('resize', 'pack', 'load')),
