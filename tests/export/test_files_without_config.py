@@ -25,8 +25,13 @@ from effvim.inference.object_masks import paste
 from effvim.inference.predictor import Predictor
 from effvim.inference.preprocessing import Prepare
 from tests.helpers.cli import run_command
-from tests.helpers.exports import listing, path_of, pipeline_of
+from tests.helpers.exports import path_of, pipeline_of
 from tests.helpers.paths import ROOT
+
+CONFIGS = [
+    path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
+    for path in sorted((ROOT / 'configs').rglob('*_effvim_*.py'))
+]
 
 
 def photo(height, width):
@@ -36,7 +41,7 @@ def photo(height, width):
     return np.asarray(Image.fromarray(coarse).resize((width, height)))
 
 
-@pytest.mark.parametrize('name', listing())
+@pytest.mark.parametrize('name', CONFIGS)
 def test_images_are_those_of_the_pipeline(name):
     cfg = load_config(path_of(name))
     import_plugins(cfg)
