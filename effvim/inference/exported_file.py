@@ -91,7 +91,7 @@ class ExportedFile:
             )
         given = self.about['settings']['model.data_preprocessor']
         mean = given['mean'][::-1] if given['reverse'] else given['mean']
-        fill = np.rint(np.float32(mean)) if x.dtype == np.uint8 else np.zeros(len(mean))
+        fill = np.rint(np.array(mean, np.float32)) if x.dtype == np.uint8 else np.zeros(len(mean))
         canvas = np.empty((len(mean), *size), x.dtype)
         canvas[:] = fill.astype(x.dtype)[:, None, None]
         canvas[:, :height, :width] = x
@@ -103,7 +103,8 @@ def normalised(
 ) -> np.ndarray:
     """Normalise an image and pad it with 0; as `preprocessing.Prepare`. Shape: 3 H W → 3 H' W'."""
     x = (image[::-1] if reverse else image).astype(np.float32)
-    x = (x - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
+    mean_, std_ = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
+    x = (x - mean_) / std_
     return np.pad(x, [(0, 0), *((0, -side % divisor) for side in x.shape[1:])])
 
 
@@ -145,9 +146,11 @@ def in_original(
     count = int(outputs['count'])
     boxes = outputs['boxes'][:count]
     if settings['model.type'] != 'YOLOX':  # whose boxes may leave the image
-        boxes = np.minimum(boxes, np.float32(place.shape[::-1] * 2))  # not in the padding
+        boxes = np.minimum(boxes, np.array(place.shape[::-1] * 2, np.float32))  # not in the padding
     result = NetworkOutput(
-        boxes / np.float32(place.scale * 2), outputs['scores'][:count], outputs['labels'][:count]
+        boxes / np.array(place.scale * 2, np.float32),
+        outputs['scores'][:count],
+        outputs['labels'][:count],
     )
     if {'masks', 'mask_logits'} & outputs.keys():
         result.masks = _masks(outputs, result, place, settings)
