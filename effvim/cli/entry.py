@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from effvim.installation import check_installation
+
+CLOSED = 141  # the exit status that shells report of a program that a closed pipe has ended
 
 
 def script() -> int:
@@ -32,9 +35,25 @@ def _run(command: str | None, prog: str) -> int:
 
     try:
         try:
-            return main.run(sys.argv[1:], command, prog)
-        finally:
+            status = main.run(sys.argv[1:], command, prog)
+        except SystemExit as end:  # of --help
+            if not isinstance(end.code, int):
+                raise
+            status = end.code
+        if sys.stdout:
             sys.stdout.flush()
-    except BrokenPipeError:  # who reads the output has ended, e.g. `| head`
+    except BrokenPipeError:
+        if not output_closed():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed once more at exit
-        return 141  # as shells report a program that a closed pipe has ended
+        return CLOSED
+    return status
+
+
+def output_closed() -> bool:
+    """Whether the reader of stdout has ended, as `| head` does; unknown on Windows."""
+    if not sys.stdout or not hasattr(select, 'poll'):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -55,14 +55,14 @@ class RuntimeChoices:
         return cls(**choices)
 
     def num_threads(self) -> int:
-        """The number of threads of the CPU: the chosen one, or as many as PyTorch takes."""
+        """The number of threads of the CPU: the chosen one, or about as many as PyTorch takes."""
         if self.threads:
             return self.threads
         torch_threads = getattr(sys.modules.get('torch'), 'get_num_threads', None)
         if torch_threads:  # which may have been set
             return torch_threads()
         for name in ('MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
-            told = os.environ.get(name, '').partition(',')[0]
+            told = os.environ.get(name, '').partition(',')[0].strip()
             if told.isdecimal() and int(told):
                 return int(told)
         import psutil

@@ -34,7 +34,7 @@ class Comparison:
     Args:
         model: of mmdet or mmseg, as it was trained.
         paths: images to compare on.
-        kind: see `metadata.metadata`.
+        kind: see `export.metadata`.
         cfg: of the model.
         settings: of the export.
 

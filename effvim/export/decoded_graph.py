@@ -283,7 +283,7 @@ def network_of(
     """The network of a model for images of one size; layers of the model are replaced in place.
 
     Args:
-        kind: see `metadata.metadata`.
+        kind: see `export.metadata`.
         model: the trained model.
         prepare: see `Decoded`.
         example: images.

@@ -57,7 +57,7 @@ def build(
     Args:
         model: the trained model, which is brought into its form in place.
         cfg: its config.
-        kind: see `metadata.metadata`.
+        kind: see `export.metadata`.
         size: height and width of the images.
         normalised: whether they come normalised.
         runtime: that the network is to be fast in.

@@ -113,10 +113,9 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
             values = set(value) if isinstance(value, (list, tuple)) else {value}
-            number = values.pop()
-            if not step.get('size') or values or not isinstance(number, int):
+            if not step.get('size') or len(values) != 1 or not isinstance(min(values), int):
                 return None
-            rules['pad'] = dict(size=list(pair(step.size)), value=number)
+            rules['pad'] = dict(size=list(pair(step.size)), value=values.pop())
     return rules
 
 

@@ -44,7 +44,7 @@ def predict(model: Any, images: Sequence[Tensor], kind: str) -> list[Any]:
     Args:
         model: a model of mmdet or mmseg, or an `EffViMExportedModel`.
         images: each 3 H W, as OpenCV reads them.
-        kind: see `metadata.metadata`.
+        kind: see `export.metadata`.
 
     Returns:
         A data sample for each image; for a backbone a tuple of maps.
@@ -81,7 +81,7 @@ def compare(
     """Compare the predictions of a model and of its exported file.
 
     Args:
-        kind: see `metadata.metadata`.
+        kind: see `export.metadata`.
         expected: those of the model, see `predict`.
         predicted: those of the file.
         settings: see `checkpoints.exported.settings`.

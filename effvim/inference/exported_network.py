@@ -56,7 +56,7 @@ class ExportedNetwork:
             UserError: the file is absent or damaged, or its runtime cannot run it.
         """
         about = exported.content(path)['export']
-        if 'segments' not in about or not about['resize'] or not about['classes']:
+        if 'segments' not in about or not about.get('resize') or not about['classes']:
             return None
         with quiet():
             network = cls(ExportedFile(open_runtime(path, choices), about))

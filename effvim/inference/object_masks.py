@@ -42,15 +42,15 @@ def paste(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float) -
     """
     pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
     for whole, mask, box in zip(pasted, masks, boxes):  # one at a time: images may be large
-        low = box[:2].floor().int().sub(1).clamp(min=0).tolist()
-        high = box[2:].ceil().int().add(1).tolist()
+        first = (box[:2].floor() - 1).clamp(min=0)
+        last = (box[2:].ceil() + 1).minimum(torch.tensor(size[::-1]))
+        if not (first < last).all():  # beyond the image, or not finite
+            continue
+        low, high = first.int().tolist(), last.int().tolist()
         columns, rows = (
             # the centres of pixels in the box, which goes from -1 to 1
-            (torch.arange(start, min(stop, end)) + 0.5 - box[axis])
-            / (box[axis + 2] - box[axis])
-            * 2
-            - 1
-            for axis, (start, stop, end) in enumerate(zip(low, high, reversed(size)))
+            (torch.arange(start, stop) + 0.5 - box[axis]) / (box[axis + 2] - box[axis]) * 2 - 1
+            for axis, (start, stop) in enumerate(zip(low, high))
         )
         grid = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1)
         grid[grid.isinf()] = 0  # of boxes without an extent

@@ -14,6 +14,7 @@ import numpy as np
 from backbone.errors import UserError
 from effvim.checkpoints.exported import INSTALL
 from effvim.config.runtime import PRECISIONS, MissingPrecision, RuntimeChoices
+from effvim.console import quiet
 from effvim.inference.small_runtimes import SMALL, Outputs
 
 INSTALL_OPENVINO = 'install the extra openvino, pip install ".[openvino]"'
@@ -58,6 +59,9 @@ class OnnxRuntime:
         providers = onnxruntime.get_available_providers()
         if (choices.device or '').lower() == 'cpu':
             providers = ['CPUExecutionProvider']
+        if 'CUDAExecutionProvider' in providers and hasattr(onnxruntime, 'preload_dlls'):
+            with quiet():
+                onnxruntime.preload_dlls()  # of CUDA, which PyTorch, too, would load
         try:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # of many types, over foreign bytes

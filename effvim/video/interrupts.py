@@ -11,21 +11,27 @@ from typing import Any
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Let Ctrl-C take effect at the end of the block, in the main thread.
+    """Let Ctrl-C take effect at the end of the block, in the main thread; a second one at once.
 
     Raises:
-        KeyboardInterrupt: at the end, after Ctrl-C within the block, unless the program has another
-            handler of SIGINT, which is then called.
+        KeyboardInterrupt: after Ctrl-C within the block, unless the program has another handler of
+            SIGINT, which is then called.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield  # no signal reaches Python code here
         return
-    received: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *signal_and_frame: received.append(signal_and_frame))
+    received: list[tuple[int, Any]] = []
+
+    def defer(number: int, frame: Any) -> None:
+        received.append((number, frame))
+        if len(received) > 1:
+            handler(number, frame)
+
+    signal.signal(signal.SIGINT, defer)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if received:
-        handler(*received[0])
+        if len(received) == 1:
+            handler(*received[0])

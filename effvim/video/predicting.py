@@ -64,8 +64,9 @@ def predict_video(
     """Predict a video, a camera or a stream.
 
     Files in `out`: `videos/NAME.mp4`, annotated, with the audio; with `json` `videos/NAME.jsonl`,
-    a line for each frame; with `mot` `mot/NAME.txt`. After Ctrl-C they hold what was done so far.
-    Decoding, the network, and drawing with encoding run at the same time.
+    a line for each frame; with `mot` `mot/NAME.txt`. After Ctrl-C they hold what was done so far;
+    another one, while they are completed, discards them. Decoding, the network, and drawing with
+    encoding run at the same time.
 
     Args:
         predictor: the network.
@@ -111,7 +112,15 @@ def predict_video(
                             bar.advance()
                     except KeyboardInterrupt:
                         interrupted = True
-                    outputs.finish(to_end=settings.end is None and not interrupted)
+                    finished = False
+                    try:
+                        with deferred_interrupt():
+                            outputs.finish(to_end=settings.end is None and not interrupted)
+                            finished = True
+                    except KeyboardInterrupt:
+                        if not finished:  # a second Ctrl-C
+                            raise
+                        interrupted = True
             finally:
                 video.stop()
     if interrupted:

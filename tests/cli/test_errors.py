@@ -434,16 +434,3 @@ def test_a_run_of_own_data_under_another_config(shapes, capsys):
     capsys.readouterr()
     message = error(capsys, [CONFIG, 'epoch_1.pth'], 'test')
     assert 'trained with rtmdet_effvim_m1.py' in message
-
-
-def test_a_reader_that_has_ended():
-    """As `| head` does."""
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'effvim', '--version'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b'' and process.wait() == 141
-    process.stderr.close()

@@ -370,6 +370,24 @@ def test_ctrl_c_while_a_frame_is_written(detector, tmp_path, monkeypatch):
     assert (out / 'videos/a.jsonl').read_text().count('\n') == 3
 
 
+@pytest.mark.parametrize('times', [1, 2])
+def test_ctrl_c_while_a_video_is_completed(detector, times, tmp_path, monkeypatch):
+    """The first one keeps the files, the second discards them."""
+    write_video(tmp_path / 'a.mp4', 5, size=(64, 48))
+    close = VideoWriter.close
+
+    def interrupted(self, *args):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        close(self, *args)
+
+    monkeypatch.setattr(VideoWriter, 'close', interrupted)
+    out = tmp_path / 'out'
+    argv = [str(detector.checkpoint), str(tmp_path / 'a.mp4'), '--out', str(out), '--json']
+    assert run_command('infer', argv) == 130
+    assert files(out).keys() == ({'videos/a.mp4', 'videos/a.jsonl'} if times == 1 else set())
+
+
 def test_videos_need_their_extra(detector, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / 'a.mp4', 2)
     argv = [str(detector.checkpoint), str(tmp_path / 'a.mp4'), '--out', str(tmp_path / 'out')]
