@@ -112,7 +112,7 @@ def prepare_image(image: np.ndarray, rules: Mapping[str, Any]) -> tuple[np.ndarr
     """
     height, width = image.shape[:2]
     size = resized_size(width, height, rules)
-    x = cv2.resize(np.ascontiguousarray(image[..., ::-1]), size)
+    x = cv2.resize(np.ascontiguousarray(image), size)
     scale = size[0] / width, size[1] / height
     if multiple := rules['multiple']:  # a second time, as mmseg does
         x = cv2.resize(x, [-(-side // multiple) * multiple for side in size])
@@ -123,4 +123,4 @@ def prepare_image(image: np.ndarray, rules: Mapping[str, Any]) -> tuple[np.ndarr
         value = [rules['pad']['value']] * 3
         x = cv2.copyMakeBorder(x, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
     place = Placement((x.shape[0], x.shape[1]), scale, (height, width))
-    return np.ascontiguousarray(x.transpose(2, 0, 1)), place
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[::-1]), place  # from RGB

@@ -38,7 +38,7 @@ def annotated_path(out: Path, name: str) -> Path:
 class VideoOutputs:
     """Tracks, counts, draws and writes the predictions of a video; a context manager.
 
-    After an exception in its block none of its files is left.
+    After an exception in its block, before `finish` is done, none of its files is left.
 
     Args:
         out: the output directory.
@@ -173,6 +173,7 @@ class VideoOutputs:
         """
         with self._writing():
             self.writer.close(None if to_end else self.last - self.settings.start)
+            self.files.close()  # from here on they are kept
         if self.audio and self.audio.problem:
             console.warn(f'{self.video.name}: the audio is not kept: {self.audio.problem}')
 

@@ -112,15 +112,8 @@ def predict_video(
                             bar.advance()
                     except KeyboardInterrupt:
                         interrupted = True
-                    finished = False
-                    try:
-                        with deferred_interrupt():
-                            outputs.finish(to_end=settings.end is None and not interrupted)
-                            finished = True
-                    except KeyboardInterrupt:
-                        if not finished:  # a second Ctrl-C
-                            raise
-                        interrupted = True
+                    with deferred_interrupt():
+                        outputs.finish(to_end=settings.end is None and not interrupted)
             finally:
                 video.stop()
     if interrupted:
