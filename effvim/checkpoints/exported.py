@@ -51,7 +51,62 @@ def description(path: str) -> dict[str, Any]:
             if str(weights) == path:
                 what = f'{path} is not the file that {path}.json describes'
             raise UserError(f'{what}: copy {both} files of one export')
+    _check_entries(about, path)
     return about
+
+
+def _check_entries(about: Mapping[str, Any], path: str) -> None:
+    """Check the entries that reading the file relies on.
+
+    Raises:
+        UserError: one is absent or of another form, e.g. since somebody has changed it.
+    """
+    forms = {
+        'kind': isinstance(about.get('kind'), str),
+        'classes': isinstance(about.get('classes', 0), (list, type(None))),
+        'size': about.get('size', 0) is None or _is_pair(about.get('size')),
+        'input': about.get('input') in ('raw', 'normalised', 'rgb'),
+        'settings': isinstance(about.get('settings'), dict),
+        'segments': isinstance(about.get('segments', False), bool),
+        # files of version 0.1, which have no `segments`, are read with their config
+        'resize': 'segments' not in about or is_resize(about.get('resize')),
+    }
+    for key, known in forms.items():
+        if not known:
+            raise UserError(
+                f'{path}: its metadata says {key}={about.get(key)!r}, which this version does not '
+                f'know: export again'
+            )
+
+
+def is_resize(rules: Any) -> bool:
+    """Whether rules have the form of `export.metadata.resize_rules`."""
+    if rules is None:
+        return True
+    if not isinstance(rules, dict) or rules.keys() != {'scale', 'keep_ratio', 'multiple', 'pad'}:
+        return False
+    pad = rules['pad']
+    return (
+        (rules['scale'] is None or _is_pair(rules['scale']))
+        and isinstance(rules['keep_ratio'], bool)
+        and (rules['multiple'] is None or _is_size(rules['multiple']))
+        and (
+            pad is None
+            or isinstance(pad, dict)
+            and pad.keys() == {'size', 'value'}
+            and _is_pair(pad['size'])
+            and type(pad['value']) is int
+            and 0 <= pad['value'] < 256
+        )
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0  # nor a bool, which is an int, too
 
 
 def _own(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

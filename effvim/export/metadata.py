@@ -107,16 +107,14 @@ def resize_rules(cfg: Config) -> dict[str, Any] | None:
             rules.update(scale=list(pair(step.scale)), keep_ratio=step.get('keep_ratio', False))
         elif kind == 'ResizeToMultiple':
             rules['multiple'] = step.get('size_divisor', 32)
-            if not isinstance(rules['multiple'], int):  # one for each axis
-                return None
         elif kind == 'Pad':
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
             values = set(value) if isinstance(value, (list, tuple)) else {value}
-            if not step.get('size') or len(values) != 1 or not isinstance(min(values), int):
+            if not step.get('size') or len(values) != 1:
                 return None
             rules['pad'] = dict(size=list(pair(step.size)), value=values.pop())
-    return rules
+    return rules if exported.is_resize(rules) else None
 
 
 def has_absolute_path(value: Any) -> bool:

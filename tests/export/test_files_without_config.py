@@ -158,6 +158,41 @@ def test_files_that_need_their_config(made, tmp_path, change):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+PAD = dict(size=[64, 64], value=0)
+RULES = dict(scale=[64, 64], keep_ratio=True, multiple=None, pad=PAD)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(kind=None),
+        dict(classes='cat'),
+        dict(size=[64]),
+        dict(input='grey'),
+        dict(settings=None),
+        dict(segments='no'),
+        dict(resize='no'),
+        dict(resize=dict(scale=[64, 64])),
+        dict(resize={**RULES, 'scale': [64, 0]}),
+        dict(resize={**RULES, 'scale': 64}),
+        dict(resize={**RULES, 'keep_ratio': 1}),
+        dict(resize={**RULES, 'multiple': 'a'}),
+        dict(resize={**RULES, 'pad': {**PAD, 'value': -1}}),
+        dict(resize={**RULES, 'pad': {**PAD, 'size': [True, 64]}}),
+        dict(resize={**RULES, 'crop': 3}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('trained', ['RetinaNet'], indirect=True)
+def test_changed_metadata(made, tmp_path, capsys, change):
+    file = stripped(made.file, tmp_path, **change)
+    Image.fromarray(photo(48, 64)).save(tmp_path / 'a.png')
+    argv = [str(file), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out')]
+    assert run_command('infer', argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'its metadata says {next(iter(change))}=' in line and 'export again' in line
+
+
 @pytest.mark.parametrize('trained', ['RetinaNet'], indirect=True)
 def test_what_goes_through_the_config(made, tmp_path, capsys):
     """A choice that only a config can take; without one a config next to the file is not read."""
