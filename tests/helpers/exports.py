@@ -36,9 +36,11 @@ LAYERS = (
     (r'rtm_kernel\.\d+|mask_head\.projection', 1, 0),
     (r'rpn_cls', 1, 0),
     (r'rpn_reg', 0.3, 0),
-    (r'fc_cls', 0.6, 0),
+    (r'bbox_head\.fc_cls', 0.6, 0),
     (r'bbox_head\.fc_reg', 1, 0),
-    (r'bbox_head\.\d+\.fc_reg', 0.2, 0),  # every stage of a cascade multiplies rounding
+    # every stage of a cascade multiplies rounding
+    (r'bbox_head\.\d+\.fc_cls', 0.3, 0),
+    (r'bbox_head\.\d+\.fc_reg', 0.05, 0),
     (r'mask_head\.conv_logits', 1, 0),
     (r'cls_branches\.\d+', 1, -1),
     (r'reg_branches\.\d+\.4', 0.5, -1),
