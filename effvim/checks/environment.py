@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from effvim.checkpoints.versions import PACKAGES
 from effvim.checks.findings import Report
 from effvim.config.machine import num_cores
-from effvim.config.precision import amp_available
+from effvim.config.precision import SLOWER, amp_available, amp_is_faster
 from effvim.engine.memory import machine_memory
 from effvim.resources import REQUIREMENTS
 
@@ -146,6 +146,8 @@ def precision(report: Report) -> None:
         f'{listed}',
         **ratios,
     )
+    if amp_available() and not amp_is_faster():
+        report.note(SECTION, SLOWER)
 
 
 def _seconds(where: str, dtype: torch.dtype) -> float:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from backbone.errors import UserError
 from effvim.config.editing import set_data_root
-from effvim.config.precision import amp_available, use_amp
+from effvim.config.precision import amp_is_faster, use_amp
 from effvim.config.structure import (
     EVALUATORS,
     LOADERS,
@@ -92,7 +92,7 @@ def use_synthetic_detection(cfg: Config) -> None:
     Many images seen few times, in small batches: more and smaller steps learn faster per minute.
     Enlarged to 224 pixels, since the finest map of the backbone's stages has stride 16, or to 256
     where the model pads to multiples of 64. Mixed precision
-    where the device has it. RetinaNet gets towers of two convolutions instead of four, and 128
+    where it is faster. RetinaNet gets towers of two convolutions instead of four, and 128
     channels instead of 256 from the neck on: they learn sooner, in less than half of the time.
     """
     set_data_root(cfg, DETECTION_ROOT)
@@ -140,7 +140,7 @@ def use_synthetic_detection(cfg: Config) -> None:
             convert_to_iter_based=True,
         ),
     ]
-    if amp_available():
+    if amp_is_faster():
         use_amp(cfg)
     cfg.default_hooks.logger.interval = 32
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2, save_best=None)
@@ -190,7 +190,7 @@ def use_synthetic_segmentation(cfg: Config) -> None:
             eta_min_ratio=0.01,
         ),
     ]
-    if amp_available():
+    if amp_is_faster():
         use_amp(cfg)
     cfg.default_hooks.logger.interval = 50
     cfg.default_hooks.checkpoint.update(interval=iterations // 2, max_keep_ckpts=2, save_best=None)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from effvim import console
+from effvim.config.precision import SLOWER, amp_is_faster
 from effvim.engine.progress import position_of
 from effvim.files import write_atomic
 from effvim.visualization.curves import read_scalars
@@ -52,6 +53,8 @@ def before_training(runner: Any) -> None:
             'validation measures averaged weights; checkpoints hold them as state_dict, the raw '
             'ones as ema_state_dict'
         )
+    if spec.amp and not amp_is_faster():
+        console.note(SLOWER)
     console.say(f'random seed {runner.seed}; working directory {runner.work_dir}')
 
 
