@@ -28,7 +28,7 @@ from pycocotools.coco import COCO
 
 from effvim import console
 from effvim.benchmark.timing import environment
-from effvim.config.precision import amp_available
+from effvim.config.precision import amp_is_faster
 from effvim.config.structure import evaluation_resize, pair
 from effvim.files import write_atomic
 from effvim.formats.schedule import Schedule
@@ -112,7 +112,7 @@ def train(config: str, ready: Path, work_dir: Path, seed: int, epochs: int) -> d
     effvim(
         *('train', config, '--data', ready, '--from-scratch', '--epochs', epochs),
         *('--seed', seed, '--work-dir', work_dir, *FLAGS.get(Path(config).stem, ())),
-        *(['--amp'] if amp_available() else []),
+        *(['--amp'] if amp_is_faster() else []),
         *([] if 'semfpn' in str(config) else CLASSWISE),
     )
     train_log, val_log = read_scalars(work_dir)
