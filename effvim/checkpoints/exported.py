@@ -85,20 +85,18 @@ def is_resize(rules: Any) -> bool:
         return True
     if not isinstance(rules, dict) or rules.keys() != {'scale', 'keep_ratio', 'multiple', 'pad'}:
         return False
-    pad = rules['pad']
     return (
         (rules['scale'] is None or _is_pair(rules['scale']))
         and isinstance(rules['keep_ratio'], bool)
         and (rules['multiple'] is None or _is_size(rules['multiple']))
-        and (
-            pad is None
-            or isinstance(pad, dict)
-            and pad.keys() == {'size', 'value'}
-            and _is_pair(pad['size'])
-            and type(pad['value']) is int
-            and 0 <= pad['value'] < 256
-        )
+        and (rules['pad'] is None or _is_pad(rules['pad']))
     )
+
+
+def _is_pad(pad: Any) -> bool:
+    if not isinstance(pad, dict) or pad.keys() != {'size', 'value'}:
+        return False
+    return _is_pair(pad['size']) and type(pad['value']) is int and 0 <= pad['value'] < 256
 
 
 def _is_pair(value: Any) -> bool:
