@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from effvim import telemetry
+
 if TYPE_CHECKING:
     from backbone import HSMSSD, EfficientViM, EfficientViMClassifier
     from backbone.errors import UserError
@@ -46,6 +48,9 @@ _MODULES = {
     'fuse': 'effvim.inference.folding',
     'train': 'effvim.engine.training',
 }
+
+
+telemetry.switch_off()
 
 
 def __getattr__(name: str) -> Any:

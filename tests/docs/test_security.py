@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -92,3 +94,20 @@ except cv2.error as error:
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('package', ['onnxruntime', 'openvino', 'nncf'])
+def test_runtimes_do_not_report_their_use(package, tmp_path):
+    """Before a package contacts a server it writes an identity to send along."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f'{package} is not installed')
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        # which switch it off, too
+        if name not in ('ORT_DISABLE_TELEMETRY', 'CI', 'TF_BUILD', 'JENKINS_URL')
+    }
+    places = dict(PYTHONPATH=str(ROOT), HOME=str(tmp_path), TMPDIR=str(tmp_path))
+    code = f'import effvim, {package}'
+    subprocess.run([sys.executable, '-c', code], env={**inherited, **places}, check=True)
+    assert list(tmp_path.rglob('*')) == []

@@ -1,6 +1,7 @@
-"""`effvim demo` running on a free port, with checkpoints of a small run."""
+"""`effvim demo` running on a free port, with checkpoints of a small run, and what it answers."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import torch
 
@@ -89,3 +91,36 @@ def serving(run, checkpoints, folder, stop=signal.SIGINT):
     # only for what gradio itself refuses
     assert errors.count('Traceback') == errors.count('gradio.exceptions.Error: '), errors
     assert list(folder.iterdir()) == []
+
+
+class Answer:
+    """What the page shows after a request."""
+
+    def __init__(self, answer):
+        image, self.text, png, content = answer
+        # changes come as {'value': path, 'interactive': …}
+        self.usable = png['interactive'], content['interactive']
+        self.path, self.png, self.json = image['value'], png['value'], content['value']
+        self.label = image['label']
+
+    @property
+    def content(self):
+        return json.loads(Path(self.json).read_text())
+
+
+def ask(client, path, checkpoint, tile=0):
+    from gradio_client import handle_file
+
+    client.predict(handle_file(path), Path(checkpoint).name, '', tile, api_name='/predict')
+    return threshold(client, 0)
+
+
+def threshold(client, score_thr):
+    first, second = answers(client, score_thr)
+    assert (second.path, second.text, second.usable) == (None, '', (False, False))
+    return first
+
+
+def answers(client, score_thr):
+    answer = client.predict(score_thr, api_name='/show')
+    return Answer(answer[:4]), Answer(answer[-4:])

@@ -1,6 +1,5 @@
 """`effvim demo` by its HTTP interface; test_page_browser.py looks at the page itself."""
 
-import json
 import re
 import socket
 import subprocess
@@ -22,41 +21,11 @@ from effvim.web_page import examples
 from effvim.web_page.images import Asked, Shown, as_dict, headline
 from tests.helpers import demo_server
 from tests.helpers.cli import run_command
+from tests.helpers.demo_server import answers, ask, threshold
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import TEST
 
 CONFIG = ROOT / 'configs/retinanet_effvim_m1.py'
-
-
-class Answer:
-    """What the page shows after a request."""
-
-    def __init__(self, answer):
-        image, self.text, png, content = answer
-        # changes come as {'value': path, 'interactive': …}
-        self.usable = png['interactive'], content['interactive']
-        self.path, self.png, self.json = image['value'], png['value'], content['value']
-        self.label = image['label']
-
-    @property
-    def content(self):
-        return json.loads(Path(self.json).read_text())
-
-
-def ask(client, path, checkpoint, tile=0):
-    client.predict(handle_file(path), Path(checkpoint).name, '', tile, api_name='/predict')
-    return threshold(client, 0)
-
-
-def threshold(client, score_thr):
-    first, second = answers(client, score_thr)
-    assert (second.path, second.text, second.usable) == (None, '', (False, False))
-    return first
-
-
-def answers(client, score_thr):
-    answer = client.predict(score_thr, api_name='/show')
-    return Answer(answer[:4]), Answer(answer[-4:])
 
 
 def test_upload_shows_what_the_predictor_predicts(client, scene, page_checkpoints):
@@ -264,8 +233,8 @@ def test_masks_and_regions_are_in_the_json():
         labels=np.array([1, 0]),
         masks=masks,
     )
-    for threshold, number in ((0.5, 2), (0.6, 1)):
-        objects = as_dict(Shown(Asked('a', 'c'), prediction, (0, 0)), threshold)['objects']
+    for score_thr, number in ((0.5, 2), (0.6, 1)):
+        objects = as_dict(Shown(Asked('a', 'c'), prediction, (0, 0)), score_thr)['objects']
         assert len(objects) == number
         for one, mask in zip(objects, masks):
             np.testing.assert_array_equal(rle.decode(one['segmentation']), mask)
