@@ -251,6 +251,12 @@ def detector_setting(settings: Mapping[str, Any], name: str, default: Any = None
     return default
 
 
+def nms_iou(settings: Mapping[str, Any]) -> float | None:
+    """The IoU above which NMS drops the lower-scoring box; None without NMS, or with soft NMS."""
+    hard = detector_setting(settings, 'nms.type') == 'nms'
+    return detector_setting(settings, 'nms.iou_threshold') if hard else None
+
+
 def check_config(cfg: Config, about: Mapping[str, Any], path: str) -> None:
     """Check that a config agrees with what is fixed in an exported file.
 

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torchvision.ops import box_iou
 
-from effvim.checkpoints.exported import detector_setting
+from effvim.checkpoints.exported import detector_setting, nms_iou
 from effvim.inference.exported_model import EffViMExportedModel
 
 BOX_TOLERANCE = 0.1  # pixels by which a corner may differ
 SCORE_TOLERANCE = 1e-3
+OVERLAP_TOLERANCE = 0.005  # by which the IoU of two boxes may differ
 MIN_MASK_IOU = 0.99  # over the pixels of all masks
 MIN_EQUAL_LABELS = 0.999  # fraction of pixels
 MAP_TOLERANCE = 1e-3  # relative to the largest value of a map
@@ -101,6 +103,7 @@ def compare(
         detector_setting(settings, 'score_thr', 0.0),
         detector_setting(settings, 'max_per_img'),
         slack,
+        nms_iou(settings),
     )
 
 
@@ -110,11 +113,12 @@ def compare_instances(
     threshold: float,
     number: int | None,
     slack: float = 1,
+    overlap: float | None = None,
 ) -> Outcome:
     """Compare all boxes, scores and labels, and the masks.
 
-    A box may be missing on one side only where rounding decided: at the score threshold, or at the
-    lowest kept score if the maximum number of boxes is reached.
+    A box may be missing on one side only where rounding decided: at the score threshold, at the
+    lowest kept score if the maximum number of boxes is reached, or about the overlap in NMS.
 
     Args:
         expected: of the model, for each image.
@@ -122,6 +126,7 @@ def compare_instances(
         threshold: the score threshold.
         number: the maximum number of boxes in an image; None for no maximum.
         slack: see `compare`.
+        overlap: the IoU above which NMS drops the lower-scoring box; None without hard NMS.
     """
     faults, box_differences, score_differences = [], [0.0], [0.0]
     intersection = union = 0
@@ -130,7 +135,10 @@ def compare_instances(
         if max(len(ours), len(theirs)) == number:
             floor = min([*ours.scores.tolist(), *theirs.scores.tolist()])
         pairs, unmatched = match(ours, theirs, slack)
+        dropped = [] if overlap is None else dropped_at(overlap, ours, theirs, unmatched, slack)
         for side, index in unmatched:
+            if (side is ours, index) in dropped:
+                continue
             score = float(side.scores[index])
             if not score <= floor + slack * SCORE_TOLERANCE:  # NaN too
                 corners = [round(v, 1) for v in side.bboxes[index].tolist()]
@@ -182,6 +190,42 @@ def match(
         away[:, j] = torch.inf  # taken
     taken = {j for _, j in pairs}
     return pairs, unmatched + [(theirs, j) for j in range(len(theirs)) if j not in taken]
+
+
+def dropped_at(
+    overlap: float,
+    ours: InstanceData,
+    theirs: InstanceData,
+    unmatched: Sequence[tuple[InstanceData, int]],
+    slack: float = 1,
+) -> list[tuple[bool, int]]:
+    """Of the unmatched boxes those that NMS on the other side dropped, and on theirs just did not.
+
+    Such a box overlaps one of the other side, of at least its score, as much as NMS allows. Boxes
+    that in turn only the other side keeps, since there it was not in their way, count as well.
+
+    Args:
+        overlap: as in `compare_instances`.
+        ours: of the model.
+        theirs: of the file.
+        unmatched: see `match`.
+        slack: see `compare`.
+
+    Returns:
+        For each, whether it is of the model, and its index there.
+    """
+    found: list[tuple[bool, int]] = []
+    for side, index in sorted(unmatched, key=lambda one: -float(one[0].scores[one[1]])):
+        other, is_ours = (theirs, True) if side is ours else (ours, False)
+        shared = box_iou(side.bboxes[index, None], other.bboxes)[0]
+        better = other.scores >= side.scores[index] - slack * SCORE_TOLERANCE
+        better &= other.labels == side.labels[index]
+        decided = (shared - overlap).abs() <= slack * OVERLAP_TOLERANCE
+        for j in (better & (shared > overlap)).nonzero()[:, 0].tolist():
+            decided[j] |= (not is_ours, j) in found
+        if (better & decided).any():
+            found.append((is_ours, index))
+    return found
 
 
 def compare_label_maps(

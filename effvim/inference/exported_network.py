@@ -12,7 +12,7 @@ import numpy as np
 
 from effvim import start_up
 from effvim.checkpoints import exported
-from effvim.checkpoints.exported import detector_setting
+from effvim.checkpoints.exported import detector_setting, nms_iou
 from effvim.config.runtime import RuntimeChoices
 from effvim.console import quiet
 from effvim.inference.exported_file import ExportedFile, Placement, in_original
@@ -43,9 +43,7 @@ class ExportedNetwork:
         self.name = Path(about['effvim']['config']).stem
         self.segments = about['segments']
         self.classes = tuple(about['classes'])
-        settings = about['settings']
-        hard = detector_setting(settings, 'nms.type') == 'nms'
-        self.nms_iou = detector_setting(settings, 'nms.iou_threshold') if hard else None
+        self.nms_iou = nms_iou(about['settings'])
         self.in_flight = file.runtime.in_flight
 
     @classmethod

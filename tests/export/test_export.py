@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 from torch import nn
+from torchvision.ops import box_iou
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint, exported
@@ -325,6 +326,32 @@ def test_tolerances_of_a_comparison():
     assert not faults(same[:5], threshold=0.4)  # rounding may decide at the threshold
     assert faults(same[1:], threshold=0.4)
     assert not faults(same[:5], number=6)  # and about the last of the maximum number
+
+    # A is at the threshold of NMS below the first box, B overlaps A alone: without A there is B.
+    a, b, c = [4.0, 0, 19, 15], [7.0, 0, 22, 15], [5.0, 0, 20, 15]
+    threshold = float(box_iou(same.bboxes[:1], torch.tensor([a]))[0, 0])
+
+    def beside(box, score):
+        more = InstanceData(
+            bboxes=torch.tensor([box]),
+            labels=same.labels[:1],
+            scores=torch.tensor([score]),
+            masks=torch.zeros(1, 150, 150, dtype=bool),
+        )
+        return InstanceData.cat([same, more])
+
+    def faults_beside(ours, theirs, overlap):
+        return parity.compare_instances([ours], [theirs], 0.3, 10, overlap=overlap).faults
+
+    with_a, with_b, with_c = beside(a, 0.6), beside(b, 0.5), beside(c, 0.6)
+    assert not faults_beside(with_a, same, threshold) and not faults_beside(same, with_a, threshold)
+    assert not faults_beside(with_a, with_b, threshold + 0.001)
+    assert len(faults_beside(with_b, same, threshold)) == 1  # no A that explains it
+    assert len(faults_beside(with_c, same, threshold)) == 1  # overlaps less
+    assert len(faults_beside(beside(a, 0.95), same, threshold)) == 1  # is the better one
+    assert len(faults_beside(with_a, same, None)) == 1
+    assert len(faults_beside(same, six_instances(bboxes=same.bboxes + 0.2), threshold)) == 12
+
     few = parity.compare_instances([same[:4]], [same[:4]], 0.3, 10)
     assert 'fewer than 5' in few.faults[0]
     nothing = parity.compare_instances([same[:0]], [same[:0]], 0.3, 10)
