@@ -1,6 +1,6 @@
-"""The runtimes of exported files do not tell their makers how they are used.
+"""Switch off the usage reports of onnxruntime, OpenVINO and NNCF.
 
-Each contacts a server as soon as it is imported, unless it is told not to beforehand.
+Each sends the first one when it is imported, unless it was told not to beforehand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def switch_off() -> None:
-    """Switch the telemetry of onnxruntime, OpenVINO and NNCF off in this process."""
+    """Switch the reports off in this process."""
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
-    # OpenVINO and NNCF do without this package, which is all that they report with
+    # OpenVINO and NNCF report with this package, and work without it
     sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 
 from backbone.errors import UserError
 from effvim.checkpoints.versions import versions
-from effvim.config.machine import num_cores
+from effvim.config.machine import num_cores, processor
 from effvim.config.precision import amp_available
 
 Key = TypeVar('Key', bound=Hashable)
@@ -198,11 +198,3 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == 'cuda':
         machine['cuda'] = torch.version.cuda
     return dict(date=time.strftime('%Y-%m-%d'), machine=machine, versions=versions())
-
-
-def processor() -> str:
-    """The name of the processor."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()

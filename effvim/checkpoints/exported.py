@@ -61,12 +61,16 @@ def _check_entries(about: Mapping[str, Any], path: str) -> None:
     Raises:
         UserError: one is absent or of another form, e.g. since somebody has changed it.
     """
+    run, settings = about.get('effvim'), about.get('settings')
     forms = {
+        'effvim': _is_run(run),
         'kind': isinstance(about.get('kind'), str),
-        'classes': isinstance(about.get('classes', 0), (list, type(None))),
+        'classes': about.get('classes', 0) is None or _is_list_of(str, about.get('classes')),
         'size': about.get('size', 0) is None or _is_pair(about.get('size')),
         'input': about.get('input') in ('raw', 'normalised', 'rgb'),
-        'settings': isinstance(about.get('settings'), dict),
+        'settings': isinstance(settings, dict)
+        and isinstance(settings.get('model.type'), str)
+        and isinstance(settings.get('model.data_preprocessor'), dict),
         'segments': isinstance(about.get('segments', False), bool),
         # files of version 0.1, which have no `segments`, are read with their config
         'resize': 'segments' not in about or is_resize(about.get('resize')),
@@ -74,9 +78,36 @@ def _check_entries(about: Mapping[str, Any], path: str) -> None:
     for key, known in forms.items():
         if not known:
             raise UserError(
-                f'{path}: its metadata says {key}={about.get(key)!r}, which this version does not '
-                f'know: export again'
+                f'{path}: its metadata has no {key} that this version can read: export again'
             )
+
+
+def _is_run(run: Any) -> bool:
+    """Whether a value is `effvim` of `export.metadata.metadata`, as far as it is read here."""
+    if not isinstance(run, dict) or not isinstance(run.get('config'), str):
+        return False
+    try:
+        _with_python_values(run)
+    except (AttributeError, SyntaxError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _with_python_values(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run with its options as they were before they were written as JSON, which has no tuples."""
+    as_python = ['options', 'fitted'] if run.get('format', 1) >= 2 else ['options']
+    return {**run, **{key: _evaluated(run.get(key) or {}) for key in as_python}}
+
+
+def _evaluated(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: ast.literal_eval(value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def is_resize(rules: Any) -> bool:
@@ -195,13 +226,7 @@ def content(path: str) -> dict[str, Any]:
         raise UserError(
             f'{path} holds only a backbone, which predicts nothing: export without --backbone-only'
         )
-    run = {**metadata['effvim'], 'classes': metadata['classes']}
-    as_python = ['options', 'fitted'] if run.get('format', 1) >= 2 else ['options']
-    for key in as_python:  # JSON has no tuples
-        run[key] = {
-            name: ast.literal_eval(value) if isinstance(value, str) else value
-            for name, value in (run.get(key) or {}).items()
-        }
+    run = _with_python_values({**metadata['effvim'], 'classes': metadata['classes']})
     meta = {'effvim': run, 'dataset_meta': {'classes': metadata['classes']}}
     return {'state_dict': {}, 'meta': meta, 'export': metadata}
 

@@ -6,13 +6,17 @@ import torch
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim.config.machine import processor
 
-SLOWER = 'this CPU computes in float32 faster than in bfloat16: --amp only saves memory here'
+SLOWER = (
+    'this CPU computes in float32 faster than in bfloat16: --amp makes training slower here, and '
+    'saves memory'
+)
 
 
 def amp_available() -> bool:
     """Whether mixed precision is available: on a GPU, or a CPU with bfloat16 instructions."""
-    return torch.cuda.is_available() or _cpu_has_bfloat16()
+    return torch.cuda.is_available() or _cpu_has('avx512_bf16')
 
 
 def amp_is_faster() -> bool:
@@ -21,13 +25,12 @@ def amp_is_faster() -> bool:
     On Intel's CPUs it is with AMX only: with AVX512-BF16 alone, as in virtual machines that hide
     AMX, bfloat16 takes 1.3 to 1.6 times as long as float32 (measured on a Xeon).
     """
-    about = getattr(torch.cpu, 'get_capabilities', dict)()  # not in every torch
-    slow = 'Intel' in about.get('cpu_name', '') and not about.get('amx_bf16')
-    return torch.cuda.is_available() or (_cpu_has_bfloat16() and not slow)
+    slow = 'Intel' in processor() and not _cpu_has('amx_tile')
+    return torch.cuda.is_available() or (_cpu_has('avx512_bf16') and not slow)
 
 
-def _cpu_has_bfloat16() -> bool:
-    has = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # not in every torch
+def _cpu_has(instructions: str) -> bool:
+    has = getattr(torch.cpu, f'_is_{instructions}_supported', None)  # not in every torch
     return bool(has and has())
 
 

@@ -129,15 +129,19 @@ def compare_instances(
         overlap: the IoU above which NMS drops the lower-scoring box; None without hard NMS.
     """
     faults, box_differences, score_differences = [], [0.0], [0.0]
+    matched = rounded = 0
     intersection = union = 0
     for i, (ours, theirs) in enumerate(zip(expected, predicted), 1):
         floor = threshold
         if max(len(ours), len(theirs)) == number:
             floor = min([*ours.scores.tolist(), *theirs.scores.tolist()])
         pairs, unmatched = match(ours, theirs, slack)
-        dropped = [] if overlap is None else dropped_at(overlap, ours, theirs, unmatched, slack)
+        by_nms: set[tuple[bool, int]] = set()
+        if overlap is not None:
+            by_nms = decided_by_nms(overlap, ours, theirs, unmatched, slack)
+        matched, rounded = matched + len(pairs), rounded + len(by_nms)
         for side, index in unmatched:
-            if (side is ours, index) in dropped:
+            if (side is ours, index) in by_nms:
                 continue
             score = float(side.scores[index])
             if not score <= floor + slack * SCORE_TOLERANCE:  # NaN too
@@ -158,6 +162,10 @@ def compare_instances(
         f'{kept} boxes kept; corners differ by at most {max(box_differences):.1e} pixels, scores '
         f'by {max(score_differences):.1e}'
     ]
+    if rounded:
+        lines.append(f'{rounded} boxes are on one side only, where rounding decides in NMS')
+    if matched < MIN_BOXES <= kept:
+        faults.append(f'only {matched} of the {kept} boxes are equal')
     if kept < MIN_BOXES:
         faults.append(
             f'PyTorch predicts {kept} boxes, fewer than {MIN_BOXES}, which is too few for a '
@@ -192,20 +200,21 @@ def match(
     return pairs, unmatched + [(theirs, j) for j in range(len(theirs)) if j not in taken]
 
 
-def dropped_at(
-    overlap: float,
+def decided_by_nms(
+    threshold: float,
     ours: InstanceData,
     theirs: InstanceData,
     unmatched: Sequence[tuple[InstanceData, int]],
     slack: float = 1,
-) -> list[tuple[bool, int]]:
-    """Of the unmatched boxes those that NMS on the other side dropped, and on theirs just did not.
+) -> set[tuple[bool, int]]:
+    """Unmatched boxes whose absence on the other side is due to rounding in NMS.
 
-    Such a box overlaps one of the other side, of at least its score, as much as NMS allows. Boxes
-    that in turn only the other side keeps, since there it was not in their way, count as well.
+    A box counts if a box that both sides have, of its class and at least its score, overlaps it by
+    the threshold, within the tolerance; or if one that only the other side has, and that already
+    counts, overlaps it by more than the threshold.
 
     Args:
-        overlap: as in `compare_instances`.
+        threshold: the IoU above which NMS drops the lower-scoring box.
         ours: of the model.
         theirs: of the file.
         unmatched: see `match`.
@@ -214,17 +223,18 @@ def dropped_at(
     Returns:
         For each, whether it is of the model, and its index there.
     """
-    found: list[tuple[bool, int]] = []
+    alone = {(side is ours, index) for side, index in unmatched}
+    found: set[tuple[bool, int]] = set()
     for side, index in sorted(unmatched, key=lambda one: -float(one[0].scores[one[1]])):
-        other, is_ours = (theirs, True) if side is ours else (ours, False)
-        shared = box_iou(side.bboxes[index, None], other.bboxes)[0]
-        better = other.scores >= side.scores[index] - slack * SCORE_TOLERANCE
-        better &= other.labels == side.labels[index]
-        decided = (shared - overlap).abs() <= slack * OVERLAP_TOLERANCE
-        for j in (better & (shared > overlap)).nonzero()[:, 0].tolist():
-            decided[j] |= (not is_ours, j) in found
-        if (better & decided).any():
-            found.append((is_ours, index))
+        other, of_model = (theirs, True) if side is ours else (ours, False)
+        ious = box_iou(side.bboxes[index, None], other.bboxes)[0]
+        may_drop = other.labels == side.labels[index]
+        may_drop &= other.scores >= side.scores[index] - slack * SCORE_TOLERANCE
+        for j in may_drop.nonzero()[:, 0].tolist():
+            key, iou = (not of_model, j), float(ious[j])
+            at_threshold = abs(iou - threshold) <= slack * OVERLAP_TOLERANCE
+            if (key not in alone and at_threshold) or (key in found and iou > threshold):
+                found.add((of_model, index))
     return found
 
 

@@ -350,7 +350,19 @@ def test_tolerances_of_a_comparison():
     assert len(faults_beside(with_c, same, threshold)) == 1  # overlaps less
     assert len(faults_beside(beside(a, 0.95), same, threshold)) == 1  # is the better one
     assert len(faults_beside(with_a, same, None)) == 1
-    assert len(faults_beside(same, six_instances(bboxes=same.bboxes + 0.2), threshold)) == 12
+    # A file whose boxes are wrong is refused, also if they overlap the right ones by the threshold.
+    narrow = same.bboxes.clone()
+    narrow[:, 2] -= 7.5
+    assert len(faults_beside(same, six_instances(bboxes=narrow), 0.5)) == 13
+    for slack in (1, 10):
+        for distance in (-0.006, -0.004, 0.004, 0.006):
+            outcome = parity.compare_instances(
+                [with_a], [same], 0.3, 10, slack, threshold + slack * distance
+            )
+            assert bool(outcome.faults) == (abs(distance) > 0.005)
+            assert any('1 boxes are on one side' in line for line in outcome.lines) == (
+                not outcome.faults
+            )
 
     few = parity.compare_instances([same[:4]], [same[:4]], 0.3, 10)
     assert 'fewer than 5' in few.faults[0]
@@ -689,9 +701,11 @@ def test_metadata_of_version_0_1_and_of_today(tmp_path):
     _, cfg = config_of(KINDS['RetinaNet'], ['disc', 'cat'])
     today = metadata(cfg, new, 'RetinaNet', (96, 128), True, new.options)
     assert today['size'] == [96, 128] and today['input'] == 'normalised'
-    for name, run in (('old', old), ('new', today['effvim'])):
+    since = ('segments', 'resize')
+    before = {key: value for key, value in today.items() if key not in since}
+    for name, about in (('old', {**before, 'effvim': old}), ('new', today)):
         path = tmp_path / f'{name}.onnx'
-        write_onnx(path, effvim=run, classes=['disc', 'cat'], kind='RetinaNet')
+        write_onnx(path, **{**about, 'classes': ['disc', 'cat']})
         content = exported.content(str(path))
         spec = RunSpec.from_dict(checkpoint.describe(content))
         assert (spec.config, spec.presets) == (new.config, new.presets)
