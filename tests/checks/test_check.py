@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from backbone import EfficientViM
+from effvim.config.precision import SLOWER
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
 
@@ -49,6 +50,14 @@ def test_environment(run):
     assert content['environment']['disk']['free_bytes'] <= shutil.disk_usage('.').total
     for word in ('python', 'operators', 'precision', 'GiB free'):
         assert word in out
+
+
+@pytest.mark.parametrize('faster', [True, False])
+def test_a_cpu_that_is_slower_in_bfloat16(run, faster, monkeypatch):
+    monkeypatch.setattr('effvim.checks.environment.amp_available', lambda: True)
+    monkeypatch.setattr('effvim.checks.environment.amp_is_faster', lambda: faster)
+    _, out, _ = run()
+    assert (' '.join(SLOWER.split()[:5]) in out) == (not faster)
 
 
 def test_other_packages(run, monkeypatch):

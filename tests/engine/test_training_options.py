@@ -17,9 +17,10 @@ from PIL import Image
 
 from backbone import EfficientViM, UserError
 from effvim.checkpoints import checkpoint
-from effvim.config import presets
+from effvim.config import precision, presets
 from effvim.config.reading import load_config
 from effvim.datasets import synthetic
+from effvim.engine import summary
 from effvim.engine.testing import use_tta
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
@@ -183,7 +184,10 @@ def test_resumed_equals_uninterrupted(flags, root, plain, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize('path', [RETINANET, MASK_RCNN], ids=['retinanet', 'mask_rcnn'])
-def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(path, root, tmp_path, monkeypatch):
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(
+    path, root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(summary, 'amp_is_faster', lambda: False)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     monkeypatch.setattr('torch.cpu._is_avx512_bf16_supported', lambda: True)
     small = ['default_hooks.logger.interval=1']
@@ -199,6 +203,8 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(path, root, tmp_
     losses = {}
     for flags in ([], ['--amp']):
         running = prepared(root, tmp_path / str(len(flags)), *flags, config=path, more=small)
+        summary.before_training(running)
+        assert (precision.SLOWER in capsys.readouterr().err) == bool(flags)
         dtypes = {True: set(), False: set()}
         for name in ('backbone.stages.1.blocks.0.ffn.fc1.conv', 'neck.lateral_convs.0'):
             layer = running.model.get_submodule(name)
