@@ -383,7 +383,14 @@ def test_an_exported_file_is_no_checkpoint_to_benchmark(tmp_path, capsys):
         opset_imports=[onnx.helper.make_opsetid('', 18)],
         ir_version=10,
     )
-    about = dict(effvim={}, classes=['a'], kind='RetinaNet', settings={})
+    about = dict(
+        effvim={'config': 'retinanet_effvim_m1.py'},
+        classes=['a'],
+        kind='RetinaNet',
+        size=None,
+        input='raw',
+        settings={'model.type': 'RetinaNet', 'model.data_preprocessor': {}},
+    )
     onnx.helper.set_model_props(model, {key: json.dumps(v) for key, v in about.items()})
     path = tmp_path / 'm.onnx'
     path.write_bytes(model.SerializeToString())
