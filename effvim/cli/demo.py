@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
         serving.start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does
         try:
-            serving.join()
+            while serving.is_alive():
+                serving.join(0.5)  # a signal that reaches another thread ends no longer wait
             return 1  # ended by itself, and has said why
         except KeyboardInterrupt:
             return 0

@@ -59,6 +59,8 @@ def serving(run, checkpoints, folder, stop=signal.SIGINT):
     process = subprocess.Popen(
         [
             sys.executable,
+            '-X',
+            'faulthandler',
             str(ROOT / 'tools/demo.py'),
             str(run.config),
             *checkpoints,
@@ -84,6 +86,9 @@ def serving(run, checkpoints, folder, stop=signal.SIGINT):
         process.send_signal(stop)
         try:
             _, errors = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler prints what each thread waits for
+            raise AssertionError(process.communicate()[1]) from None
         finally:
             process.kill()
             proxy.socket.close()
