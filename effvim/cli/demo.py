@@ -133,8 +133,10 @@ def run(args: argparse.Namespace) -> int:
         serving.start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does
         try:
+            # Linux may hand the signal to another thread, and Python's handler runs in this one
+            # only when it wakes up.
             while serving.is_alive():
-                serving.join(0.5)  # a signal that reaches another thread ends no longer wait
+                serving.join(0.5)
             return 1  # ended by itself, and has said why
         except KeyboardInterrupt:
             return 0

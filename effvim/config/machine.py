@@ -21,7 +21,7 @@ def num_cores() -> int:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """The name of the processor, e.g. Intel(R) Xeon(R) Processor."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]

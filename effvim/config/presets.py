@@ -91,9 +91,9 @@ def use_synthetic_detection(cfg: Config) -> None:
 
     Many images seen few times, in small batches: more and smaller steps learn faster per minute.
     Enlarged to 224 pixels, since the finest map of the backbone's stages has stride 16, or to 256
-    where the model pads to multiples of 64. Mixed precision
-    where it is faster. RetinaNet gets towers of two convolutions instead of four, and 128
-    channels instead of 256 from the neck on: they learn sooner, in less than half of the time.
+    where the model pads to multiples of 64. Mixed precision where it is faster. RetinaNet gets
+    towers of two convolutions instead of four, and 128 channels instead of 256 from the neck on:
+    they learn sooner, in less than half of the time.
     """
     set_data_root(cfg, DETECTION_ROOT)
     if 'plain_pipeline' in cfg:  # averages and mosaics are for long schedules

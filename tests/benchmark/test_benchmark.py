@@ -17,7 +17,7 @@ from effvim.benchmark.cases import Case
 from effvim.benchmark.published import BOX_AP
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
-from effvim.config.runtime import RUNTIMES, MissingPrecision
+from effvim.config.runtime import MissingPrecision
 from effvim.console import quiet
 from maintenance import benchmark_page
 from tests.helpers.benchmark_runs import run
@@ -26,7 +26,7 @@ from tests.helpers.networks import randomised
 from tests.helpers.paths import ROOT
 
 with quiet():
-    from effvim.benchmark import runtimes, timing
+    from effvim.benchmark import timing
 
 pytestmark = pytest.mark.usefixtures('short_benchmarks')
 
@@ -250,41 +250,6 @@ def test_peers_compute_the_same_in_every_form(name):
             )(x)
             for a, b in zip(expected, folded):
                 assert (a - b).norm() <= 1e-4 * a.norm()
-
-
-@pytest.mark.parametrize('form', RUNTIMES)
-@pytest.mark.parametrize('name', ['m1', 'efficientvim_m1'])
-def test_exported_networks_compute_the_same(name, form, monkeypatch):
-    pytest.importorskip(form)
-    case = Case(name, form, 'float32', 'forward', 1, 64, 96)
-    network = randomised(backbones.set_mode(backbones.build(name), 'forward'))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        expected = network(torch.randn(1, 3, 64, 96))
-    monkeypatch.setattr(timing, 'seconds_sampler', lambda run: run)
-    _, start = runtimes.prepare(network, case)
-    torch.manual_seed(1)
-    run, about = start(case)
-    found = list(run().values())
-    assert len(found) == len(expected) >= 3
-    for a, b in zip(expected, found):
-        assert (a - torch.from_numpy(b)).norm() <= 1e-3 * a.norm()
-    assert about['macs'] > 0 and about['first_s'] > 0
-
-
-def test_exported_backbones(tmp_path):
-    for form in RUNTIMES:
-        pytest.importorskip(form)
-    results, text = run(
-        tmp_path,
-        'backbone',
-        *[f'm1:{form}' for form in RUNTIMES],
-        *('--sizes', '64', '--dtypes', 'float32', 'int8', *BRIEF),
-    )
-    assert not results['failed']
-    measured = {(case['form'], case['dtype']) for case in results['cases']}
-    assert measured == set(itertools.product(RUNTIMES, ('float32', 'int8')))
-    assert '**m1:openvino**' in text and 'int8' in text
 
 
 def test_rounds_run_every_case_once():

@@ -9,9 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mmengine.structures import InstanceData
 from torch import nn
-from torchvision.ops import box_iou
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint, exported
@@ -291,94 +289,6 @@ def test_a_file_that_differs_is_not_written(made, monkeypatch, capsys):
     assert run_command('export', [*made.argv, '--out', str(out)]) == 1
     assert out.read_bytes() == b'mine' and list(out.parent.iterdir()) == [out]
     assert 'wrong.onnx is not written' in capsys.readouterr().err
-
-
-def six_instances(**changes):
-    """Six instances with the given changes."""
-    x = torch.arange(6.0) * 20
-    values = dict(
-        bboxes=torch.stack([x, x, x + 15, x + 15], 1),
-        labels=torch.arange(6) % 3,
-        scores=torch.linspace(0.9, 0.4, 6),
-        masks=torch.zeros(6, 150, 150, dtype=bool),
-    )
-    for mask, box in zip(values['masks'], values['bboxes'].long().tolist()):
-        mask[box[1] : box[3], box[0] : box[2]] = True
-    return InstanceData(**{**values, **changes})
-
-
-def test_tolerances_of_a_comparison():
-    def faults(theirs, threshold=0.3, number=10):
-        return parity.compare_instances([six_instances()], [theirs], threshold, number).faults
-
-    same = six_instances()
-    assert not faults(same) and not faults(same[[1, 0, 2, 3, 4, 5]])
-    assert not faults(six_instances(bboxes=same.bboxes + 0.01, scores=same.scores + 1e-5))
-    assert faults(six_instances(bboxes=same.bboxes + 0.2))
-    assert faults(six_instances(scores=same.scores + 0.01))
-    assert faults(six_instances(labels=same.labels.flip(0)))
-    assert faults(six_instances(masks=same.masks.roll(2, 2)))
-    assert faults(same[:5]) and faults(same[1:])
-    assert faults(six_instances(scores=same.scores * torch.nan))
-    unknown = six_instances(scores=same.scores * torch.nan)
-    assert parity.compare_instances([unknown], [unknown], 0.3, 10).faults
-    assert parity.compare_instances([unknown], [same[:0]], 0.3, 10).faults
-    assert not faults(same[:5], threshold=0.4)  # rounding may decide at the threshold
-    assert faults(same[1:], threshold=0.4)
-    assert not faults(same[:5], number=6)  # and about the last of the maximum number
-
-    # A is at the threshold of NMS below the first box, B overlaps A alone: without A there is B.
-    a, b, c = [4.0, 0, 19, 15], [7.0, 0, 22, 15], [5.0, 0, 20, 15]
-    threshold = float(box_iou(same.bboxes[:1], torch.tensor([a]))[0, 0])
-
-    def beside(box, score):
-        more = InstanceData(
-            bboxes=torch.tensor([box]),
-            labels=same.labels[:1],
-            scores=torch.tensor([score]),
-            masks=torch.zeros(1, 150, 150, dtype=bool),
-        )
-        return InstanceData.cat([same, more])
-
-    def faults_beside(ours, theirs, overlap):
-        return parity.compare_instances([ours], [theirs], 0.3, 10, overlap=overlap).faults
-
-    with_a, with_b, with_c = beside(a, 0.6), beside(b, 0.5), beside(c, 0.6)
-    assert not faults_beside(with_a, same, threshold) and not faults_beside(same, with_a, threshold)
-    assert not faults_beside(with_a, with_b, threshold + 0.001)
-    assert len(faults_beside(with_b, same, threshold)) == 1  # no A that explains it
-    assert len(faults_beside(with_c, same, threshold)) == 1  # overlaps less
-    assert len(faults_beside(beside(a, 0.95), same, threshold)) == 1  # is the better one
-    assert len(faults_beside(with_a, same, None)) == 1
-    # A file whose boxes are wrong is refused, also if they overlap the right ones by the threshold.
-    narrow = same.bboxes.clone()
-    narrow[:, 2] -= 7.5
-    assert len(faults_beside(same, six_instances(bboxes=narrow), 0.5)) == 13
-    for slack in (1, 10):
-        for distance in (-0.006, -0.004, 0.004, 0.006):
-            outcome = parity.compare_instances(
-                [with_a], [same], 0.3, 10, slack, threshold + slack * distance
-            )
-            assert bool(outcome.faults) == (abs(distance) > 0.005)
-            assert any('1 boxes are on one side' in line for line in outcome.lines) == (
-                not outcome.faults
-            )
-
-    few = parity.compare_instances([same[:4]], [same[:4]], 0.3, 10)
-    assert 'fewer than 5' in few.faults[0]
-    nothing = parity.compare_instances([same[:0]], [same[:0]], 0.3, 10)
-    assert 'fewer than 5' in nothing.faults[0]
-
-    labels = torch.randint(0, 9, (1, 100, 100))
-    other = labels.clone()
-    other[0, :1, :50] += 1
-    assert not parity.compare_label_maps([labels], [labels.clone()]).faults
-    assert parity.compare_label_maps([labels], [other]).faults
-    maps = (torch.randn(8, 4, 4), torch.randn(8, 2, 2))
-    assert not parity.compare_maps([maps], [tuple(m + 1e-5 for m in maps)]).faults
-    assert parity.compare_maps([maps], [(maps[0], maps[1] + 0.1)]).faults
-    unknown = (maps[0], maps[1] * torch.nan)
-    assert parity.compare_maps([unknown], [unknown]).faults
 
 
 @pytest.mark.parametrize('score_threshold', [0.0, 0.05, 0.5])
