@@ -29,17 +29,25 @@ def padded(image: np.ndarray, size: list[int], value: object) -> np.ndarray:
     return canvas
 
 
-def resized(photo: Image.Image, rules: dict) -> tuple[np.ndarray, tuple[float, float]]:
-    """The photo as the network was tested, H W 3, and the factors of its width and height."""
+def resized(
+    photo: Image.Image, rules: dict, file_size: list[int] | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The photo as the network was tested, H W 3, and the factors of its width and height.
+
+    It is made smaller if it would not fit into the height and width that the file takes.
+    """
     width, height = photo.size
     if rules['scale']:
         long, short = max(rules['scale']), min(rules['scale'])
         factor = min(long / max(width, height), short / min(width, height))
+        multiple = rules['multiple'] or 1
+        if file_size:
+            room = [side // multiple * multiple for side in file_size]
+            factor = min(factor, room[0] / height, room[1] / width)
         size = [int(width * factor + 0.5), int(height * factor + 0.5)]
         if not rules['keep_ratio']:
             size = rules['scale']
-        if multiple := rules['multiple']:
-            size = [-(-side // multiple) * multiple for side in size]
+        size = [-(-side // multiple) * multiple for side in size]
         # bilinear without smoothing, as OpenCV does it and as the network was trained
         factors = width / size[0], height / size[1]
         matrix = (factors[0], 0, 0, 0, factors[1], 0)
@@ -83,7 +91,7 @@ def main() -> None:
     )
 
     photo = ImageOps.exif_transpose(Image.open(args.photo)).convert('RGB')
-    image, scale = resized(photo, rules)
+    image, scale = resized(photo, rules, about['size'])
     height, width = image.shape[:2]
     if about['size']:  # of a file that takes only this one; what the network sees as 0
         given = about['settings']['model.data_preprocessor']

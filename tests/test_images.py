@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from backbone.errors import UserError
-from effvim.images import encode_png, read_image
+from effvim.images import encode_drawing, name_of_drawing, read_image
 
 RGB = np.random.RandomState(0).randint(0, 256, (5, 8, 3), np.uint8)
 GREY = RGB[..., :1].repeat(3, 2)
@@ -264,6 +264,21 @@ def test_truncated_jpegs_are_noticed_with_any_settings(settings, tmp_path):
 @pytest.mark.parametrize('size', [(1, 1), (7, 301), (240, 320)])
 def test_png_keeps_every_pixel(size):
     image = np.random.RandomState(0).randint(0, 256, (*size, 3), np.uint8)
-    with Image.open(io.BytesIO(encode_png(image))) as decoded:
+    with Image.open(io.BytesIO(encode_drawing(image, 'a.png'))) as decoded:
         assert decoded.format == 'PNG' and decoded.mode == 'RGB'
         assert np.array_equal(np.asarray(decoded), image)
+
+
+@pytest.mark.parametrize(
+    ('name', 'drawing', 'kind'),
+    [('a.jpg', 'a.jpg', 'JPEG'), ('B.JPEG', 'B.JPEG', 'JPEG'), ('c.PNG', 'c.PNG', 'PNG')]
+    + [(f'd.{suffix}', f'd.{suffix}.png', 'PNG') for suffix in ('tif', 'webp', 'bmp', 'jp2')],
+)
+def test_annotated_images_have_the_format_of_their_names(name, drawing, kind):
+    """Also in JPEG a red line one pixel wide stays red."""
+    image = np.full((64, 96, 3), 200, np.uint8)
+    image[20] = image[:, 30] = (255, 0, 0)
+    assert name_of_drawing(name) == drawing
+    with Image.open(io.BytesIO(encode_drawing(image, drawing))) as decoded:
+        assert decoded.format == kind and decoded.mode == 'RGB'
+        assert np.abs(np.asarray(decoded).astype(int) - image).max() <= 40

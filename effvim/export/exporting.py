@@ -15,7 +15,7 @@ from backbone.errors import UserError
 from effvim import console
 from effvim.checkpoints import checkpoint as ckpt
 from effvim.checkpoints import exported
-from effvim.config.editing import parse_options, set_classes
+from effvim.config.editing import apply_options, parse_options, set_classes
 from effvim.config.machine import fit_to_machine
 from effvim.config.packaged import published_or_given
 from effvim.config.prepare import PreparedRun, check_data, prepare
@@ -25,6 +25,7 @@ from effvim.export import (
     onnx_file,
     openvino_file,
     quantization,
+    sizes,
     supported,
     tensorrt_file,
 )
@@ -247,7 +248,9 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     )
     cfg = prepared.cfg
     if settings.is_fixed_size and not settings.size:
-        settings.size = supported.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
+        settings.size = sizes.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
+    if settings.size and not settings.backbone_only:
+        fit_images(prepared, settings)
     channels = cfg.model.backbone.get('in_channels', 3)
     if channels not in (1, 3):
         raise UserError(
@@ -273,6 +276,24 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     return prepared
 
 
+def fit_images(prepared: PreparedRun, settings: ExportSettings) -> None:
+    """Make the test pipeline resize images to what fits into the file, as an option of the export.
+
+    Args:
+        prepared: changed in place.
+        settings: changed in place; with `size`.
+    """
+    assert settings.size
+    prefix = 'test_dataloader.dataset.pipeline'
+    changes = sizes.fitting_options(prepared.cfg.test_dataloader.dataset.pipeline, settings.size)
+    options = {f'{prefix}.{key}': value for key, value in changes.items()}
+    apply_options(prepared.cfg, options)
+    for key, (width, height) in options.items():
+        console.note(f'--size {settings.size[0]} {settings.size[1]}: {key}=({width},{height})')
+    prepared.spec.options = {**prepared.spec.options, **options}
+    settings.options = {**settings.options, **options}
+
+
 def check_model(cfg: Config, settings: ExportSettings) -> None:
     """Check that the model of a config can be exported as it is asked for.
 
@@ -284,7 +305,7 @@ def check_model(cfg: Config, settings: ExportSettings) -> None:
         if settings.is_fixed_size:
             supported.check_fixed_size(cfg.model, str(settings.out))
     if settings.is_fixed_size and not settings.size:
-        supported.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
+        sizes.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
 
 
 def trained_model(prepared: PreparedRun, settings: ExportSettings) -> tuple[Any, list[str]]:

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backbone.errors import UserError
-from effvim.config.structure import pair
 from effvim.export.graph import EXPORTABLE, Dense, Queries, Segmentor, TwoStage
-from effvim.export.settings import SMALLEST
 
 NMS = {'nms': {'iou_threshold'}, 'soft_nms': {'iou_threshold', 'sigma', 'min_score', 'method'}}
 
@@ -76,31 +74,6 @@ def check_fixed_size(model: Mapping[str, Any], out: str) -> None:
             f"--out {out}: this format takes no model.test_cfg.mode='slide': set it to 'whole', "
             f'or {whole}'
         )
-
-
-def size_of(pipeline: Sequence[Mapping[str, Any]], out: str) -> tuple[int, int]:
-    """Height and width that a test pipeline gives to every image.
-
-    Args:
-        pipeline: the steps.
-        out: the file to write, for messages.
-
-    Raises:
-        UserError: it does not give all of them one size.
-    """
-    scale = None
-    for step in pipeline:
-        if 'Pad' in step['type'] and step.get('size'):
-            width, height = pair(step['size'])
-            return height, width
-        scale = pair(step['scale']) if step.get('scale') else scale
-    if scale and scale[0] == scale[1]:
-        return scale
-    side = max(SMALLEST, max(scale or [640]) // 64 * 32)
-    raise UserError(
-        f'--out {out}: this format takes images of one size: add --size H W, e.g. --size {side} '
-        f'{side}'
-    )
 
 
 def check_queries(model: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json as jsonlib
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from backbone.errors import UserError
 from effvim import console
 from effvim.files import write_atomic
-from effvim.images import encode_png
+from effvim.images import encode_drawing, name_of_drawing
 from effvim.inference.annotation_ids import ids_of
 from effvim.inference.coco_results import category_ids, coco_results
 from effvim.inference.overlap import ahead
@@ -50,9 +51,10 @@ def predict_files(
 ) -> list[str]:
     """Predict image files, and write the results in the directory tree of the images.
 
-    Files in `out`: `images/NAME.png`, annotated, at most 10,000 pixels long; with `json` also
-    `images.json` and, of detectors, `detections.bbox.json` and `detections.segm.json`, of
-    segmentors `labels/NAME.png`; and those of `formats`, see `saved_formats`.
+    Files in `out`: `images/NAME`, annotated, at most 10,000 pixels long (`NAME.png` if the image
+    is neither JPEG nor PNG); with `json` also `images.json` and, of detectors,
+    `detections.bbox.json` and `detections.segm.json`, of segmentors `labels/NAME.png`; and those
+    of `formats`, see `saved_formats`.
 
     Args:
         predictor: the network.
@@ -148,14 +150,22 @@ class InferenceJob:
         self.spool = ResultSpool(out) if json else None
 
     def _refuse_to_replace(self) -> None:
-        """Check that no annotated image would replace one of the images."""
-        sources = {os.path.abspath(path) for path in self.paths}
-        for index in range(len(self.paths)):
-            target = os.path.abspath(self.out / f'images/{self._name(index)}.png')
+        """Check that no annotated image would replace one of the images, or another one."""
+        real = functools.cache(os.path.realpath)  # of directories, which may be links
+        sources = {Path(real(path.parent), path.name) for path in self.paths}
+        targets: dict[Path, Path] = {}
+        for index, path in enumerate(self.paths):
+            drawing = self.out / self._drawing(index)
+            target = Path(real(drawing.parent), drawing.name)
             if target in sources:
                 raise UserError(
                     f'{target} would be replaced by an annotated image: choose another directory '
                     f'with --out'
+                )
+            if (other := targets.setdefault(target, path)) is not path:
+                raise UserError(
+                    f'{other} and {path} would share one annotated image, {target}: rename one of '
+                    f'them'
                 )
 
     def run(self, predictor: Predictor, indices: Sequence[int]) -> None:
@@ -207,7 +217,8 @@ class InferenceJob:
             prediction = prediction.only(np.isin(prediction.labels, self.labels))
         name = self._name(index)
         drawn = prediction.shrunk(LARGEST).draw(self.score_thr)
-        self._write(f'images/{name}.png', encode_png(np.asarray(drawn)))
+        drawing = self._drawing(index)
+        self._write(drawing, encode_drawing(np.asarray(drawn), drawing))
         kept = prediction.above(self.score_thr)
         for kind in self.formats:
             with self._writing(kind):
@@ -232,6 +243,9 @@ class InferenceJob:
 
     def _name(self, index: int) -> str:
         return self.paths[index].relative_to(self.root).as_posix()
+
+    def _drawing(self, index: int) -> str:
+        return f'images/{name_of_drawing(self._name(index))}'
 
     def outcome(self) -> Outcome:
         """What this process has done, once all of it is on disk."""

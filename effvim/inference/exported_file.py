@@ -84,10 +84,12 @@ class ExportedFile:
         """
         (height, width), (full_height, full_width) = x.shape[1:], size
         if height > full_height or width > full_width:
+            side = -(-max(height, width) // 32) * 32
             raise UserError(
                 f'an image of {height} × {width} pixels, as the config resizes it, does not fit '
-                f"into the file's {full_height} × {full_width}: set the scale of the Resize in "
-                f'test_dataloader.dataset.pipeline by --cfg-options, or export without --size'
+                f"into the file's {full_height} × {full_width}: export with a --size that images "
+                f'of both orientations fit into, e.g. --size {side} {side}, or to *.onnx or *.xml '
+                f'without --size'
             )
         given = self.about['settings']['model.data_preprocessor']
         mean = given['mean'][::-1] if given['reverse'] else given['mean']

@@ -39,7 +39,7 @@ class ExportedNetwork:
 
     def __init__(self, file: ExportedFile) -> None:
         about = file.about
-        self.file, self.rules = file, about['resize']
+        self.file, self.rules, self.size = file, about['resize'], about['size']
         self.name = Path(about['effvim']['config']).stem
         self.segments = about['segments']
         self.classes = tuple(about['classes'])
@@ -65,11 +65,11 @@ class ExportedNetwork:
 
     def accepts(self, height: int, width: int) -> bool:
         """As `network.Network.accepts`."""
-        return min(resized_size(width, height, self.rules)) >= 1
+        return min(resized_size(width, height, self.rules, self.size)) >= 1
 
     def preprocess(self, image: np.ndarray) -> tuple[Hashable, Sample]:
         """As `network.Network.preprocess`."""
-        prepared, place = prepare_image(image, self.rules)
+        prepared, place = prepare_image(image, self.rules, self.size)
         return (prepared.shape, image.shape), Sample(prepared, place)
 
     def start(self, samples: Sequence[Sample]) -> Callable[[], Sequence[NetworkOutput]]:
@@ -81,13 +81,19 @@ class ExportedNetwork:
         return in_original(self.file.finish(job), sample.place, self.file.about['settings'])
 
 
-def resized_size(width: int, height: int, rules: Mapping[str, Any]) -> tuple[int, int]:
+def resized_size(
+    width: int, height: int, rules: Mapping[str, Any], size: Sequence[int] | None = None
+) -> tuple[int, int]:
     """Width and height of an image at the scale of the rules, as mmcv computes them.
+
+    An image that would not fit into the file is made smaller, e.g. a portrait where the file's
+    images are wider than high.
 
     Args:
         width: of the image.
         height: of the image.
         rules: `resize` of the file's metadata, see `export.metadata.resize_rules`.
+        size: height and width of the file's images; None for any.
     """
     scale = rules['scale']
     if not scale:
@@ -95,21 +101,28 @@ def resized_size(width: int, height: int, rules: Mapping[str, Any]) -> tuple[int
     if not rules['keep_ratio']:
         return scale[0], scale[1]
     factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
+    if size:
+        multiple = rules['multiple'] or 1
+        room = (side // multiple * multiple for side in size)
+        factor = min(factor, *(most / side for most, side in zip(room, (height, width))))
     return int(width * factor + 0.5), int(height * factor + 0.5)
 
 
-def prepare_image(image: np.ndarray, rules: Mapping[str, Any]) -> tuple[np.ndarray, Placement]:
+def prepare_image(
+    image: np.ndarray, rules: Mapping[str, Any], file_size: Sequence[int] | None = None
+) -> tuple[np.ndarray, Placement]:
     """Resize and pad an image as the test pipeline does that the rules describe.
 
     Args:
         image: H W 3, uint8, RGB.
         rules: see `resized_size`.
+        file_size: `size` there.
 
     Returns:
         The network's input, 3 H' W', uint8, BGR, and where the image is in it.
     """
     height, width = image.shape[:2]
-    size = resized_size(width, height, rules)
+    size = resized_size(width, height, rules, file_size)
     x = cv2.resize(np.ascontiguousarray(image), size)
     scale = size[0] / width, size[1] / height
     if multiple := rules['multiple']:  # a second time, as mmseg does

@@ -46,7 +46,7 @@ def test_the_three_lines(retinanet, authors_retinanet, cache, tmp_path, monkeypa
         assert np.array_equal(getattr(prediction, key), getattr(expected, key))
     argv = [NAME, 'photo.jpg', '--out', 'results', '--cfg-options', *options]
     assert run_command('infer', argv) == 0
-    assert (tmp_path / 'results/images/photo.jpg.png').is_file()
+    assert (tmp_path / 'results/images/photo.jpg').is_file()
     assert len(retinanet.requests) == 1
 
 

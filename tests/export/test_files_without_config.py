@@ -256,7 +256,7 @@ def test_what_a_file_loads(made, source, tmp_path):
     assert process.returncode == 0, process.stderr
     loaded = ['torch'] * (made.kind == 'MaskRCNN')
     assert process.stdout.splitlines()[-1].split() == ['0', *loaded]
-    assert (out / ('images/a.png.png' if source == 'images' else 'videos/a.mp4')).is_file()
+    assert (out / ('images/a.png' if source == 'images' else 'videos/a.mp4')).is_file()
 
 
 WITH_CONFIG = """

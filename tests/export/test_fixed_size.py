@@ -12,12 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from backbone.errors import UserError
 from effvim.checkpoints import exported
 from effvim.checkpoints.kinds import weights_of
 from effvim.export import keeping, ncnn_file
 from effvim.export.decoded_graph import WholeImage
-from effvim.export.supported import size_of
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.exports import KINDS, options_of
@@ -221,12 +219,3 @@ def test_a_missing_package(suffix, package, words, tmp_path, monkeypatch, capsys
     assert run_command('export', argv) == 2
     err = capsys.readouterr().err
     assert words in err and err.count('\n') == 1
-
-
-def test_the_size_of_the_config():
-    """Height and width of Pad's width and height; one number is both sides."""
-    pad = [dict(type='Resize', scale=(960, 544)), dict(type='Pad', size=(960, 544))]
-    assert size_of(pad, 'm.tflite') == (544, 960)
-    assert size_of([dict(type='Resize', scale=640, keep_ratio=True)], 'm.tflite') == (640, 640)
-    with pytest.raises(UserError, match='--size 640 640'):
-        size_of([dict(type='Resize', scale=(1333, 800))], 'm.tflite')

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from backbone import UserError
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
-from effvim.images import read_image
+from effvim.images import name_of_drawing, read_image
 from effvim.inference.batch_inference import predict_files
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
@@ -47,7 +47,7 @@ def test_infer_predicts_what_test_measures(trained, tmp_path):
     images = json.loads(written['images.json'].read_text())
     assert [image['file_name'] for image in images['images']] == names
     for name in names:
-        with Image.open(written[f'images/{name}.png']) as image:
+        with Image.open(written[f'images/{name_of_drawing(name)}']) as image:
             image.load()
             assert image.width == Image.open(trained.val / name).width
     flags = ['--out', tmp_path / 'm.json', '--work-dir', tmp_path / 'work']
@@ -182,7 +182,7 @@ def test_corrupt_images_are_listed_and_the_others_predicted(detector, mess, tmp_
     assert written.keys() == {
         'images.json',
         'detections.bbox.json',
-        *(f'images/{name}.png' for name in GOOD),
+        *(f'images/{name_of_drawing(name)}' for name in GOOD),
     }
     images = json.loads(written['images.json'].read_text())['images']
     assert {image['file_name'] for image in images} == GOOD
@@ -200,7 +200,7 @@ def test_an_image_that_is_too_thin_is_skipped(detector, tmp_path):
     assert '1 of 2 images done' in printed
     assert errors.startswith(f'skipped: {folder}/thin.png: 3000 × 2 pixels are too long and thin')
     assert errors.count('\n') == 3  # this line, and the list at the end
-    assert 'images/whole.png.png' in written
+    assert 'images/whole.png' in written
     with pytest.raises(UserError, match='the image: 3000 × 2 pixels are too long and thin'):
         Predictor(detector.checkpoint)(folder / 'thin.png')
 
@@ -208,12 +208,26 @@ def test_an_image_that_is_too_thin_is_skipped(detector, tmp_path):
 def test_a_source_is_never_replaced(detector, tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()
-    for name in ('a.jpg', 'a.jpg.png'):
+    for name in ('a.jpg', 'b.png', 'c.bmp'):
         Image.new('RGB', (60, 40)).save(folder / name)
-    content = (folder / 'a.jpg.png').read_bytes()
-    with pytest.raises(UserError, match=r'a\.jpg\.png would be replaced by an annotated image'):
-        predict_files(Predictor(detector.checkpoint), sorted(folder.iterdir()), tmp_path)
-    assert (folder / 'a.jpg.png').read_bytes() == content
+    (tmp_path / 'link').symlink_to(tmp_path)
+    content = {path: path.read_bytes() for path in folder.iterdir()}
+    predictor = Predictor(detector.checkpoint)
+    for name in ('a.jpg', 'b.png'):
+        for out in (tmp_path, tmp_path / 'link'):
+            with pytest.raises(UserError, match=f'{name} would be replaced by an annotated image'):
+                predict_files(predictor, [folder / name], out)
+    predict_files(predictor, [folder / 'c.bmp'], tmp_path)
+    assert (folder / 'c.bmp.png').is_file()
+    assert {path: path.read_bytes() for path in content} == content
+
+
+def test_images_that_would_share_an_annotated_image(detector, tmp_path):
+    for name in ('a.tif', 'a.tif.png'):
+        Image.new('RGB', (60, 40)).save(tmp_path / name)
+    with pytest.raises(UserError, match=r'tif and .*a\.tif\.png would share one annotated image'):
+        predict_files(Predictor(detector.checkpoint), sorted(tmp_path.iterdir()), tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_orientation_is_applied(detector, mess):
@@ -229,7 +243,7 @@ def test_output_inside_the_input_directory_is_skipped(detector, mess, tmp_path):
     second = detector.infer(mess / 'out', mess, status=1)
     assert first[2].keys() == second[2].keys() and first[0] == second[0]
     pattern = detector.infer(tmp_path / 'globbed', mess / 'sub/*.png', mess / 'rgba.png')
-    assert pattern[2].keys() == {'images/sub/rgba.png.png', 'images/rgba.png.png'}
+    assert pattern[2].keys() == {'images/sub/rgba.png', 'images/rgba.png'}
 
 
 def test_two_processes_share_the_images(detector, mess, tmp_path):

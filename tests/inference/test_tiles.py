@@ -219,7 +219,7 @@ def test_commands_predict_in_tiles(kind, run_of, tmp_path):
     flags = ['--tile', 96, '--overlap', 0.25, '--json', '--score-thr', 0]
     out, errors, files = run.infer(tmp_path / 'out', tmp_path / 'images', *flags)
     assert '2 of 2 images done' in out and '1 images are no larger than a tile' in errors
-    with Image.open(files['images/large.png.png']) as drawn:
+    with Image.open(files['images/large.png']) as drawn:
         assert drawn.size[0] == 220
     content = json.loads(files['images.json'].read_text())
     assert {i['file_name'] for i in content['images']} == {'large.png', 'small.png'}

@@ -306,7 +306,7 @@ def test_the_command_predicts_videos_next_to_images(detector, tmp_path):
     flags = ('--json', '--score-thr', '0', '--stride', '2', '--track', '--mot')
     out, err, written = detector.infer(tmp_path / 'out', folder, *flags, status=1)
     assert written.keys() == {
-        *('images/image.png.png', 'images.json', 'detections.bbox.json'),
+        *('images/image.png', 'images.json', 'detections.bbox.json'),
         *(f'videos/{name}.{suffix}' for name in ('a.mp4', 'a.mkv', 'cut') for suffix in ('mp4',)),
         *(f'videos/{name}.jsonl' for name in ('a.mp4', 'a.mkv', 'cut')),
         *(f'mot/{name}.txt' for name in ('a.mp4', 'a.mkv', 'cut')),
