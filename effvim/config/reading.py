@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 
 from backbone.errors import UserError
 from effvim import start_up
@@ -15,6 +16,10 @@ from effvim.config.validation import check_parts
 from effvim.console import quiet
 
 PLUGINS = ('mmdet_plugin', 'mmseg_plugin')  # which load the models
+
+# For configs that inherit from mmseg::…: of a name that no distribution has, mmengine looks for the
+# module. The distribution is not always called mmsegmentation.
+MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 def load_config(path: str) -> Config:
