@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,17 +32,34 @@ def write_atomic(path: str | os.PathLike[str], *parts: bytes | memoryview) -> No
         OSError: the disk is full, or does not hold what was written; `path` is as before.
     """
     with atomic_file(path) as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-        if hasattr(os, 'posix_fadvise'):  # verify what is on the disk, not what is in memory
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.seek(0)
-        for part in parts:
-            for start in range(0, len(part), CHUNK):
-                chunk = memoryview(part)[start : start + CHUNK]
-                if file.read(len(chunk)) != chunk:
-                    raise OSError(errno.EIO, 'the disk does not hold what was written', path)
+        _write_verified(file, parts)
+
+
+def write_all_atomic(contents: dict[Path, bytes]) -> None:
+    """Write several files as `write_atomic` does; all are on the disk before any gets its name.
+
+    They get their names in the order of `contents`.
+
+    Raises:
+        OSError: the disk is full, or does not hold what was written; all files are as before.
+    """
+    with contextlib.ExitStack() as files:
+        for path, content in reversed(contents.items()):
+            _write_verified(files.enter_context(atomic_file(path)), [content])
+
+
+def _write_verified(file: BinaryIO, parts: Sequence[bytes | memoryview]) -> None:
+    file.writelines(parts)
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, 'posix_fadvise'):  # verify what is on the disk, not what is in memory
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.seek(0)
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            chunk = memoryview(part)[start : start + CHUNK]
+            if file.read(len(chunk)) != chunk:
+                raise OSError(errno.EIO, 'the disk does not hold what was written', file.name)
 
 
 @contextlib.contextmanager
@@ -56,7 +73,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f'.{path.name[:40]}.', dir=path.parent)
     try:
         os.close(handle)
         with open(name, 'w+b') as file:  # by its name, which libraries that write it need

@@ -71,7 +71,8 @@ def read_image(
             image.load()
             return as_rgb(image)
     except Image.DecompressionBombError as error:  # raised from twice of what it warns at
-        limit = min(max_megapixels, 2e-6 * (Image.MAX_IMAGE_PIXELS or 0))
+        own = 2e-6 * (Image.MAX_IMAGE_PIXELS or 0)  # which a larger limit has raised
+        limit = own if math.isinf(max_megapixels) else max_megapixels
         tiles = 'predict it in tiles with effvim infer --tile N, or ' * math.isinf(max_megapixels)
         raise UserError(
             f'{name}: more than {limit:.0f} megapixels are not read at once: {tiles}make it smaller'

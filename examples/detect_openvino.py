@@ -17,6 +17,17 @@ from PIL import Image, ImageOps
 PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16', 'float16': 'f16'}  # as OpenVINO calls them
 
 
+def opened(path: str) -> Image.Image:
+    """A photo, upright, in RGB: 16 bits become 8, and what is transparent becomes white."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    if photo.mode.startswith('I'):
+        photo = Image.fromarray(np.rint(np.asarray(photo) / 257).astype(np.uint8))
+    if photo.has_transparency_data:
+        photo = photo.convert('RGBA')
+        photo = Image.alpha_composite(Image.new('RGBA', photo.size, 'white'), photo)
+    return photo.convert('RGB')
+
+
 def padded(image: np.ndarray, size: list[int], value: object) -> np.ndarray:
     """The image in the upper left corner of one of that height and width, if it fits."""
     if image.shape[0] > size[0] or image.shape[1] > size[1]:
@@ -36,25 +47,25 @@ def resized(
 
     It is made smaller if it would not fit into the height and width that the file takes.
     """
-    width, height = photo.size
+    (width, height), factor = photo.size, 1.0
     if rules['scale']:
         long, short = max(rules['scale']), min(rules['scale'])
         factor = min(long / max(width, height), short / min(width, height))
-        multiple = rules['multiple'] or 1
-        if file_size:
-            room = [side // multiple * multiple for side in file_size]
-            factor = min(factor, room[0] / height, room[1] / width)
-        size = [int(width * factor + 0.5), int(height * factor + 0.5)]
-        if not rules['keep_ratio']:
-            size = rules['scale']
-        size = [-(-side // multiple) * multiple for side in size]
-        # bilinear without smoothing, as OpenCV does it and as the network was trained
-        factors = width / size[0], height / size[1]
-        matrix = (factors[0], 0, 0, 0, factors[1], 0)
-        photo = photo.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    multiple = rules['multiple'] or 1
+    if file_size:
+        room = [side // multiple * multiple for side in file_size]
+        factor = min(factor, room[0] / height, room[1] / width)
+    size = [int(width * factor + 0.5), int(height * factor + 0.5)]
+    if rules['scale'] and not rules['keep_ratio']:
+        size = rules['scale']
+    size = [-(-side // multiple) * multiple for side in size]
+    # bilinear without smoothing, as OpenCV does it and as the network was trained
+    matrix = (width / size[0], 0, 0, 0, height / size[1], 0)
+    photo = photo.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     image = np.asarray(photo)
     if rules['pad']:
-        image = padded(image, rules['pad']['size'][::-1], rules['pad']['value'])
+        full = [max(pair) for pair in zip(rules['pad']['size'][::-1], image.shape)]
+        image = padded(image, full, rules['pad']['value'])
     scale = photo.size[0] / width, photo.size[1] / height
     return image, scale
 
@@ -90,7 +101,7 @@ def main() -> None:
         model, 'CPU', {'INFERENCE_PRECISION_HINT': PRECISIONS[args.precision]}
     )
 
-    photo = ImageOps.exif_transpose(Image.open(args.photo)).convert('RGB')
+    photo = opened(args.photo)
     image, scale = resized(photo, rules, about['size'])
     height, width = image.shape[:2]
     if about['size']:  # of a file that takes only this one; what the network sees as 0

@@ -13,22 +13,33 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
+def opened(path: str) -> Image.Image:
+    """A photo, upright, in RGB: 16 bits become 8, and what is transparent becomes white."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    if photo.mode.startswith('I'):
+        photo = Image.fromarray(np.rint(np.asarray(photo) / 257).astype(np.uint8))
+    if photo.has_transparency_data:
+        photo = photo.convert('RGBA')
+        photo = Image.alpha_composite(Image.new('RGBA', photo.size, 'white'), photo)
+    return photo.convert('RGB')
+
+
 def prepared(photo: Image.Image, about: dict) -> tuple[np.ndarray, tuple[float, float]]:
     """The photo as the file takes it, 3 H W, float32, and the factors of its width and height.
 
     It is resized as the network was tested, or by less where it would not fit, and padded.
     """
     rules, (height, width) = about['resize'], about['size']
-    factors = [width / photo.width, height / photo.height]
-    if rules['keep_ratio']:
-        factors = [min(factors)] * 2
-        if rules['scale']:
-            sides, photo_sides = sorted(rules['scale']), sorted(photo.size)
-            fit = min(side / length for side, length in zip(sides, photo_sides))
-            factors = [min(fit, factors[0])] * 2
-    size = [int(side * factor + 0.5) for side, factor in zip(photo.size, factors)]
-    if multiple := rules['multiple']:
-        size = [min(-(-x // multiple) * multiple, most) for x, most in zip(size, (width, height))]
+    factor, multiple = 1.0, rules['multiple'] or 1
+    if rules['scale']:
+        sides, photo_sides = sorted(rules['scale']), sorted(photo.size)
+        factor = min(side / length for side, length in zip(sides, photo_sides))
+    room = [side // multiple * multiple for side in (width, height)]
+    factor = min(factor, *(most / side for most, side in zip(room, photo.size)))
+    size = [int(side * factor + 0.5) for side in photo.size]
+    if rules['scale'] and not rules['keep_ratio']:
+        size = rules['scale']
+    size = [-(-side // multiple) * multiple for side in size]
     scale = size[0] / photo.width, size[1] / photo.height
     # bilinear without smoothing, as OpenCV does it and as the network was trained
     matrix = (1 / scale[0], 0, 0, 0, 1 / scale[1], 0)
@@ -39,7 +50,7 @@ def prepared(photo: Image.Image, about: dict) -> tuple[np.ndarray, tuple[float, 
     image = np.empty((height, width, 3), np.float32)
     image[:] = np.round(mean)  # the network sees it as 0
     if rules['pad']:
-        across, down = rules['pad']['size']
+        across, down = (max(pair) for pair in zip(rules['pad']['size'], size))
         image[:down, :across] = rules['pad']['value']
     image[: size[1], : size[0]] = photo
     return np.ascontiguousarray(image.transpose(2, 0, 1)), scale
@@ -88,9 +99,13 @@ def show(outputs: dict, about: dict, photo: Image.Image, scale: tuple, score_thr
         for label, count in zip(labels, counts):
             print(f'{classes[label]}: {count / counts.sum():.1%}')
         return
+    shape = [round(side * factor) for side, factor in zip(photo.size, scale)]
+    if about['resize']['pad']:
+        shape = [max(pair) for pair in zip(shape, about['resize']['pad']['size'])]
     for box, score, label in zip(*detections(outputs, about['selection'])):
         if score >= score_thr:
-            corners = ' '.join(f'{value:.1f}' for value in box / [*scale, *scale])
+            box = np.minimum(box, [*shape, *shape]) / [*scale, *scale]
+            corners = ' '.join(f'{value:.1f}' for value in box)
             print(f'{classes[label]}: {score:.3f} {corners}')
 
 
@@ -124,6 +139,6 @@ def main(
         sys.exit(f'{args.model}: this script takes files of raw images that are resized and padded')
     if about['kind'] == 'Backbone':
         sys.exit(f'{args.model} holds only a backbone, which detects nothing')
-    photo = ImageOps.exif_transpose(Image.open(args.photo)).convert('RGB')
+    photo = opened(args.photo)
     image, scale = prepared(photo, about)
     show(start(args.model, about)(image), about, photo, scale, args.score_thr)

@@ -11,6 +11,7 @@ from effvim.files import (
     atomic_file,
     ensure_writable,
     new_directory,
+    write_all_atomic,
     write_atomic,
 )
 
@@ -105,3 +106,27 @@ def test_a_file_that_is_not_completed_leaves_the_old_one(tmp_path):
     with atomic_file(path) as file:
         Path(file.name).write_bytes(b'by its name')
     assert path.read_bytes() == b'by its name'
+
+
+def test_several_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    paths = [tmp_path / 'weights.bin', tmp_path / 'graph.xml']
+    write_all_atomic(dict.fromkeys(paths, b'old'))
+    fsync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 2:  # the second file
+            raise OSError(28, 'No space left on device')
+        fsync(handle)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        write_all_atomic(dict.fromkeys(paths, b'new'))
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert [path.read_bytes() for path in paths] == [b'old'] * 2
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ('字' * 85)  # 255 bytes
+    write_atomic(path, b'content')
+    assert path.read_bytes() == b'content'

@@ -158,6 +158,8 @@ def hash_of_weights(path: str) -> str:
         raise UserError(
             f'{path} needs its weights, {weights.name}, next to it: copy both files'
         ) from error
+    except OSError as error:
+        raise UserError(f'{weights} cannot be read: {error.strerror}') from error
 
 
 def onnx_metadata(path: str) -> dict[str, str]:

@@ -18,7 +18,12 @@ from effvim.config.run_spec import RunSpec
 from effvim.config.weights import backbone_tensors, fetch_weights
 from effvim.engine.memory import available_memory
 from effvim.engine.progress import format_duration
-from effvim.engine.single_steps import measured_steps, training_stepper, without_weights
+from effvim.engine.single_steps import (
+    is_too_small,
+    measured_steps,
+    training_stepper,
+    without_weights,
+)
 
 
 def weights(cfg: Config, report: Report) -> None:
@@ -47,6 +52,8 @@ def weights(cfg: Config, report: Report) -> None:
 def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
     """Report memory and time of training, estimated from a step on one image and one on two.
 
+    Where the model cannot be trained on one image, they are of two and of four.
+
     The estimate extrapolates linearly to the batch size; it is rough, since images differ in size
     and the machine may be doing other work.
     """
@@ -62,14 +69,22 @@ def cost(cfg: Config, spec: RunSpec, report: Report) -> None:
         def samples(number: int) -> list[Any]:
             return [loader.dataset[i % len(loader.dataset)] for i in range(number)]
 
-        steps_taken = list(measured_steps(step, loader.collate_fn, samples, (1, 2)))
+        try:
+            steps_taken = list(measured_steps(step, loader.collate_fn, samples, (1, 2)))
+        except ValueError as error:
+            if not is_too_small(error):
+                raise
+            steps_taken = list(measured_steps(step, loader.collate_fn, samples, (2, 4)))
     seconds = [taken.seconds for taken in steps_taken]
     peaks = [taken.mebibytes for taken in steps_taken]
+    smallest = steps_taken[0].images  # the other one has twice as many
     batch_size = cfg.train_dataloader.get('batch_size') or 1
     num_images = len(loader.dataset)
     mebibytes, step_seconds = (
-        first + (batch_size - 1) * max(second - first, 0) for first, second in (peaks, seconds)
+        first + (batch_size / smallest - 1) * max(second - first, 0)
+        for first, second in (peaks, seconds)
     )
+    mebibytes = round(mebibytes)
     train_cfg, epoch_steps = cfg.train_cfg, -(-num_images // batch_size)
     steps = train_cfg.get('max_iters') or train_cfg.get('max_epochs', 1) * epoch_steps
     report.fact(

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from backbone.errors import UserError
@@ -192,6 +193,25 @@ def refuse_video_flags(args: argparse.Namespace) -> None:
             )
 
 
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn an error of memory into one line that says what to do.
+
+    Raises:
+        UserError: memory is exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        from effvim.engine.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            'memory is exhausted: pass a smaller --batch, or --tile N for large images'
+        ) from error
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict; returns the exit status, 1 if a source could not be read."""
     if not 0 <= args.score_thr <= 1:
@@ -227,7 +247,8 @@ def run(args: argparse.Namespace) -> int:
     from effvim.engine import distributed
 
     distributed.read_environment(args.launcher)
-    with distributed.joined(args.launcher, backend='gloo', timeout=86400):
+    joined = distributed.joined(args.launcher, backend='gloo', timeout=86400)
+    with joined, memory_explained():
         from effvim.inference.batch_inference import predict_files
         from effvim.inference.predictor import Predictor
 

@@ -68,6 +68,11 @@ def training_stepper(cfg: Config, spec: RunSpec) -> tuple[Any, Callable[[Any], f
     return running, step
 
 
+def is_too_small(error: Exception) -> bool:
+    """Whether BN refused a batch because it has one value per channel, as after image pooling."""
+    return isinstance(error, ValueError) and 'more than 1 value per channel' in str(error)
+
+
 def measured_steps(
     step: Callable[[Any], float],
     collate: Callable[[list[Any]], Any],

@@ -29,7 +29,12 @@ from effvim.config.run_spec import RunSpec
 from effvim.config.structure import is_segmentor
 from effvim.engine.memory import peak_memory, reset_peak_memory
 from effvim.engine.out_of_memory import is_out_of_memory
-from effvim.engine.single_steps import measured_steps, training_stepper, without_weights
+from effvim.engine.single_steps import (
+    is_too_small,
+    measured_steps,
+    training_stepper,
+    without_weights,
+)
 from effvim.formats.anchors import resize_factors
 
 if TYPE_CHECKING:
@@ -195,7 +200,7 @@ def main(job: str, result: str) -> None:
         try:
             take(sizes)
         except ValueError as error:
-            if 'more than 1 value per channel' not in str(error):
+            if not is_too_small(error):
                 raise
             measured.smallest = 2
             take([size for size in sizes if size > 1] or [2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,11 @@ class Comparison:
         console.say('\n  '.join([f'{what} on {len(self.images)} images:', *outcome.lines]))
         if outcome.faults and tolerated:
             console.say(f'  {len(outcome.faults)} differences that are larger')
-        if len(outcome.faults) > tolerated * outcome.boxes:
+        if not outcome.is_tolerable(tolerated):
             out, checkpoint = self.settings.out, self.settings.checkpoint
             reason = f'{out} is not written, it would differ from {checkpoint}:'
-            raise ExportRejected('\n  '.join([reason, *outcome.faults[:SHOWN]]))
+            worst_first = reversed(outcome.faults)  # those of the whole come last
+            raise ExportRejected('\n  '.join([reason, *itertools.islice(worst_first, SHOWN)]))
 
 
 def smallest(make: Callable[[Path, bool], None], path: Path, sizes: Sequence[bool]) -> Path:

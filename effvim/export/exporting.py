@@ -40,7 +40,7 @@ from effvim.inference.preprocessing import Prepare
 from effvim.inference.runtimes import last_line
 
 COMPARED = 8  # validation images to compare on
-CALIBRATION = 128  # images at most, spread over the directory
+CALIBRATION = 128  # images at most, spread over the directory; so many of --images, too
 
 
 def export_model(
@@ -320,6 +320,7 @@ def trained_model(prepared: PreparedRun, settings: ExportSettings) -> tuple[Any,
     running.load_checkpoint(settings.checkpoint)
     if settings.images:
         paths = images_in(settings.images, '--images')
+        paths = paths[:: -(-len(paths) // CALIBRATION)]
     else:
         data = running.test_dataloader.dataset
         paths = [data.get_data_info(i)['img_path'] for i in range(min(COMPARED, len(data)))]
@@ -388,8 +389,12 @@ def in_integers(
     losses = quantization.losses(before, after)
     for name in losses:
         console.say(f'{name}: {before[name]:.4f} in float32, {after[name]:.4f} in integers')
+    if not all(before[name] >= 0 for name in losses):  # -1 or NaN: nothing was measured
+        raise ExportRejected(
+            f'{settings.out} is not written: the validation set has nothing to measure its loss by'
+        )
     worst = max(losses.values())
-    if worst > quantization.LOSS:
+    if not worst <= quantization.LOSS:
         raise ExportRejected(
             f'{settings.out} is not written: in integers it loses {worst:.4f} of 1, more than '
             f'{quantization.LOSS}'

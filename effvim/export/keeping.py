@@ -7,31 +7,25 @@ from pathlib import Path
 
 from backbone.errors import UserError
 from effvim.checkpoints.kinds import weights_of
-from effvim.files import atomic_directory, write_atomic
+from effvim.files import atomic_directory, write_all_atomic
 
 
 def keep_files(made: Path, out: Path) -> int:
     """Write an exported file, and those that belong to it, to their place; returns the size.
 
     Raises:
-        UserError: they cannot be written, e.g. on a full disk; new files are removed again.
+        UserError: they cannot be written, e.g. on a full disk; what was there stays.
     """
     if made.is_dir():
         return keep_folder(made, out)
     parts = {weights_of(str(out)): weights_of(str(made))}
     if Path(f'{made}.json').exists():
         parts[Path(f'{out}.json')] = Path(f'{made}.json')
-    # last: without the others it is worth nothing
-    parts.pop(out, None)
     parts[out] = made
     contents = {target: source.read_bytes() for target, source in parts.items()}
-    new = [target for target in contents if not target.exists()]
     try:
-        for target, content in contents.items():
-            write_atomic(target, content)
+        write_all_atomic(contents)
     except OSError as error:
-        for target in new:
-            target.unlink(missing_ok=True)
         raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
     return sum(map(len, contents.values()))
 

@@ -31,12 +31,18 @@ class Outcome(NamedTuple):
     Attributes:
         lines: a summary, line by line.
         faults: differences that are too large; empty if the file is good.
+        of_boxes: how many of them are of single boxes.
         boxes: number of boxes that were compared.
     """
 
     lines: list[str]
     faults: list[str]
+    of_boxes: int = 0
     boxes: int = 0
+
+    def is_tolerable(self, fraction: float) -> bool:
+        """Whether there are only faults of single boxes, and of at most this fraction of them."""
+        return len(self.faults) == self.of_boxes <= fraction * self.boxes
 
 
 @torch.no_grad()
@@ -157,7 +163,7 @@ def compare_instances(
         if 'masks' in ours:
             intersection += int((a.masks & b.masks).sum())
             union += int((a.masks | b.masks).sum())
-    kept = sum(len(ours) for ours in expected)
+    of_boxes, kept = len(faults), sum(len(ours) for ours in expected)
     lines = [
         f'{kept} boxes kept; corners differ by at most {max(box_differences):.1e} pixels, scores '
         f'by {max(score_differences):.1e}'
@@ -176,7 +182,7 @@ def compare_instances(
         least = 1 - slack * (1 - MIN_MASK_IOU)
         if intersection / union < least:
             faults.append(f'masks: IoU {intersection / union:.4f}, below {least:g}')
-    return Outcome(lines, faults, kept)
+    return Outcome(lines, faults, of_boxes, kept)
 
 
 def match(

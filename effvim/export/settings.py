@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from backbone.errors import UserError
-from effvim.checkpoints.kinds import weights_of
+from effvim.checkpoints.kinds import is_exported, weights_of
 from effvim.config.run_spec import ModelChoices
 
 FORMATS = {  # and the suffixes of their files
@@ -58,6 +58,10 @@ class ExportSettings(ModelChoices):
         Raises:
             UserError: one of them is out of range, or cannot be had with another.
         """
+        if is_exported(self.checkpoint):
+            raise UserError(
+                f'{self.checkpoint} is an exported file: pass the checkpoint that it was made from'
+            )
         suffixes = [FORMATS[self.format]] if self.format else list(FORMATS.values())
         is_folder = Path(self.out).is_dir() and self.runtime != 'coreml'  # whose files are folders
         if not str(self.out).endswith(tuple(suffixes)) or is_folder:

@@ -33,6 +33,11 @@ def check(model: Mapping[str, Any], size: Sequence[int] | None = None) -> None:
             "model.test_cfg.mode='slide': the number of windows depends on the size of the image; "
             'add --size H W for a file that takes images of one size'
         )
+    if exportable is Segmentor and model['decode_head'].get('out_channels') == 1:
+        raise UserError(
+            'model.decode_head.out_channels=1 cannot be exported, only heads with an output for '
+            'each class; add --backbone-only to export the backbone'
+        )
     if exportable is Queries:
         check_queries(model)
     for name in ('bbox_head', 'rpn_head'):

@@ -18,11 +18,12 @@ from backbone.errors import UserError
 from effvim import console
 from effvim.files import write_atomic
 from effvim.images import encode_drawing, name_of_drawing
+from effvim.inference import result_folders
 from effvim.inference.annotation_ids import ids_of
 from effvim.inference.coco_results import category_ids, coco_results
 from effvim.inference.overlap import ahead
 from effvim.inference.prediction import labels_of
-from effvim.inference.result_spool import Places, ResultSpool, kinds, remove, write_sorted
+from effvim.inference.result_spool import Places, ResultSpool, remove, write_sorted
 from effvim.inference.saved_formats import save_as
 from effvim.inference.sources import output_stems
 
@@ -74,7 +75,8 @@ def predict_files(
         For each image that could not be read, on every rank: why not, with its path.
 
     Raises:
-        UserError: a file cannot be written, or `annotations` does not fit.
+        UserError: a file cannot be written, would replace one that is not a result, or
+            `annotations` does not fit.
     """
     job = InferenceJob(
         paths,
@@ -85,6 +87,7 @@ def predict_files(
         json=json,
         annotations=annotations,
         formats=formats,
+        segments=predictor.network.segments,
     )
     try:
         job.run(predictor, range(rank, len(paths), world_size))
@@ -129,12 +132,16 @@ class InferenceJob:
         json: bool = False,
         annotations: Path | None = None,
         formats: Sequence[str] = (),
+        segments: bool = False,
     ) -> None:
+        self.segments = segments
         self.formats, self.stems = formats, output_stems(paths)
         self.paths, self.out, self.classes = paths, out, classes
         self.score_thr, self.json = score_thr, json
         self.labels = labels_of(only, classes) if only else None
         self.root = Path(os.path.commonpath([path.parent for path in paths]))
+        kinds_of_files = ['images', *formats, *['labels'] * (json and segments)]
+        self.folders = [out / kind for kind in kinds_of_files]
         self._refuse_to_replace()
         known = ids_of(paths, self.root, classes, annotations) if json else None
         if known:
@@ -150,9 +157,11 @@ class InferenceJob:
         self.spool = ResultSpool(out) if json else None
 
     def _refuse_to_replace(self) -> None:
-        """Check that no annotated image would replace one of the images, or another one."""
+        """Check that results would replace none of the images, no other file, and one another."""
+        for folder in self.folders:
+            result_folders.check(folder)
         real = functools.cache(os.path.realpath)  # of directories, which may be links
-        sources = {Path(real(path.parent), path.name) for path in self.paths}
+        sources = {Path(os.path.realpath(path)) for path in self.paths}
         targets: dict[Path, Path] = {}
         for index, path in enumerate(self.paths):
             drawing = self.out / self._drawing(index)
@@ -170,6 +179,9 @@ class InferenceJob:
 
     def run(self, predictor: Predictor, indices: Sequence[int]) -> None:
         """Predict the images of these indices, with a progress bar on the rank of the first."""
+        for folder in self.folders:
+            with self._writing(folder.name):
+                result_folders.claim(folder)
         with console.progress('images', enabled=0 in indices) as bar:
             bar.add_task('', total=len(indices))
             task = bar.tasks[0]
@@ -281,7 +293,7 @@ class InferenceJob:
             )
 
     def _write_json_files(self, every: Sequence[Places]) -> None:
-        segments = 'segments' in kinds(every)
+        segments = self.segments
         ids = range(len(self.classes)) if segments else self.category_ids
         categories = [{'id': id_, 'name': name} for id_, name in zip(ids, self.classes)]
         end = f'], "categories": {jsonlib.dumps(categories)}}}\n'

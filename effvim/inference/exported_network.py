@@ -95,12 +95,11 @@ def resized_size(
         rules: `resize` of the file's metadata, see `export.metadata.resize_rules`.
         size: height and width of the file's images; None for any.
     """
-    scale = rules['scale']
-    if not scale:
-        return width, height
-    if not rules['keep_ratio']:
+    scale, factor = rules['scale'], 1.0
+    if scale and not rules['keep_ratio']:
         return scale[0], scale[1]
-    factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
+    if scale:
+        factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
     if size:
         multiple = rules['multiple'] or 1
         room = (side // multiple * multiple for side in size)

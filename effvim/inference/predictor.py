@@ -280,10 +280,13 @@ class Predictor:
 
 def _array(image: ImageLike, max_megapixels: float = math.inf) -> np.ndarray:
     if isinstance(image, Image.Image):
-        return as_rgb(image)
+        try:
+            return as_rgb(image)  # decodes it, if that is still to be done
+        except (OSError, SyntaxError) as error:
+            raise UserError(f'the image cannot be read: {error}') from error
     if not isinstance(image, np.ndarray):
         return read_image(image, max_megapixels=max_megapixels)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UserError(
             f'an image as an array is H W 3, uint8, RGB; got {image.dtype} of shape '
             f'{image.shape}: convert others with PIL.Image.fromarray'

@@ -64,11 +64,6 @@ class ResultSpool:
             file.close()
 
 
-def kinds(every: Sequence[Places]) -> set[str]:
-    """The kinds of results that there are."""
-    return {kind for places in every for kind in places.numbers}
-
-
 def write_sorted(
     path: Path,
     every: Sequence[Places],

@@ -43,14 +43,22 @@ def save_as(
         write_atomic(folder / f'labels/{stem}.txt', prediction.to_yolo().encode())
     elif kind == 'labelme':
         path = folder / f'{stem}.json'
-        seen_from_there = Path(os.path.relpath(image, path.parent))
-        _write_json(path, prediction.to_labelme(seen_from_there.as_posix()))
+        _write_json(path, prediction.to_labelme(_seen_from(path.parent, image)))
     elif kind == 'geojson':
         _write_json(folder / f'{stem}.geojson', prediction.to_geojson())
     else:
-        url = f'/data/local-files/?d={quote(name)}'
+        url = f'/data/local-files/?d={quote(os.fsencode(name))}'
         _write_json(folder / f'{stem}.json', prediction.to_label_studio(url))
 
 
+def _seen_from(folder: Path, image: Path) -> str:
+    """The path of an image from a directory, which may be reached through links."""
+    try:
+        path = os.path.relpath(os.path.realpath(image), os.path.realpath(folder))
+    except ValueError:  # on another drive of Windows
+        path = os.path.abspath(image)
+    return Path(path).as_posix()
+
+
 def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, json.dumps(content, ensure_ascii=False).encode())
+    write_atomic(path, json.dumps(content).encode())  # in ASCII: names need not be in UTF-8

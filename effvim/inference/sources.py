@@ -65,7 +65,9 @@ def find_sources(inputs: Sequence[str], out: Path, standard_input: TextIO | None
         if is_live(given):
             if given not in sources.live:
                 sources.live.append(given)
-        elif given == STANDARD_INPUT or (path.suffix.lower() == LIST_SUFFIX and path.is_file()):
+        elif given == STANDARD_INPUT or (
+            path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path)
+        ):
             files |= _listed(given, out, standard_input, sources.unreadable)
         else:
             files |= _named(given, out)
@@ -86,7 +88,7 @@ def is_address(word: str) -> bool:
 
 def is_live(word: str) -> bool:
     """Whether a word is the address of a stream or the number of a camera, not an existing file."""
-    return is_address(word) or (word.isdecimal() and not Path(word).exists())
+    return is_address(word) or (word.isdecimal() and not os.path.exists(word))
 
 
 def public_name(source: str) -> str:
@@ -106,17 +108,15 @@ def file_name(source: str) -> str:
 def output_stems(paths: Sequence[Path]) -> list[str]:
     """Names for what is written of files: their paths below their common directory, no suffix.
 
-    A file keeps its suffix where two would get the same name.
+    A file keeps its suffix where two would get the same name; if that name is taken, all do.
     """
     if not paths:
         return []
     root = os.path.commonpath([path.parent for path in paths])
     relative = [path.relative_to(root) for path in paths]
     uses = Counter(path.with_suffix('') for path in relative)
-    return [
-        (path if uses[path.with_suffix('')] > 1 else path.with_suffix('')).as_posix()
-        for path in relative
-    ]
+    stems = [path if uses[path.with_suffix('')] > 1 else path.with_suffix('') for path in relative]
+    return [path.as_posix() for path in (stems if len(set(stems)) == len(stems) else relative)]
 
 
 def _named(given: str, out: Path) -> set[Path]:
@@ -126,10 +126,12 @@ def _named(given: str, out: Path) -> set[Path]:
         UserError: it names none.
     """
     path, own = Path(given), os.path.abspath(out)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a name is too long
         files = _visible_files(path)
     else:
-        files = [path] if path.is_file() else [Path(p) for p in glob.glob(given, recursive=True)]
+        files = (
+            [path] if os.path.isfile(path) else [Path(p) for p in glob.glob(given, recursive=True)]
+        )
     matches = {Path(os.path.abspath(p)) for p in files if p.is_file()}
     named = Path(os.path.abspath(given))
     others = {p for p in matches if p == named or not p.is_relative_to(own)}
@@ -146,7 +148,7 @@ def _named(given: str, out: Path) -> set[Path]:
     raise UserError(
         f'{given}: there is no image or video in this directory '
         f'({", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))})'
-        if path.is_dir()
+        if os.path.isdir(path)
         else f'{given}: there is no such image, video or directory, and no file matches it as a '
         f'pattern'
     )
@@ -198,10 +200,12 @@ def _from_list(word: str, folder: Path, out: Path) -> set[Path]:
     except UserError:
         if Path(word).is_absolute() or folder == Path():
             raise
-        with_folder = str(folder / word)
-        if not glob.glob(with_folder, recursive=True) and not os.path.exists(with_folder):
+        if os.path.exists(path := str(folder / word)):
+            return _named(path, out)
+        pattern = os.path.join(glob.escape(str(folder)), word)
+        if not glob.glob(pattern, recursive=True):
             raise
-        return _named(with_folder, out)
+        return _named(pattern, out)
 
 
 def _lines(path: Path) -> dict[int, str]:

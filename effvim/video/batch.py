@@ -51,7 +51,7 @@ def predict_videos(
     names = output_names(videos, live)
     for path in videos:
         for name in names:
-            refuse_to_replace(path, out, name)
+            refuse_to_replace(path, out, name, settings)
     named = list(zip([*map(str, videos), *live], names))
     problems = []
     for source, name in named[rank::world_size]:

@@ -13,6 +13,7 @@ import numpy as np
 from backbone.errors import UserError
 from effvim import console
 from effvim.files import atomic_file
+from effvim.inference import result_folders
 from effvim.inference.coco_results import category_ids
 from effvim.inference.json_results import objects_as_json, regions_as_json
 from effvim.inference.prediction import labels_of
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 def annotated_path(out: Path, name: str) -> Path:
     """The annotated video of a name in an output directory."""
     return out / f'videos/{name}.{CONTAINER}'
+
+
+def folders(out: Path, settings: VideoSettings) -> list[Path]:
+    """The directories that the results go into."""
+    return [out / kind for kind in ('videos', *['mot'] * settings.mot)]
 
 
 class VideoOutputs:
@@ -76,6 +82,8 @@ class VideoOutputs:
         self.audio = AudioTrack(video, settings.start) if isinstance(video, VideoFile) else None
         self.last = first.time
         with contextlib.ExitStack() as self.files, self._writing():
+            for folder in folders(out, settings):
+                result_folders.claim(folder)
             target = self._open(annotated_path(out, name))
             self.lines = self._open(out / f'videos/{name}.jsonl') if settings.json else None
             self.tracks = self._open(out / f'mot/{name}.txt') if settings.mot else None

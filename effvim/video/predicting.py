@@ -13,11 +13,12 @@ import numpy as np
 
 from backbone.errors import UserError
 from effvim import console
+from effvim.inference import result_folders
 from effvim.inference.overlap import ahead
 from effvim.inference.sources import file_name, is_live, public_name
 from effvim.video.camera_stream import LiveStream, open_live
 from effvim.video.interrupts import deferred_interrupt
-from effvim.video.outputs import VideoOutputs, annotated_path
+from effvim.video.outputs import VideoOutputs, annotated_path, folders
 from effvim.video.reading import Frame, UnreadableVideo, VideoFile
 from effvim.video.settings import VideoSettings
 
@@ -91,7 +92,7 @@ def predict_video(
     settings.check(predictor.network.segments)
     source = str(source)
     name = name or (file_name(source) if is_live(source) else Path(source).stem)
-    refuse_to_replace(source, Path(out), name)
+    refuse_to_replace(source, Path(out), name, settings)
     interrupted = False
     with open_video(source, settings.reconnect) as video:
         predictions = _predictions(predictor, video, settings)
@@ -121,12 +122,14 @@ def predict_video(
     return VideoResult(video.name, bar.done, bar.rate, outputs.counts(), video.problems)
 
 
-def refuse_to_replace(source: str | Path, out: Path, name: str) -> None:
-    """Check that the annotated video of a name would not replace a source.
+def refuse_to_replace(source: str | Path, out: Path, name: str, settings: VideoSettings) -> None:
+    """Check that the results of a name would replace neither a source nor files of the user's.
 
     Raises:
-        UserError: it would.
+        UserError: they would.
     """
+    for folder in folders(out, settings):
+        result_folders.check(folder)
     target = annotated_path(out, name)
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise UserError(

@@ -161,7 +161,10 @@ def font_file(text: str) -> str:
     wanted = set(map(ord, text))
 
     def missing(path: str) -> int:
-        return len(wanted - FT2Font(path).get_charmap().keys())
+        try:
+            return len(wanted - FT2Font(path).get_charmap().keys())
+        except (OSError, RuntimeError):  # of matplotlib's list, but removed since, or damaged
+            return len(wanted) + 1
 
     if not missing(default):
         return default

@@ -11,6 +11,8 @@ from PIL import Image
 
 from effvim.config.reading import import_plugins, load_config
 from effvim.export.metadata import resize_rules
+from effvim.images import read_image
+from effvim.inference.exported_network import prepare_image
 from effvim.inference.predictor import Predictor
 from tests.helpers.cli import run_command
 from tests.helpers.exports import example_script, listing, path_of, pipeline_of
@@ -45,6 +47,56 @@ def test_images_are_those_of_the_pipeline(name, runtime):
         if not rules['multiple']:
             scale = sample['data_samples'].metainfo['scale_factor']
             assert (across, down) == pytest.approx(scale, rel=1e-3)
+
+
+PREPROCESSOR = dict(mean=[120, 110, 100], std=[1, 1, 1], reverse=True, divisor=32)
+RULES = [
+    dict(scale=None, keep_ratio=True, multiple=None, pad=None),
+    dict(scale=None, keep_ratio=True, multiple=32, pad=None),
+    dict(scale=[320, 256], keep_ratio=False, multiple=None, pad=None),
+    dict(scale=[320, 256], keep_ratio=True, multiple=None, pad=None),
+    dict(scale=[700, 500], keep_ratio=True, multiple=32, pad=None),
+    dict(scale=[320, 256], keep_ratio=True, multiple=None, pad=dict(size=[320, 256], value=114)),
+]
+
+
+@pytest.mark.parametrize('rules', RULES, ids=str)
+@pytest.mark.parametrize('size', [(512, 512), (300, 352)])
+def test_sizes_are_those_of_the_toolkit(rules, size):
+    """Of images that are smaller or larger than a file of one size, in every script."""
+    about = dict(size=size, resize=rules, settings={'model.data_preprocessor': PREPROCESSOR})
+    rng, tolerance = np.random.default_rng(0), 4 if rules['multiple'] else 1  # resized twice
+    for width, height in ((256, 200), (200, 256), (900, 700), (640, 480), (37, 1000)):
+        coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+        photo = Image.fromarray(coarse).resize((width, height))
+        expected, place = prepare_image(np.asarray(photo), rules, size)
+        for runtime in filter(find_spec, RUNTIMES):
+            image, scale = script(runtime).resized(photo, rules, size)
+            assert image.shape == (*expected.shape[1:], 3)
+            if not rules['multiple']:
+                assert scale == pytest.approx(place.scale)
+            shown = expected.transpose(1, 2, 0)[..., ::-1]
+            assert np.abs(image.astype(int) - shown).mean() < tolerance
+        image, scale = example_script('fixed_size').prepared(photo, about)
+        if not rules['multiple']:
+            assert scale == pytest.approx(place.scale)
+        given = image.transpose(1, 2, 0)[: shown.shape[0], : shown.shape[1]]
+        assert np.abs(given.astype(int) - shown).mean() < tolerance
+
+
+@pytest.mark.parametrize('name', ['detect_onnxruntime', 'detect_openvino', 'fixed_size'])
+def test_photos_are_read_as_the_toolkit_reads_them(name, tmp_path):
+    if name.startswith('detect') and not find_spec(name.removeprefix('detect_')):
+        pytest.skip('not installed')
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 65536, (20, 30), np.uint16)
+    Image.fromarray(values).save(tmp_path / 'sixteen.png')
+    Image.fromarray(rng.integers(0, 256, (20, 30, 4), np.uint8)).save(tmp_path / 'rgba.png')
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new('L', (30, 20), 90).save(tmp_path / 'turned.png', exif=turned)
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(example_script(name).opened(path), read_image(path))
 
 
 def run_script(runtime, file, image, folder):

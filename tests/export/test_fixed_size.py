@@ -186,18 +186,13 @@ def test_a_graph_that_a_converter_does_not_know(trained, tmp_path, monkeypatch, 
 
 @of_a_segmentor
 def test_a_full_disk(trained, in_ncnn, tmp_path, monkeypatch, capsys):
-    written = []
+    def full(contents):
+        raise OSError(28, 'No space left on device')
 
-    def full(path, *parts):
-        if written:
-            raise OSError(28, 'No space left on device')
-        written.append(path)
-        path.write_bytes(b''.join(parts))
-
-    monkeypatch.setattr(keeping, 'write_atomic', full)
+    monkeypatch.setattr(keeping, 'write_all_atomic', full)
     argv = [*trained.argv, '--out', str(tmp_path / 'm.ncnn.param'), *SIZE]
     assert run_command('export', argv) == 2
-    assert written and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
     assert 'No space left on device' in capsys.readouterr().err
 
 
@@ -219,3 +214,11 @@ def test_a_missing_package(suffix, package, words, tmp_path, monkeypatch, capsys
     assert run_command('export', argv) == 2
     err = capsys.readouterr().err
     assert words in err and err.count('\n') == 1
+
+
+def test_an_exported_file_is_no_checkpoint(tmp_path, capsys):
+    (tmp_path / 'm.onnx').touch()
+    argv = [str(tmp_path / 'm.onnx'), '--out', str(tmp_path / 'm.xml')]
+    assert run_command('export', argv) == 2
+    err = capsys.readouterr().err
+    assert 'm.onnx is an exported file' in err and err.count('\n') == 1

@@ -190,6 +190,11 @@ def soft(**changes):
             dict(test_cfg=dict(rcnn=dict(nms=dict(class_agnostic=True)))),
             'model.test_cfg.rcnn.nms',
         ),
+        (
+            'semfpn_effvim_m1',
+            dict(decode_head=dict(out_channels=1, threshold=0.3)),
+            'model.decode_head.out_channels=1',
+        ),
         ('gallery/deformable_detr_effvim_m1', dict(as_two_stage=True), 'model.as_two_stage'),
         (
             'gallery/deformable_detr_effvim_m1',

@@ -39,6 +39,20 @@ def test_boxes_scores_labels_and_masks():
     assert faults(same, unknown) and faults(unknown, unknown) and faults(unknown, same[:0])
 
 
+def test_only_faults_of_single_boxes_are_tolerable():
+    """Which weights of half size may have; masks that are wrong are none."""
+    same = six_instances()
+    one = six_instances(scores=torch.cat([same.scores[:5], same.scores[5:] + 0.2]))
+    inverted = six_instances(masks=~same.masks)
+    outcomes = [
+        parity.compare_instances([same], [other], 0.3, 10, slack=10)
+        for other in (same, one, inverted)
+    ]
+    assert [len(outcome.faults) for outcome in outcomes] == [0, 2, 1]
+    assert [outcome.is_tolerable(0.4) for outcome in outcomes] == [True, True, False]
+    assert [outcome.is_tolerable(0.1) for outcome in outcomes] == [True, False, False]
+
+
 def test_rounding_decides_about_the_last_boxes():
     same = six_instances()
     assert not faults(same, same[:5], threshold=0.4)

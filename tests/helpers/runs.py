@@ -6,6 +6,7 @@ from pathlib import Path
 
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
+from effvim.inference.result_folders import MARK
 from tests.helpers import narrow
 from tests.helpers.cli import run_command
 from tests.helpers.paths import ROOT
@@ -101,5 +102,9 @@ class Run:
 
 
 def files(folder):
-    """The files below a directory, by their path relative to it."""
-    return {str(p.relative_to(folder)): p for p in Path(folder).rglob('*') if p.is_file()}
+    """The files below a directory, by their path relative to it, without marks of results."""
+    return {
+        str(path.relative_to(folder)): path
+        for path in Path(folder).rglob('*')
+        if path.is_file() and path.name != MARK
+    }

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from backbone import UserError
 from effvim.checkpoints import checkpoint
 from effvim.datasets import synthetic
 from effvim.images import name_of_drawing, read_image
+from effvim.inference import result_folders
 from effvim.inference.batch_inference import predict_files
 from effvim.inference.prediction import Prediction
 from effvim.inference.predictor import Predictor
@@ -208,18 +210,38 @@ def test_an_image_that_is_too_thin_is_skipped(detector, tmp_path):
 def test_a_source_is_never_replaced(detector, tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()
+    result_folders.claim(folder)
     for name in ('a.jpg', 'b.png', 'c.bmp'):
         Image.new('RGB', (60, 40)).save(folder / name)
     (tmp_path / 'link').symlink_to(tmp_path)
+    (tmp_path / 'chosen').mkdir()
+    (tmp_path / 'chosen/a.jpg').symlink_to('../images/a.jpg')
     content = {path: path.read_bytes() for path in folder.iterdir()}
     predictor = Predictor(detector.checkpoint)
-    for name in ('a.jpg', 'b.png'):
+    for path in (folder / 'a.jpg', folder / 'b.png', tmp_path / 'chosen/a.jpg'):
         for out in (tmp_path, tmp_path / 'link'):
-            with pytest.raises(UserError, match=f'{name} would be replaced by an annotated image'):
-                predict_files(predictor, [folder / name], out)
+            with pytest.raises(UserError, match=f'{path.name} would be replaced by an annotated'):
+                predict_files(predictor, [path], out)
     predict_files(predictor, [folder / 'c.bmp'], tmp_path)
     assert (folder / 'c.bmp.png').is_file()
     assert {path: path.read_bytes() for path in content} == content
+
+
+@pytest.mark.parametrize('flags', [[], ['--save', 'yolo']])
+def test_only_results_are_replaced(detector, tmp_path, flags, capsys):
+    """Files of the user's that happen to be where results go are not."""
+    image = sorted(detector.val.iterdir())[0]
+    place = tmp_path / ('yolo/labels' if flags else 'images')
+    place.mkdir(parents=True)
+    (place / 'mine.txt').write_text('mine')
+    argv = [str(detector.checkpoint), str(image), '--out', str(tmp_path), *flags]
+    assert run_command('infer', argv) == 2
+    err = capsys.readouterr().err
+    assert 'holds files that effvim infer has not written' in err and err.count('\n') == 1
+    assert files(tmp_path).keys() == {str((place / 'mine.txt').relative_to(tmp_path))}
+    shutil.rmtree(place.parent if flags else place)
+    for _ in range(2):  # the second replaces the results of the first
+        assert run_command('infer', argv) == 0
 
 
 def test_images_that_would_share_an_annotated_image(detector, tmp_path):

@@ -1,11 +1,13 @@
 """`effvim infer --save`: files of each image that other programs read."""
 
 import json
+import os
 
 import numpy as np
 import supervision as sv
 from PIL import Image
 
+from effvim.inference.saved_formats import FORMATS
 from tests.helpers.cli import run_command
 
 
@@ -65,3 +67,20 @@ def test_what_cannot_be_written_is_said(detector, tmp_path, capsys):
     argv = [str(detector.checkpoint), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out')]
     assert run_command('infer', [*argv, '--save', 'yolo']) == 2
     assert f'error: {tmp_path}/out/yolo cannot be written: ' in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_and_directories_behind_links(detector, tmp_path):
+    """As in archives of old programs; Labelme finds the image from where its file really is."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    name = os.fsdecode(b'caf\xe9.png')
+    Image.new('RGB', (80, 60)).save(folder / name)
+    (tmp_path / 'deep/er').mkdir(parents=True)
+    (tmp_path / 'link').symlink_to(tmp_path / 'deep/er')
+    detector.infer(tmp_path / 'link', folder, '--json', '--score-thr', 0, '--save', *FORMATS)
+    stem = name.removesuffix('.png')
+    path = tmp_path / f'deep/er/labelme/{stem}.json'
+    seen = path.parent / json.loads(path.read_text())['imagePath']
+    assert seen.resolve() == folder / name
+    task = json.loads((tmp_path / f'link/label-studio/{stem}.json').read_text())
+    assert task['data']['image'] == '/data/local-files/?d=caf%E9.png'

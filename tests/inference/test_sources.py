@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from backbone import UserError
-from effvim.inference.sources import file_name, find_sources, public_name
+from effvim.inference.sources import file_name, find_sources, output_stems, public_name
 from tests.helpers.paths import ROOT
 
 
@@ -103,3 +103,33 @@ def test_the_rest_of_a_list_is_predicted(detector, tmp_path):
     assert done.stderr.count('\n') == 1
     assert 'skipped: standard input, line 2: ' in done.stderr
     assert (tmp_path / f'out/images/{image.name}.png').exists()
+
+
+def test_a_line_of_a_list_whose_directory_looks_like_a_pattern(mixed):
+    for folder in ('set[1]', 'set1'):
+        (mixed / folder).mkdir()
+        (mixed / folder / f'of_{folder[:4]}.jpg').write_bytes((mixed / 'a.jpg').read_bytes())
+    (mixed / 'set[1]/list.txt').write_text('of*.jpg\n')
+    sources = find_sources(['set[1]/list.txt'], 'out')
+    assert names(sources, mixed)[0] == ['set[1]/of_set[.jpg'] and not sources.unreadable
+
+
+def test_words_that_are_too_long_for_a_name(mixed):
+    word = 'x' * 300 + '.jpg'
+    with pytest.raises(UserError, match='there is no such image'):
+        find_sources([word], 'out')
+    (mixed / 'lists/list.txt').write_text(f'{word}\nd.png\n')
+    sources = find_sources(['lists/list.txt'], 'out')
+    assert names(sources, mixed)[0] == ['lists/d.png'] and len(sources.unreadable) == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'stems'),
+    [
+        (['a.jpg', 'b/c.png'], ['a', 'b/c']),
+        (['a.jpg', 'a.png', 'b.png'], ['a.jpg', 'a.png', 'b']),
+        (['a.jpg', 'a.png', 'a.jpg.bmp'], ['a.jpg', 'a.png', 'a.jpg.bmp']),
+    ],
+)
+def test_names_of_results_differ(given, stems, tmp_path):
+    assert output_stems([tmp_path / name for name in given]) == stems

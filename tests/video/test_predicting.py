@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from backbone import UserError
+from effvim.inference import result_folders
 from effvim.video.batch import output_names, predict_videos
 from effvim.video.predicting import predict_video
 from effvim.video.reading import UnreadableVideo
@@ -171,6 +172,10 @@ def test_a_source_is_never_replaced(tmp_path):
     source = tmp_path / 'videos/a.mp4'
     write_video(source, 2)
     content = source.read_bytes()
+    write_video(tmp_path / 'b.mkv', 2)
+    with pytest.raises(UserError, match='videos holds files that effvim infer has not written'):
+        predict(tmp_path / 'b.mkv', tmp_path)
+    result_folders.claim(tmp_path / 'videos')
     with pytest.raises(UserError, match=r'videos/a\.mp4 would be replaced by an annotated video'):
         predict(source, tmp_path)
     write_video(tmp_path / 'a.mkv', 2)

@@ -1,0 +1,35 @@
+"""Directories of results: what an earlier command wrote there is replaced, other files are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backbone.errors import UserError
+from effvim.images import is_hidden
+
+MARK = '.effvim-results'  # a file, in every directory of results
+
+
+def check(folder: Path) -> None:
+    """Check that no file of the user's could be replaced in a directory.
+
+    Raises:
+        UserError: it holds files, and was not made for results.
+    """
+    if not folder.is_dir() or (folder / MARK).exists():
+        return
+    if any(not is_hidden(path.name) for path in folder.iterdir()):
+        raise UserError(
+            f'{folder} holds files that effvim infer has not written and might replace: choose '
+            f'another directory with --out, or remove {folder}'
+        )
+
+
+def claim(folder: Path) -> None:
+    """Create a directory for results.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
