@@ -11,7 +11,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type='CosineAnnealingLR',
-        eta_min=2.5e-5,
+        eta_min_ratio=0.05,
         begin=150,
         end=300,
         T_max=150,

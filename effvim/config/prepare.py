@@ -83,8 +83,9 @@ def prepare(
         spec.classes = spec.classes or list(ckpt.classes_of(checkpoint.content))
     if not spec.config:
         spec.config = Path(config).name
-    if beside and checkpoint and _is_copy(cfg):  # written by training with everything applied
+    if is_copy(cfg):
         forget_machine(cfg)
+    if beside and checkpoint and is_copy(cfg):  # everything is applied
         cfg.work_dir = str(Path(checkpoint.path).parent)  # it may have been moved
         if draw and 'mini' in spec.presets:
             draw_synthetic_dataset(cfg)
@@ -108,7 +109,7 @@ def prepare(
     return PreparedRun(cfg, spec, config, checkpoint, data_known)
 
 
-def _is_copy(cfg: Config) -> bool:
+def is_copy(cfg: Config) -> bool:
     """Whether training wrote a config; another file may have the same name."""
     hooks = cfg.get('custom_hooks') or []
     return any(hook.get('type') == 'EffViMResumeHook' for hook in hooks)

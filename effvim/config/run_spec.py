@@ -10,6 +10,8 @@ from typing import Any
 
 from backbone.errors import UserError
 
+LARGEST_SEED = 2**32 - 1  # that NumPy takes
+
 # Written before version 0.2: key of the dictionary, field of `RunSpec`.
 OLD_KEYS = {'overlays': 'presets'}
 
@@ -128,7 +130,7 @@ class RunSpec:
             raise UserError(f'{path} was trained with seed {seed}: resume without another one')
         if 'mini' in old.presets and self.data_root:
             raise UserError(f'{path} was trained on the synthetic dataset: drop --data-root')
-        # a repeated command keeps the batch that was chosen for it, another choice replaces it
+        # a repeated command keeps the batch that was chosen for it, another choice replaces all
         anew = {
             key.removeprefix('+')
             for key, value in self.options.items()
@@ -137,7 +139,7 @@ class RunSpec:
         return dataclasses.replace(
             old,
             seed=seed,
-            batch={key: value for key, value in old.batch.items() if key not in anew},
+            batch={} if anew & old.batch.keys() else old.batch,
             skip_bad_batches=self.skip_bad_batches or old.skip_bad_batches,
             data_root=self.data_root or old.data_root,
             options={**old.options, **self.options},

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 
 from backbone.errors import UserError
+from effvim.config.run_spec import LARGEST_SEED
 from effvim.config.structure import EVALUATORS, LOADERS, kind_of, pad_divisor, value_at
 
 if TYPE_CHECKING:
@@ -29,6 +30,27 @@ LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'dataset.pipeline': (lambda value: isinstance(value, list), 'a list of transforms'),
 }
 
+
+# Numbers of the training, None where a config does not set them.
+NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        (
+            'train_cfg.max_epochs',
+            'train_cfg.max_iters',
+            'train_cfg.val_interval',
+            'optim_wrapper.accumulative_counts',
+        ),
+        (lambda value: type(value) is int and value > 0, 'a whole number from 1'),
+    ),
+    'optim_wrapper.optimizer.lr': (
+        lambda value: type(value) in (int, float) and value >= 0,
+        'a number from 0',
+    ),
+    'randomness.seed': (
+        lambda value: type(value) is int and 0 <= value <= LARGEST_SEED,
+        f'a whole number from 0 to {LARGEST_SEED}',
+    ),
+}
 
 # Necks that double maps and join them with finer ones, without cutting.
 DOUBLING = ('CSPNeXtPAFPN', 'YOLOXPAFPN')
@@ -58,6 +80,10 @@ def check_parts(cfg: Config, where: str) -> None:
             value = value_at(cfg, f'{loader}.{key}')
             if not fits(value):
                 raise UserError(f'{where}: {loader}.{key} must be {meant}, got {value!r}')
+    for key, (fits, meant) in NUMBERS.items():
+        value = value_at(cfg, key)
+        if value is not None and not fits(value):
+            raise UserError(f'{where}: {key} must be {meant}, got {value!r}')
     load_from = cfg.get('load_from')
     if load_from is not None and not isinstance(load_from, str):
         raise UserError(f'{where}: load_from must be the name of a file, got {load_from!r}')

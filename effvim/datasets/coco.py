@@ -237,7 +237,7 @@ def check(dataset: Any, parsed: dict[Path, dict[str, Any]] | None = None) -> tup
     if dropped:
         console.note(
             f'{path}: {dropped} of {len(content["annotations"])} annotations have no area or a '
-            f'side below 1 pixel: mmdet ignores them'
+            f'side below 1 pixel: they are not trained on, and count as missed in the validation'
         )
     return classes
 

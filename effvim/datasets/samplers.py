@@ -139,7 +139,7 @@ class EffViMResumableBatchSampler(Sampler):
         sampler: of the indices.
         batch_size: their number in a batch.
         batch_sampler: the config of the batch sampler inside (default: torch's BatchSampler).
-        drop_last: drop an incomplete last batch, with torch's BatchSampler only.
+        drop_last: drop an incomplete last batch.
     """
 
     done = 0
@@ -148,15 +148,13 @@ class EffViMResumableBatchSampler(Sampler):
         self, sampler: Any, batch_size: int, batch_sampler: Any = None, drop_last: bool = False
     ) -> None:
         self.sampler, self.batch_size = sampler, batch_size
-        self.batches = (
-            BatchSampler(sampler, batch_size, drop_last)
-            if not batch_sampler
-            else (
-                DATA_SAMPLERS.build(
-                    batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
-                )
-            )
-        )
+        if batch_sampler:
+            given = dict(sampler=sampler, batch_size=batch_size)
+            if drop_last:  # which not every batch sampler takes
+                given['drop_last'] = True
+            self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=given)
+        else:
+            self.batches = BatchSampler(sampler, batch_size, drop_last)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,4 +1,4 @@
-"""Checks of `paramwise_cfg`, and a summary of the weight decay."""
+"""Checks of the optimizer's config, and a summary of the weight decay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from backbone.errors import UserError
@@ -27,6 +28,20 @@ CONSTRUCTORS = {
     'DefaultOptimWrapperConstructor': PARAMWISE,
     'EffViMLayerDecay': PARAMWISE | {'decay_rate'},
 }
+
+
+def check_type(optim_wrapper: Mapping[str, Any]) -> None:
+    """Check that there is an optimizer of the type in the config.
+
+    Raises:
+        UserError: there is none.
+    """
+    kind = (optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise UserError(
+            f'optim_wrapper.optimizer.type={kind} is not in the registry of optimizers: correct '
+            f'it, or import the module that registers it by custom_imports'
+        )
 
 
 def check_keys(optim_wrapper: Mapping[str, Any]) -> None:

@@ -99,6 +99,10 @@ class Runner(MMRunner):
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """Build the training loop, over data that can be resumed at any batch."""
         if isinstance(loop, Mapping):  # otherwise it is built already
+            if 'by_epoch' in loop:
+                kind = 'EpochBased' if loop['by_epoch'] else 'IterBased'
+                loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
+                loop['type'] = f'{kind}TrainLoop'
             by_epoch = loop['type'] == 'EpochBasedTrainLoop'
             if by_epoch:
                 loop = {**loop, 'type': 'EffViMResumableEpochLoop'}
@@ -128,6 +132,7 @@ class Runner(MMRunner):
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
         """Build the optim wrapper; keys of its config that would change nothing are errors."""
         if isinstance(optim_wrapper, Mapping):
+            optimizer.check_type(optim_wrapper)
             optimizer.check_custom_keys(self.model, optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 

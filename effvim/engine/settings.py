@@ -8,7 +8,7 @@ from pathlib import Path
 from backbone.errors import UserError
 from effvim.checkpoints.kinds import is_exported
 from effvim.config.augmentation import PRESETS
-from effvim.config.run_spec import ModelChoices
+from effvim.config.run_spec import LARGEST_SEED, ModelChoices
 from effvim.config.runtime import RuntimeChoices
 from effvim.config.tiling import Tiling
 
@@ -66,6 +66,8 @@ class TrainSettings(ModelChoices):
             if number is not None and number < least:
                 flag = f'--{name.replace("_", "-")}'
                 raise UserError(f'{flag} must be at least {least}, got {number}')
+        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f'--seed must be from 0 to {LARGEST_SEED}, got {self.seed}')
         if self.augment not in (None, *PRESETS):
             raise UserError(f'--augment takes {", ".join(PRESETS)}, got {self.augment!r}')
         if self.data and self.auto_scale_lr:

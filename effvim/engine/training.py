@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import errno
 import importlib.util
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from effvim.config.editing import apply_options, parse_options
 from effvim.config.machine import fit_to_machine
 from effvim.config.packaged import config_path
 from effvim.config.precision import use_amp
-from effvim.config.prepare import PreparedRun, check_data, prepare, work_directory
+from effvim.config.prepare import PreparedRun, check_data, is_copy, prepare, work_directory
 from effvim.config.reading import import_plugins, load_config
 from effvim.config.run_spec import RunSpec
 from effvim.config.weights import fetch_weights
@@ -166,15 +167,35 @@ def _run(prepared: PreparedRun, auto_batch: bool) -> Path | None:
 
     from effvim.engine import runner, summary
 
-    running = runner.Runner(prepared.cfg, prepared.spec)
-    if running.rank == 0:
-        summary.before_training(running)
-    with out_of_memory.explained(running), runner.closing(running):
-        running.train()
+    with unknown_types_explained():
+        running = runner.Runner(prepared.cfg, prepared.spec)
+        if running.rank == 0:
+            summary.before_training(running)
+        with out_of_memory.explained(running), runner.closing(running):
+            running.train()
     best = summary.best_checkpoint(running)
     if running.rank == 0:
         summary.after_training(running)
     return best
+
+
+@contextlib.contextmanager
+def unknown_types_explained() -> Iterator[None]:
+    """Turn an error of a registry, which knows no such type, into one line.
+
+    Raises:
+        UserError: a type of the config is in no registry.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        unknown = re.search(r"'?(\S+) is not in the (.+?) registry", str(error))
+        if not unknown:
+            raise
+        raise UserError(
+            f'type {unknown[1]} of the config is not in the {unknown[2]} registry: correct it, or '
+            f'import the module that registers it by custom_imports'
+        ) from error
 
 
 def prepare_training(settings: TrainSettings) -> PreparedRun:
@@ -202,12 +223,19 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         config, asked, resumed, check=lambda cfg: optimizer.check_keys(cfg.optim_wrapper)
     )
     cfg, spec = prepared.cfg, prepared.spec
+    spec.config = Path(config).name  # which may differ from that of the resumed run
     settings.check_skipping(spec.skip_bad_batches)  # which a resumed run remembers
     cfg.launcher = settings.launcher
     apply_training_choices(cfg, spec, settings)
     if resumed:
-        check_resumable(prepared, resumed)
+        check_resumable(prepared, resumed, settings.options)
     folder = prepared.work_directory(settings.work_dir)
+    copy = folder / spec.config  # which training writes
+    if copy.exists() and copy.samefile(config) and not is_copy(cfg):
+        raise UserError(
+            f'--work-dir {folder} holds {spec.config}, which would be replaced by a copy with '
+            f'everything applied: choose another directory'
+        )
     earlier = ckpt.newest_first(folder) or any(folder.glob('best_*.pth'))
     if not resumed and 'mini' not in spec.presets and earlier:
         raise UserError(
@@ -289,7 +317,8 @@ def find_resumed(
             console.say(f'the run in {folder} ended before its first checkpoint: starting anew')
             first = run_record.read(folder)
             if first:
-                asked = asked.adopt(first.to_dict(), first.seed, str(folder))
+                seed = first.options.get('randomness.seed', first.seed)
+                asked = asked.adopt(first.to_dict(), seed, str(folder))
             return None, asked
         resumed = ckpt.load_latest(folder)
     ckpt.check_training_state(resumed.content, Path(resumed.path))
@@ -319,12 +348,37 @@ def apply_training_choices(cfg: Config, spec: RunSpec, settings: TrainSettings) 
         use_tensorboard(cfg)
 
 
-def check_resumable(prepared: PreparedRun, resumed: ckpt.LoadedCheckpoint) -> None:
+# Options whose values a resumed run takes from its checkpoint, and options that change the batches,
+# with which a schedule may change.
+FROM_CHECKPOINT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg', 'param_scheduler')
+OF_BATCHES = ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts')
+
+
+def check_resumable(
+    prepared: PreparedRun, resumed: ckpt.LoadedCheckpoint, options: Mapping[str, Any]
+) -> None:
     """Check that a run can continue from a checkpoint.
 
+    Args:
+        prepared: the run.
+        resumed: the checkpoint.
+        options: those that the user has passed now.
+
     Raises:
-        UserError: it averages weights and the checkpoint does not or vice versa, or it is finished.
+        UserError: it averages weights and the checkpoint does not or vice versa, it is finished, or
+            an option would have no effect.
     """
+    described = ckpt.describe(resumed.content)  # nothing of other programs' checkpoints
+    trained = described.get('options', options)
+    anew = [key for key, value in options.items() if trained.get(key) != value]
+    for key in anew:
+        name = key.removeprefix('+')
+        scheduled = name.startswith('param_scheduler') and not set(anew).isdisjoint(OF_BATCHES)
+        if name.startswith(FROM_CHECKPOINT) and not scheduled:
+            raise UserError(
+                f'--cfg-options {key}: with --resume it comes from the checkpoint; for another '
+                f'value start a new run with --cfg-options load_from={resumed.path}'
+            )
     ema.check_averaging(prepared.cfg, resumed.content, resumed.path)
     train_cfg = prepared.cfg.train_cfg
     unit = 'iter' if 'max_iters' in train_cfg else 'epoch'
@@ -354,7 +408,14 @@ def use_tensorboard(cfg: Config) -> None:
 
 
 def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
-    """Add this project's hooks around training."""
+    """Add this project's hooks around training, those of a copy that training wrote once only.
+
+    Raises:
+        UserError: a default hook that training needs is switched off.
+    """
+    for name, kind in (('logger', 'LoggerHook'), ('checkpoint', 'CheckpointHook')):
+        if cfg.default_hooks.setdefault(name, dict(type=kind)) is None:
+            raise UserError(f'default_hooks.{name}=None: training needs it, drop the option')
     interval = cfg.default_hooks.logger.get('interval', 50)
     checkpoints = cfg.default_hooks.checkpoint
     checkpoints.backend_args = dict(backend='effvim_atomic')
@@ -362,8 +423,7 @@ def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
         checkpoints.type = 'EffViMCheckpointHook'
     if checkpoints.get('max_keep_ckpts') == 1:
         checkpoints.max_keep_ckpts = 2  # one to fall back on if the newest is corrupt
-    cfg.custom_hooks = [
-        *cfg.get('custom_hooks', []),
+    own = [
         dict(type='EffViMProgressHook', interval=interval),
         dict(type='EffViMResumeHook'),
         dict(type='EffViMGuardHook', skip=skip),
@@ -372,3 +432,6 @@ def add_hooks(cfg: Config, folder: Path, skip: int) -> None:
         dict(type='EffViMImagesHook', folder=str(folder / 'images')),
         dict(type='EffViMTrainImagesHook', path=str(folder / 'train_images.jpg')),
     ]
+    types = {hook['type'] for hook in own}
+    others = [hook for hook in cfg.get('custom_hooks') or [] if hook.type not in types]
+    cfg.custom_hooks = [*others, *own]

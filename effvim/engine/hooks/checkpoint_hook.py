@@ -15,6 +15,7 @@ from mmengine import dist
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import HOOKS
 
+from backbone.errors import UserError
 from effvim import console
 from effvim.engine.distributed import timeout_of
 from effvim.engine.hooks.resume_hook import STATES
@@ -48,6 +49,7 @@ class EffViMCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Any) -> None:
         """Install the signal handlers."""
+        self._find_own_files(runner)
         super().before_train(runner)
         # mmengine removes the old best checkpoint before it writes the new one: only note it here
         self.replaced: list[str] = []
@@ -64,6 +66,21 @@ class EffViMCheckpointHook(CheckpointHook):
                 number: signal.signal(number, self._receive)
                 for number in (signal.SIGTERM, signal.SIGINT)
             }
+
+    def _find_own_files(self, runner: Any) -> None:
+        """Of what the checkpoint says of files and scores, keep what is of this directory.
+
+        A run may continue one of another directory, or be a copy of it, whose files are not its
+        own.
+        """
+        info = runner.message_hub.runtime_info
+        folder = Path(runner.work_dir)
+        own = Path(getattr(runner, '_load_from', None) or '').resolve().parent == folder.resolve()
+        for key in [key for key in info if key.startswith(('best_', 'checkpoints', 'last_ckpt'))]:
+            if not own:
+                del info[key]
+            elif key.startswith('best_ckpt'):
+                info[key] = str(folder / Path(info[key]).name)
 
     def after_run(self, runner: Any) -> None:
         """Restore the signal handlers that were there before."""
@@ -126,7 +143,17 @@ class EffViMCheckpointHook(CheckpointHook):
         self._end(runner, runner.iter)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
-        """Write the best checkpoint, and the last one again if the run is complete."""
+        """Write the best checkpoint, and the last one again if the run is complete.
+
+        Raises:
+            UserError: `save_best` names a metric that there is not.
+        """
+        for name in self.key_indicators or []:
+            if name != 'auto' and name not in metrics:
+                raise UserError(
+                    f'default_hooks.checkpoint.save_best={name}: there is no such metric, only '
+                    f'{", ".join(metrics)}'
+                )
         super().after_val_epoch(runner, metrics)
         for path in self.replaced:
             Path(path).unlink()

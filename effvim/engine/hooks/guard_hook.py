@@ -106,7 +106,10 @@ class EffViMGuardHook(Hook):
                 return
             wrapper._inner_count += 1
             if wrapper.should_update() and any(p.grad is not None for p in self.model.parameters()):
-                wrapper.step()
+                try:
+                    wrapper.step()
+                except _NotFinite as other:  # of an earlier batch of the group
+                    self._report(runner, str(other), loss)
                 wrapper.zero_grad()
 
     def _report(self, runner: Any, quantity: str, loss: Tensor) -> None:

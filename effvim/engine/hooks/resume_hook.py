@@ -48,6 +48,7 @@ class EffViMResumeHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the checkpoint that training resumes from; `load_from` is none."""
         if runner._resume:
+            count_as_now(runner, checkpoint)
             self.resumed = checkpoint
 
     def before_train(self, runner: Any) -> None:
@@ -71,6 +72,62 @@ class EffViMResumeHook(Hook):
             runner.val_loop.run()
 
 
+def count_as_now(runner: Any, checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint of the end of an epoch count as if all epochs had as many batches as now.
+
+    With another batch size, another number of processes or other data, iterations would otherwise
+    stand for another part of the training: for the epoch that is to come, and in schedules that
+    change the learning rate after each iteration.
+    """
+    position = position_of(checkpoint)
+    now, then = len(runner.train_dataloader), position.get('batches_per_epoch')
+    meta = checkpoint['meta']
+    if (
+        not isinstance(runner.train_loop, EffViMResumableEpochLoop)
+        or then in (None, now)
+        or meta['iter'] != meta['epoch'] * then
+    ):
+        return
+    meta['iter'] = meta['epoch'] * now
+    position['batches_per_epoch'] = now
+    fresh, saved = runner.param_schedulers or [], checkpoint.get('param_schedulers') or []
+    if not isinstance(fresh, dict):
+        fresh, saved = {'': fresh}, {'': saved}
+    for name, schedulers in fresh.items():
+        saved[name][:] = [
+            state if scheduler.by_epoch else schedule_as_now(scheduler.state_dict(), state)
+            for scheduler, state in zip(schedulers, saved[name])
+        ]
+
+
+# Of a scheduler's state: how far it is, and what it changes. The rest is how long it takes.
+PROGRESS = ('_global_step', 'last_step')
+CARRIED = (*PROGRESS, 'base_values', '_last_value')
+
+
+def schedule_as_now(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a scheduler that counts iterations, at the same point of a new schedule.
+
+    Args:
+        now: state of the scheduler of the resumed run, as it was built.
+        then: state in the checkpoint.
+    """
+    lengths = (
+        (now[key], then[key])
+        for key in ('end', 'begin', 'T_max', 'total_iters')
+        if then.get(key) and now.get(key) and now[key] != then[key]
+    )
+    longer, before = next(lengths, (1, 1))
+    state = {**now, **{key: then[key] for key in CARRIED if key in then}}
+    return {**state, **{key: round(state[key] * longer / before) for key in PROGRESS}}
+
+
+def position_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a checkpoint is in its epoch, as `Runner.save_checkpoint` says; may be empty."""
+    described = ckpt.describe(checkpoint)
+    return described.get('position') or described.get('place') or {}  # before version 0.2
+
+
 def restore_position(runner: Any, checkpoint: Mapping[str, Any]) -> None:
     """Let the first epoch start after the batches that the checkpoint has been trained on.
 
@@ -80,8 +137,7 @@ def restore_position(runner: Any, checkpoint: Mapping[str, Any]) -> None:
     loop = runner.train_loop
     if not isinstance(loop, EffViMResumableEpochLoop):
         return
-    described = ckpt.describe(checkpoint)
-    position = described.get('position') or described.get('place') or {}  # before version 0.2
+    position = position_of(checkpoint)
     now = len(runner.train_dataloader)
     batches = position.get('batches_per_epoch', now)
     done = runner.iter - runner.epoch * batches
