@@ -22,6 +22,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -82,6 +83,16 @@ class Runner(MMRunner):
             if metric.collect_device == 'cpu' and not metric.collect_dir:
                 metric.collect_dir = str(Path(self.work_dir, 'collected'))
         return built
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        """Build the visualizer of this run alone.
+
+        mmengine keeps visualizers by name. Configs of mmdet and mmseg name theirs, so that a second
+        run in a process would get that of the first, with its directory.
+        """
+        if isinstance(visualizer, Mapping):
+            visualizer = {key: value for key, value in visualizer.items() if key != 'name'}
+        return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap the model for several ranks; without a GPU with BN, as SyncBN has no CPU kernels."""

@@ -97,3 +97,31 @@ def test_a_row_for_each_run(tmp_path):
         (str(tmp_path / 'one'), '20', '1.2500', '0.2000 (best 0.3000)'),
         (str(tmp_path / 'two'), '20', '1.2500', '0.4000 (best 0.4000)'),
     ]
+
+
+POOLING = """
+_base_ = {base!r}
+model = dict(
+    neck=None,
+    decode_head=dict(
+        _delete_=True, type='PSPHead', in_channels=320, in_index=2, channels=8, pool_scales=(1,),
+        num_classes=150, norm_cfg=dict(type='BN'),
+        loss_decode=dict(type='CrossEntropyLoss'),
+    ),
+)
+visualizer = dict(name='visualizer')
+"""
+
+
+def test_a_head_that_cannot_be_trained_on_one_image(roots, tmp_path, monkeypatch, capsys):
+    """Its image pooling leaves one value a channel. The visualizer has a name, as in mmseg."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'pooling.py').write_text(
+        POOLING.format(base=str(ROOT / 'configs/semfpn_effvim_m1.py'))
+    )
+    argv = ['pooling.py', '--from-scratch', '--data-root', str(roots['semfpn']), '--dry-run']
+    options = ['train_dataloader.batch_size=2', *SMALL['semfpn']]
+    assert run_command('train', [*argv, '--cfg-options', *options]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r'memory: about [\d,]+ MiB with a batch of 2 images', out)
+    assert [path.name for path in tmp_path.iterdir()] == ['pooling.py']

@@ -148,7 +148,7 @@ class EffViMCheckpointHook(CheckpointHook):
         Raises:
             UserError: `save_best` names a metric that there is not.
         """
-        for name in self.key_indicators or []:
+        for name in self.key_indicators if self.save_best else ():
             if name != 'auto' and name not in metrics:
                 raise UserError(
                     f'default_hooks.checkpoint.save_best={name}: there is no such metric, only '
