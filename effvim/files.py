@@ -41,7 +41,8 @@ def write_all_atomic(contents: dict[Path, bytes]) -> None:
     They get their names in the order of `contents`.
 
     Raises:
-        OSError: the disk is full, or does not hold what was written; all files are as before.
+        OSError: the disk is full, or does not hold what was written; all files are as before,
+            unless one cannot be replaced, e.g. by a directory of its name.
     """
     with contextlib.ExitStack() as files:
         for path, content in reversed(contents.items()):

@@ -238,6 +238,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError('--save is for images, and there is none among the sources')
     if videos:
         check_installed()
+
+        from effvim.inference import result_folders
+        from effvim.video.outputs import folders
+
+        for folder in folders(out, settings):
+            result_folders.check(folder)
     else:
         refuse_video_flags(args)
     ensure_writable(out, '--out')

@@ -83,9 +83,8 @@ def prepare(
         spec.classes = spec.classes or list(ckpt.classes_of(checkpoint.content))
     if not spec.config:
         spec.config = Path(config).name
-    if is_copy(cfg):
+    if beside and checkpoint and is_copy(cfg):  # written by training with everything applied
         forget_machine(cfg)
-    if beside and checkpoint and is_copy(cfg):  # everything is applied
         cfg.work_dir = str(Path(checkpoint.path).parent)  # it may have been moved
         if draw and 'mini' in spec.presets:
             draw_synthetic_dataset(cfg)

@@ -10,7 +10,7 @@ from typing import Any
 
 from backbone.errors import UserError
 
-LARGEST_SEED = 2**32 - 1  # that NumPy takes
+LARGEST_SEED = 2**31 - 1  # NumPy takes twice as much, and mmengine adds the number of a worker
 
 # Written before version 0.2: key of the dictionary, field of `RunSpec`.
 OLD_KEYS = {'overlays': 'presets'}

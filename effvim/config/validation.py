@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,10 @@ LOADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and isfinite(value)
+
+
 # Numbers of the training, None where a config does not set them.
 NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
@@ -40,10 +46,10 @@ NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
             'train_cfg.val_interval',
             'optim_wrapper.accumulative_counts',
         ),
-        (lambda value: type(value) is int and value > 0, 'a whole number from 1'),
+        (lambda value: _is_number(value) and value == int(value) > 0, 'a whole number from 1'),
     ),
     'optim_wrapper.optimizer.lr': (
-        lambda value: type(value) in (int, float) and value >= 0,
+        lambda value: _is_number(value) and value >= 0,
         'a number from 0',
     ),
     'randomness.seed': (

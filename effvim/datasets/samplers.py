@@ -148,22 +148,25 @@ class EffViMResumableBatchSampler(Sampler):
         self, sampler: Any, batch_size: int, batch_sampler: Any = None, drop_last: bool = False
     ) -> None:
         self.sampler, self.batch_size = sampler, batch_size
+        self.drop_last = drop_last
         if batch_sampler:
             given = dict(sampler=sampler, batch_size=batch_size)
-            if drop_last:  # which not every batch sampler takes
-                given['drop_last'] = True
             self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=given)
         else:
             self.batches = BatchSampler(sampler, batch_size, drop_last)
 
     def __len__(self) -> int:
+        if self.drop_last:
+            return len(self.sampler) // self.batch_size
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
         # When the first batch is asked for, not before: a loader with workers makes two iterators
         # for its first epoch and uses the second.
         done, self.done = self.done, 0
-        yield from itertools.islice(self.batches, done, None)
+        least = self.batch_size if self.drop_last else 1
+        whole = (batch for batch in self.batches if len(batch) >= least)
+        yield from itertools.islice(whole, done, None)
 
 
 def resumable(dataloader: Mapping[str, Any], by_epoch: bool) -> dict[str, Any]:

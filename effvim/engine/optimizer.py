@@ -37,7 +37,9 @@ def check_type(optim_wrapper: Mapping[str, Any]) -> None:
         UserError: there is none.
     """
     kind = (optim_wrapper.get('optimizer') or {}).get('type')
-    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:  # as mmengine builds them
+        known = not isinstance(kind, str) or registry.get(kind) is not None
+    if not known:
         raise UserError(
             f'optim_wrapper.optimizer.type={kind} is not in the registry of optimizers: correct '
             f'it, or import the module that registers it by custom_imports'

@@ -224,6 +224,8 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     )
     cfg, spec = prepared.cfg, prepared.spec
     spec.config = Path(config).name  # which may differ from that of the resumed run
+    if is_copy(cfg):
+        make_independent(cfg, config, bool(resumed))
     settings.check_skipping(spec.skip_bad_batches)  # which a resumed run remembers
     cfg.launcher = settings.launcher
     apply_training_choices(cfg, spec, settings)
@@ -231,7 +233,11 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
         check_resumable(prepared, resumed, settings.options)
     folder = prepared.work_directory(settings.work_dir)
     copy = folder / spec.config  # which training writes
-    if copy.exists() and copy.samefile(config) and not is_copy(cfg):
+    if (
+        copy.exists()
+        and copy.samefile(config)
+        and 'EffViMResumeHook' not in copy.read_text('utf-8')
+    ):
         raise UserError(
             f'--work-dir {folder} holds {spec.config}, which would be replaced by a copy with '
             f'everything applied: choose another directory'
@@ -252,6 +258,27 @@ def prepare_training(settings: TrainSettings) -> PreparedRun:
     add_hooks(cfg, folder, spec.skip_bad_batches)
     fit_to_machine(cfg)
     return prepared
+
+
+def make_independent(cfg: Config, config: str, resumes: bool) -> None:
+    """Make a config that training wrote one of a run of its own, also on another machine.
+
+    Args:
+        cfg: changed in place.
+        config: its path, for messages.
+        resumes: whether the run that it is for continues from a checkpoint.
+
+    Raises:
+        UserError: it is of a run that was resumed, and no longer says what weights that began with.
+    """
+    if cfg.get('resume') and not resumes:
+        raise UserError(
+            f'{config} was written by a run that was resumed, and does not say which weights that '
+            f'began with: pass the config that it was made from'
+        )
+    if (cfg.get('model_wrapper_cfg') or {}).get('device_ids', 0) is None:  # as fit_to_machine sets
+        cfg.pop('model_wrapper_cfg')
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'nccl'})  # as every config says
 
 
 def fitted_to_data(
@@ -350,7 +377,7 @@ def apply_training_choices(cfg: Config, spec: RunSpec, settings: TrainSettings) 
 
 # Options whose values a resumed run takes from its checkpoint, and options that change the batches,
 # with which a schedule may change.
-FROM_CHECKPOINT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg', 'param_scheduler')
+FROM_CHECKPOINT = ('optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg', 'param_scheduler')
 OF_BATCHES = ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts')
 
 
@@ -369,12 +396,16 @@ def check_resumable(
             an option would have no effect.
     """
     described = ckpt.describe(resumed.content)  # nothing of other programs' checkpoints
-    trained = described.get('options', options)
-    anew = [key for key, value in options.items() if trained.get(key) != value]
-    for key in anew:
-        name = key.removeprefix('+')
-        scheduled = name.startswith('param_scheduler') and not set(anew).isdisjoint(OF_BATCHES)
-        if name.startswith(FROM_CHECKPOINT) and not scheduled:
+    trained = {
+        key.removeprefix('+'): value for key, value in described.get('options', options).items()
+    }
+    asked = {key.removeprefix('+'): value for key, value in options.items()}
+    anew = {key for key, value in asked.items() if key not in trained or trained[key] != value}
+    # a schedule is counted anew with the batches of an epoch
+    other_batches = not anew.isdisjoint(OF_BATCHES) and 'max_iters' not in prepared.cfg.train_cfg
+    for key in sorted(anew):
+        scheduled = other_batches and key.startswith('param_scheduler')
+        if key.startswith(FROM_CHECKPOINT) and not scheduled:
             raise UserError(
                 f'--cfg-options {key}: with --resume it comes from the checkpoint; for another '
                 f'value start a new run with --cfg-options load_from={resumed.path}'

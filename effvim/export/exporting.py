@@ -286,11 +286,15 @@ def fit_images(prepared: PreparedRun, settings: ExportSettings) -> None:
     assert settings.size
     prefix = 'test_dataloader.dataset.pipeline'
     changes = sizes.fitting_options(prepared.cfg.test_dataloader.dataset.pipeline, settings.size)
-    options = {f'{prefix}.{key}': value for key, value in changes.items()}
+    options: dict[str, Any] = {f'{prefix}.{key}': value for key, value in changes.items()}
     apply_options(prepared.cfg, options)
     for key, (width, height) in options.items():
         console.note(f'--size {settings.size[0]} {settings.size[1]}: {key}=({width},{height})')
-    prepared.spec.options = {**prepared.spec.options, **options}
+    if options and prefix in prepared.spec.options:  # the pipeline as a whole, changed
+        options = {prefix: prepared.cfg.to_dict()['test_dataloader']['dataset']['pipeline']}
+    # last, since a later option replaces an earlier one
+    others = {key: value for key, value in prepared.spec.options.items() if key not in options}
+    prepared.spec.options = {**others, **options}
     settings.options = {**settings.options, **options}
 
 

@@ -21,6 +21,8 @@ def keep_files(made: Path, out: Path) -> int:
     parts = {weights_of(str(out)): weights_of(str(made))}
     if Path(f'{made}.json').exists():
         parts[Path(f'{out}.json')] = Path(f'{made}.json')
+    # last: without the others it is worth nothing
+    parts.pop(out, None)
     parts[out] = made
     contents = {target: source.read_bytes() for target, source in parts.items()}
     try:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from effvim.inference.prediction import Prediction
     from effvim.inference.predictor import Predictor
 
+JSON_FILES = ('images.json', 'detections.bbox.json', 'detections.segm.json')
 LARGEST = 10_000  # pixels of the longer side of an annotated image
 
 
@@ -160,6 +161,8 @@ class InferenceJob:
         """Check that results would replace none of the images, no other file, and one another."""
         for folder in self.folders:
             result_folders.check(folder)
+        if self.json:
+            result_folders.check_files(self.out, self.out / 'images', JSON_FILES)
         real = functools.cache(os.path.realpath)  # of directories, which may be links
         sources = {Path(os.path.realpath(path)) for path in self.paths}
         targets: dict[Path, Path] = {}

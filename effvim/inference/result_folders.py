@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.errors import UserError
@@ -23,6 +24,25 @@ def check(folder: Path) -> None:
             f'{folder} holds files that effvim infer has not written and might replace: choose '
             f'another directory with --out, or remove {folder}'
         )
+
+
+def check_files(folder: Path, results: Path, names: Sequence[str]) -> None:
+    """Check that files of a directory are those of an earlier command.
+
+    Args:
+        folder: the directory, which may hold anything.
+        results: the directory of results that every such command makes.
+        names: of the files.
+
+    Raises:
+        UserError: one exists without `results`.
+    """
+    for name in names:
+        if (folder / name).exists() and not (results / MARK).exists():
+            raise UserError(
+                f'{folder / name} would be replaced, and effvim infer has not written it: choose '
+                f'another directory with --out'
+            )
 
 
 def claim(folder: Path) -> None:

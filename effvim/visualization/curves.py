@@ -24,7 +24,8 @@ Records = list[dict[str, float]]
 def read_scalars(work_dir: Path, began: str = '') -> tuple[Records, Records]:
     """Read what the runs in a working directory logged: training by iteration, and validations.
 
-    Where a resumed run repeats iterations of an earlier one, the later run's records count.
+    Where a resumed run repeats iterations of an earlier one, or counts them anew since its epochs
+    have fewer batches, the later run's records count.
 
     Args:
         work_dir: the working directory.

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from mmdet.registry import OPTIMIZERS
 
 from effvim.checkpoints import checkpoint
 from tests.helpers import narrow
@@ -114,6 +116,65 @@ def test_a_copy_of_a_config_trains_like_the_config(root, tmp_path):
     assert Path(images.folder) == tmp_path / 'second/images'
 
 
+def test_a_copy_of_a_resumed_runs_config(root, tmp_path, capsys):
+    """It does not say which weights that run began with."""
+    folder = tmp_path / 'run'
+    for epochs, flags in ((1, []), (2, ['--resume'])):
+        argv = training_argv(root, folder, *flags, more=[f'train_cfg.max_epochs={epochs}'])
+        assert run_command('train', argv) == 0
+    copy = str(folder / Path(RETINANET).name)
+    capsys.readouterr()
+    more = narrow.RETINANET
+    line = mistake(capsys, 'train', training_argv(root, tmp_path / 'b', config=copy, more=more))
+    assert 'was written by a run that was resumed' in line
+    argv = training_argv(
+        root, folder, '--resume', config=copy, more=[*more, 'train_cfg.max_epochs=3']
+    )
+    assert run_command('train', argv) == 0
+
+
+class Sgd(torch.optim.SGD):
+    """An optimizer that a user's module registers where mmdet looks for it."""
+
+
+def test_a_users_optimizer(root, tmp_path):
+    OPTIMIZERS.register_module(module=Sgd, force=True)
+    config = tmp_path / 'my.py'
+    optimizer = "dict(_delete_=True, type='Sgd', lr=1e-3)"
+    config.write_text(f'_base_ = {RETINANET!r}\noptim_wrapper = dict(optimizer={optimizer})\n')
+    argv = training_argv(root, tmp_path / 'run', config=str(config), more=narrow.RETINANET)
+    running = built_runner(argv)
+    wrapper = running.build_optim_wrapper(running.cfg.optim_wrapper)
+    assert type(wrapper.optimizer) is Sgd
+
+
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        dict(type='MultiStepLR', milestones=[1, 3], by_epoch=True, convert_to_iter_based=True),
+        dict(type='StepLR', step_size=3, by_epoch=True, convert_to_iter_based=True),
+        dict(type='MultiStepLR', milestones=[1, 3], by_epoch=True),
+        dict(type='CosineAnnealingLR', T_max=2, begin=2, end=4, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', T_max=3, begin=1, end=4, convert_to_iter_based=True),
+    ],
+    ids=str,
+)
+def test_every_schedule_goes_on_at_its_point(schedule, root, tmp_path):
+    """Rates after a change of the batch size are those of a run that had it from the beginning."""
+    config = tmp_path / 'my.py'
+    constant = dict(type='LinearLR', start_factor=1.0, by_epoch=False, begin=0, end=2)
+    config.write_text(f'_base_ = {RETINANET!r}\nparam_scheduler = {[constant, schedule]}\n')
+    rates = []
+    for folder in ('whole', 'run'):
+        at_first = OF_TWO if folder == 'whole' else []
+        given = dict(config=str(config))
+        recorded(root, tmp_path / folder, epochs=2, more=at_first, **given)
+        more = [*OF_TWO, 'default_hooks.checkpoint.interval=4']
+        rates.append(recorded(root, tmp_path / folder, '--resume', epochs=4, more=more, **given))
+    assert len(rates[0]) == 6 and rates[1] == pytest.approx(rates[0], rel=1e-6)
+    assert len(set(rates[0])) > 1
+
+
 def test_a_config_of_the_users_is_not_replaced(root, tmp_path, capsys):
     config = tmp_path / 'my.py'
     config.write_text(f'_base_ = {RETINANET!r}\n')
@@ -133,13 +194,14 @@ def test_a_config_of_the_users_is_not_replaced(root, tmp_path, capsys):
 def test_options_that_a_resumed_run_takes_from_its_checkpoint(option, whole, root, capsys):
     more = [option, 'train_cfg.max_epochs=3']
     line = mistake(capsys, 'train', training_argv(root, whole[0], '--resume', more=more))
-    assert option.partition('=')[0] in line and 'load_from=' in line
+    assert option.partition('=')[0].removeprefix('+') in line and 'load_from=' in line
 
 
 @pytest.mark.parametrize(
     ('flags', 'options', 'words'),
     [
-        (['--seed', -1], [], '--seed must be from 0 to 4294967295'),
+        (['--seed', -1], [], '--seed must be from 0 to 2147483647'),
+        (['--seed', 2**32 - 1], [], '--seed must be from 0 to 2147483647'),
         ([], ['randomness.seed=-1'], 'randomness.seed must be a whole number from 0'),
         ([], ['optim_wrapper.accumulative_counts=0'], 'accumulative_counts must be a whole number'),
         ([], ['train_cfg.max_epochs=0'], 'train_cfg.max_epochs must be a whole number from 1'),
@@ -171,3 +233,16 @@ def test_misspelt_names(option, words, root, tmp_path, capsys):
     err = capsys.readouterr().err.strip().splitlines()
     assert err[-1].startswith('error: ') and words in err[-1]
     assert not any('Traceback' in line for line in err)
+
+
+def test_whole_numbers_that_are_written_as_fractions(root, tmp_path):
+    cfg = built_runner(training_argv(root, tmp_path, more=['train_cfg.max_epochs=1e0'])).cfg
+    assert cfg.train_cfg.max_epochs == 1
+
+
+def test_incomplete_batches_are_dropped(root, tmp_path):
+    """Five images in batches of two, of which RetinaNet's hold one orientation each."""
+    more = [*OF_TWO, '+train_dataloader.drop_last=True']
+    running = built_runner(training_argv(root, tmp_path, more=more))
+    loader = running.build_train_loop(running.cfg.train_cfg).dataloader
+    assert [len(batch['inputs']) for batch in loader] == [2, 2] and len(loader) == 2

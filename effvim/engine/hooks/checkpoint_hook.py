@@ -49,8 +49,8 @@ class EffViMCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Any) -> None:
         """Install the signal handlers."""
-        self._find_own_files(runner)
         super().before_train(runner)
+        self._find_own_files(runner)
         # mmengine removes the old best checkpoint before it writes the new one: only note it here
         self.replaced: list[str] = []
         self.file_backend.remove = self.replaced.append
@@ -74,13 +74,20 @@ class EffViMCheckpointHook(CheckpointHook):
         own.
         """
         info = runner.message_hub.runtime_info
-        folder = Path(runner.work_dir)
+        folder = Path(self.out_dir)
         own = Path(getattr(runner, '_load_from', None) or '').resolve().parent == folder.resolve()
         for key in [key for key in info if key.startswith(('best_', 'checkpoints', 'last_ckpt'))]:
             if not own:
                 del info[key]
             elif key.startswith('best_ckpt'):
                 info[key] = str(folder / Path(info[key]).name)
+        if self.save_best:  # mmengine has read them before
+            if len(self.key_indicators) == 1:
+                self.best_ckpt_path = info.get('best_ckpt')
+            else:
+                self.best_ckpt_path_dict = {
+                    key: info.get(f'best_ckpt_{key}') for key in self.key_indicators
+                }
 
     def after_run(self, runner: Any) -> None:
         """Restore the signal handlers that were there before."""

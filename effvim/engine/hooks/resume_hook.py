@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 
 from backbone.errors import UserError
 from effvim.checkpoints import checkpoint as ckpt
+from effvim.engine.accumulation import COUNTED
 from effvim.engine.loops import EffViMResumableEpochLoop
 from effvim.engine.progress import by_epoch
 from effvim.engine.randomness import random_states, restore_random_states
@@ -73,53 +74,82 @@ class EffViMResumeHook(Hook):
 
 
 def count_as_now(runner: Any, checkpoint: dict[str, Any]) -> None:
-    """Let a checkpoint of the end of an epoch count as if all epochs had as many batches as now.
+    """Let a checkpoint count as if all epochs had had as many batches, and the run as many, as now.
 
     With another batch size, another number of processes or other data, iterations would otherwise
     stand for another part of the training: for the epoch that is to come, and in schedules that
-    change the learning rate after each iteration.
+    change the learning rate after each iteration. Only a checkpoint of the end of an epoch can be
+    counted anew. mmengine ends schedules with the run by default, so a longer run has longer ones.
     """
-    position = position_of(checkpoint)
-    now, then = len(runner.train_dataloader), position.get('batches_per_epoch')
-    meta = checkpoint['meta']
-    if (
-        not isinstance(runner.train_loop, EffViMResumableEpochLoop)
-        or then in (None, now)
-        or meta['iter'] != meta['epoch'] * then
-    ):
-        return
-    meta['iter'] = meta['epoch'] * now
-    position['batches_per_epoch'] = now
-    fresh, saved = runner.param_schedulers or [], checkpoint.get('param_schedulers') or []
-    if not isinstance(fresh, dict):
-        fresh, saved = {'': fresh}, {'': saved}
-    for name, schedulers in fresh.items():
-        saved[name][:] = [
-            state if scheduler.by_epoch else schedule_as_now(scheduler.state_dict(), state)
-            for scheduler, state in zip(schedulers, saved[name])
-        ]
+    position, meta = position_of(checkpoint), checkpoint['meta']
+    now = then = 1
+    if isinstance(runner.train_loop, EffViMResumableEpochLoop):
+        now = len(runner.train_dataloader)
+        then = position.get('batches_per_epoch') or now
+        if meta['iter'] != meta['epoch'] * then:
+            return
+        meta['iter'] = meta['epoch'] * now
+        position['batches_per_epoch'] = now
+    for built, saved, configs in _schedulers(runner, checkpoint):
+        for k, (scheduler, state, config) in enumerate(zip(built, saved, configs)):
+            fresh = scheduler.state_dict()
+            factor = 1.0
+            if now != then and config.get('convert_to_iter_based'):
+                factor = now / then
+            elif now != then and not scheduler.by_epoch:
+                factor = change_of_length(fresh, state, config)
+            saved[k] = at_same_point(fresh, state, factor)
 
 
-# Of a scheduler's state: how far it is, and what it changes. The rest is how long it takes.
+def _schedulers(
+    runner: Any, checkpoint: Mapping[str, Any]
+) -> Iterator[tuple[list[Any], list[dict[str, Any]], list[Mapping[str, Any]]]]:
+    """For each optimizer its schedulers, their states in a checkpoint, and their configs."""
+    built, saved = runner.param_schedulers or [], checkpoint.get('param_schedulers') or []
+    configs = runner.cfg.get('param_scheduler') or []
+    if not isinstance(built, dict):  # one optimizer
+        built, saved, configs = {'': built}, {'': saved}, {'': configs}
+    for name, of_one in built.items():
+        given = configs.get(name, configs)  # mmengine takes one list for all, too
+        yield of_one, saved[name], given if isinstance(given, list) else [given]
+
+
+# Of a scheduler's state: how far it is (-1: not begun), and how long it takes.
 PROGRESS = ('_global_step', 'last_step')
-CARRIED = (*PROGRESS, 'base_values', '_last_value')
+LENGTHS = (*COUNTED, 'total_iters', 'periods', 'cumulative_periods', '_schedule_phases')
 
 
-def schedule_as_now(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a scheduler that counts iterations, at the same point of a new schedule.
+def change_of_length(
+    now: Mapping[str, Any], then: Mapping[str, Any], config: Mapping[str, Any]
+) -> float:
+    """How many times as long a schedule is now, by the first of its config's lengths that differs.
 
     Args:
         now: state of the scheduler of the resumed run, as it was built.
         then: state in the checkpoint.
+        config: of the scheduler; what it does not set depends on the length of the run.
     """
-    lengths = (
-        (now[key], then[key])
-        for key in ('end', 'begin', 'T_max', 'total_iters')
-        if then.get(key) and now.get(key) and now[key] != then[key]
-    )
-    longer, before = next(lengths, (1, 1))
-    state = {**now, **{key: then[key] for key in CARRIED if key in then}}
-    return {**state, **{key: round(state[key] * longer / before) for key in PROGRESS}}
+    for key in LENGTHS:
+        if key in config:
+            lengths = [state[key] for state in (now, then)]
+            lengths = [max(x) if isinstance(x, Iterable) else x for x in lengths if x]
+            if len(lengths) == 2 and lengths[0] != lengths[1]:
+                return lengths[0] / lengths[1]
+    return 1.0
+
+
+def at_same_point(now: Mapping[str, Any], then: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The state of a scheduler, at the point of its schedule at which it was in another length.
+
+    Args:
+        now, then: see `change_of_length`.
+        factor: how many times as long the schedule is now.
+    """
+    state = {**then, **{key: now[key] for key in LENGTHS if key in now}}
+    state.update({key: round(state[key] * factor) for key in PROGRESS if state[key] > 0})
+    if 'patience' not in state and state['begin'] <= state['_global_step'] < state['end']:
+        state['last_step'] = state['_global_step'] - state['begin']  # it may have stood at its end
+    return state
 
 
 def position_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
