@@ -249,8 +249,6 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     cfg = prepared.cfg
     if settings.is_fixed_size and not settings.size:
         settings.size = sizes.size_of(cfg.test_dataloader.dataset.pipeline, str(settings.out))
-    if settings.size and not settings.backbone_only:
-        fit_images(prepared, settings)
     channels = cfg.model.backbone.get('in_channels', 3)
     if channels not in (1, 3):
         raise UserError(
@@ -273,6 +271,8 @@ def prepare_export(settings: ExportSettings) -> PreparedRun:
     cfg.model.backbone.init_cfg = None  # the checkpoint holds all weights
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
     fit_to_machine(cfg)
+    if settings.size and not settings.backbone_only:
+        fit_images(prepared, settings)
     return prepared
 
 

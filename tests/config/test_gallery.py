@@ -20,7 +20,7 @@ def test_builds_steps_and_evaluates(path, roots, tmp_path):
         text = path.read_text().split('```python\n')[1].split('```')[0]
         path = tmp_path / 'own.py'
         path.write_text(text.replace('..', str(FOLDER.parent)))
-    runner = small_runner(path, roots, tmp_path)
+    runner = small_runner(path, roots, tmp_path / 'run')
     runner.model.init_weights()  # Deformable DETR's level embedding is uninitialised before
     backward_once(runner)
     evaluate_once(runner)

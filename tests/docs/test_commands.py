@@ -121,7 +121,7 @@ def check_results(words):
         assert Path('results/mot').exists() == ('--mot' in words)
         return
     images = list(source.iterdir() if source.is_dir() else source.parent.glob(source.name))
-    assert images and len(list(Path('results/images').iterdir())) == len(images)
+    assert images and len(list(Path('results/images').glob('[!.]*'))) == len(images)
     if '--json' in words:
         name = 'labels' if 'semfpn' in words[0] else 'detections.bbox.json'
         assert Path('results', name).exists()

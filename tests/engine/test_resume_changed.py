@@ -33,14 +33,6 @@ OF_TWO = ['train_dataloader.batch_size=2']  # images: three batches an epoch
 SAVE_BEST = ['+default_hooks.checkpoint.save_best=coco/bbox_mAP']
 
 
-@pytest.fixture
-def cosine(tmp_path):
-    """A config whose learning rate changes after each iteration."""
-    path = tmp_path / 'cosine.py'
-    path.write_text(COSINE.format(base=RETINANET))
-    return str(path)
-
-
 def recorded(root, folder, *flags, epochs, more=(), config):
     """Train; returns the learning rate of each iteration."""
     options = [*narrow.RETINANET, f'train_cfg.max_epochs={epochs}', *more]
@@ -51,8 +43,11 @@ def recorded(root, folder, *flags, epochs, more=(), config):
     return recorder.rates
 
 
-def test_an_epoch_may_have_other_batches_than_the_one_before(cosine, root, tmp_path):
+def test_an_epoch_may_have_other_batches_than_the_one_before(root, tmp_path):
     """It has all of its batches, and the rates of a run that had as many from the beginning."""
+    path = tmp_path / 'cosine.py'
+    path.write_text(COSINE.format(base=RETINANET))
+    cosine = str(path)
     whole = recorded(root, tmp_path / 'whole', epochs=3, more=OF_TWO, config=cosine)
     assert len(whole) == 9 and whole[0] > 2 * whole[-1]
     folder = tmp_path / 'run'
